@@ -1,0 +1,224 @@
+//! Runs the steps of a task one after the other, times them, and adds up what the tests say.
+//!
+//! A step that fails does not stop the ones behind it: one run shows everything that is wrong. The last line
+//! is always `N passed, N failed`, where a failed step without tests of its own counts as one failure.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// The outcome of the steps so far.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    passed: u64,
+    failed: u64,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    name: String,
+    took: Duration,
+    good: bool,
+}
+
+/// What the summary lines of libtest in one step's output add up to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Report {
+    /// Runs `command` with its output shown as it comes, and counts the tests that it reports.
+    pub(crate) fn command(&mut self, name: &str, command: &mut Command) -> Result<bool> {
+        header(name, &render(command));
+        let start = now();
+        let (tally, good) = stream(command).with_context(|| format!("step '{name}' could not run"))?;
+        self.passed += tally.passed;
+        self.failed += tally.failed;
+        if !good && tally.failed == 0 {
+            self.failed += 1;
+        }
+        self.end(name, start, good);
+        Ok(good)
+    }
+
+    /// Runs a check that lives in this program. It returns the problems that it found, which are printed.
+    pub(crate) fn check(&mut self, name: &str, check: impl FnOnce() -> Result<Vec<String>>) -> Result<bool> {
+        header(name, "");
+        let start = now();
+        let problems = check().with_context(|| format!("step '{name}' could not run"))?;
+        for problem in &problems {
+            println!("{problem}");
+        }
+        let good = problems.is_empty();
+        self.failed += u64::from(!good);
+        self.end(name, start, good);
+        Ok(good)
+    }
+
+    fn end(&mut self, name: &str, start: Instant, good: bool) {
+        let took = start.elapsed();
+        println!("=== {name}: {} in {:.1} s", verdict(good), took.as_secs_f64());
+        self.steps.push(Step {
+            name: name.to_owned(),
+            took,
+            good,
+        });
+    }
+
+    /// Prints the table of steps and the last line. True when everything was good.
+    pub(crate) fn finish(self) -> bool {
+        let total: Duration = self.steps.iter().map(|step| step.took).sum();
+        println!("\n=== summary, {:.1} s in all", total.as_secs_f64());
+        for step in &self.steps {
+            println!(
+                "{:<7} {:>7.1} s  {}",
+                verdict(step.good),
+                step.took.as_secs_f64(),
+                step.name
+            );
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        self.failed == 0
+    }
+}
+
+fn verdict(good: bool) -> &'static str {
+    if good { "ok" } else { "FAILED" }
+}
+
+fn header(name: &str, command: &str) {
+    println!("\n=== {name}");
+    if !command.is_empty() {
+        println!("$ {command}");
+    }
+}
+
+/// The command as one could type it, with the variables that were added to its environment.
+fn render(command: &Command) -> String {
+    let mut words = Vec::new();
+    for (key, value) in command.get_envs() {
+        let value = value.unwrap_or_default().to_string_lossy();
+        words.push(format!("{}={}", key.to_string_lossy(), quote(&value)));
+    }
+    words.push(quote(&command.get_program().to_string_lossy()));
+    words.extend(
+        command
+            .get_args()
+            .map(|argument| quote(&argument.to_string_lossy())),
+    );
+    words.join(" ")
+}
+
+fn quote(word: &str) -> String {
+    if word.contains(char::is_whitespace) {
+        format!("'{word}'")
+    } else {
+        word.to_owned()
+    }
+}
+
+fn stream(command: &mut Command) -> Result<(Tally, bool)> {
+    std::io::stdout().flush()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+    let mut tally = Tally::default();
+    if let Some(pipe) = child.stdout.take() {
+        for line in BufReader::new(pipe).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            tally.add(&line);
+        }
+    }
+    Ok((tally, child.wait()?.success()))
+}
+
+impl Tally {
+    /// Reads `test result: ok. 3 passed; 0 failed; …`; other lines change nothing.
+    fn add(&mut self, line: &str) {
+        let Some(rest) = line.trim_start().strip_prefix("test result: ") else {
+            return;
+        };
+        let Some((_, counts)) = rest.split_once(". ") else {
+            return;
+        };
+        for part in counts.split("; ") {
+            match part.split_once(' ') {
+                Some((count, "passed")) => self.passed += count.parse().unwrap_or(0),
+                Some((count, "failed")) => self.failed += count.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this program measures how long commands take on the real clock"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tally_adds_up_libtest_summaries() {
+        let mut tally = Tally::default();
+        tally.add("running 3 tests");
+        tally.add(
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
+        tally.add(
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 5 filtered out; finished in 1s",
+        );
+        assert_eq!(tally, Tally { passed: 4, failed: 2 });
+    }
+
+    #[test]
+    fn a_failed_step_without_tests_counts_once() {
+        let mut report = Report::default();
+        assert!(!report.command("false", &mut Command::new("false")).unwrap());
+        assert!(report.command("true", &mut Command::new("true")).unwrap());
+        assert_eq!((report.passed, report.failed), (0, 1));
+        assert!(!report.finish());
+    }
+
+    #[test]
+    fn a_step_that_fails_in_its_tests_counts_those() {
+        let mut report = Report::default();
+        let script = "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101";
+        assert!(
+            !report
+                .command("tests", Command::new("sh").args(["-c", script]))
+                .unwrap()
+        );
+        assert_eq!((report.passed, report.failed), (1, 2));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error() {
+        let error = Report::default()
+            .command("x", &mut Command::new("/nonexistent/program"))
+            .unwrap_err();
+        assert!(format!("{error:#}").contains("/nonexistent/program"), "{error:#}");
+    }
+
+    #[test]
+    fn commands_are_shown_as_typed() {
+        let mut command = Command::new("cargo");
+        command
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .args(["doc", "--no-deps"]);
+        assert_eq!(render(&command), "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps");
+    }
+}

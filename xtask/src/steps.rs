@@ -1,0 +1,194 @@
+//! What each task consists of: the commands, in the order in which they are cheapest to fail.
+//!
+//! No step repeats another's compilation: clippy and the docs share the dependencies' metadata, all tests
+//! share the dev profile, and only the binary under the end-to-end tests is built optimised.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::E2eOptions;
+use crate::report::Report;
+use crate::tidy;
+
+/// Everything that CI runs.
+pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
+    let mut report = Report::default();
+    fmt(&mut report)?;
+    report.check("tidy", || tidy::problems(&root()))?;
+    clippy(&mut report)?;
+    report.command(
+        "docs",
+        cargo("doc")
+            .args(["--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    // The simulation and the end-to-end tests are steps of their own: long, and with their own arguments.
+    let mut unit = cargo("test");
+    unit.args([
+        "--workspace",
+        "--exclude",
+        "darter-e2e",
+        "--exclude",
+        "darter-sim",
+        "--no-fail-fast",
+    ]);
+    report.command("unit, property and doc tests", &mut unit)?;
+    simulation(&mut report, None, None)?;
+    end_to_end(&mut report, None, options)?;
+    Ok(report.finish())
+}
+
+/// The subset for before a commit.
+pub(crate) fn check() -> Result<bool> {
+    let mut report = Report::default();
+    fmt(&mut report)?;
+    report.check("tidy", || tidy::problems(&root()))?;
+    clippy(&mut report)?;
+    let mut unit = cargo("test");
+    unit.args([
+        "--workspace",
+        "--exclude",
+        "darter-e2e",
+        "--exclude",
+        "darter-sim",
+    ]);
+    report.command("unit tests", unit.args(["--lib", "--bins", "--no-fail-fast"]))?;
+    Ok(report.finish())
+}
+
+/// The end-to-end tests alone.
+pub(crate) fn e2e(filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
+    let mut report = Report::default();
+    end_to_end(&mut report, filter, options)?;
+    Ok(report.finish())
+}
+
+/// The simulation alone, or one seed of it.
+pub(crate) fn sim(seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
+    let mut report = Report::default();
+    simulation(&mut report, seed, filter)?;
+    Ok(report.finish())
+}
+
+/// One benchmark; its output is its own.
+pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
+    // The binary under measurement, then the program that measures it.
+    let build = cargo("build")
+        .args(["--release", "--package", "darter-cli"])
+        .status()?;
+    anyhow::ensure!(build.success(), "the release build of darter failed");
+    let mut run = cargo("run");
+    run.args([
+        "--release",
+        "--quiet",
+        "--package",
+        "darter-e2e",
+        "--bin",
+        "darter-bench",
+        "--",
+    ]);
+    run.args(arguments).env("DARTER_BIN", binary("release"));
+    Ok(run.status().context("cannot start the benchmark")?.success())
+}
+
+/// `darter up` from a debug build, until Ctrl-C.
+pub(crate) fn dev(arguments: &[String]) -> Result<bool> {
+    let mut run = cargo("run");
+    run.args(["--package", "darter-cli", "--bin", "darter", "--", "up"])
+        .args(arguments);
+    Ok(run.status().context("cannot start darter")?.success())
+}
+
+/// The checks that need no compiler.
+pub(crate) fn tidy() -> Result<bool> {
+    let mut report = Report::default();
+    report.check("tidy", || tidy::problems(&root()))?;
+    Ok(report.finish())
+}
+
+fn fmt(report: &mut Report) -> Result<bool> {
+    report.command(
+        "fmt",
+        Command::new("cargo")
+            .args(["fmt", "--all", "--check"])
+            .current_dir(root()),
+    )
+}
+
+fn clippy(report: &mut Report) -> Result<bool> {
+    let mut clippy = cargo("clippy");
+    clippy.args(["--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    report.command("clippy", &mut clippy)
+}
+
+fn simulation(report: &mut Report, seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
+    let mut test = cargo("test");
+    test.args(["--package", "darter-sim", "--no-fail-fast"]);
+    if let Some(seed) = seed {
+        test.env("SIM_SEED", seed.to_string());
+    }
+    if let Some(filter) = filter {
+        test.arg("--").arg(filter);
+    }
+    report.command("simulation", &mut test)
+}
+
+/// Builds the binary, prepares packages and images where one can watch it, then runs the tests one by one:
+/// they share two cores, and what they measure are links.
+fn end_to_end(report: &mut Report, filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
+    let mut build = cargo("build");
+    build.args([
+        "--profile",
+        &options.profile,
+        "--package",
+        "darter-cli",
+        "--bin",
+        "darter",
+    ]);
+    let mut good = report.command("e2e: the binary", &mut build)?;
+
+    let mut prepare = cargo("run");
+    prepare.args(["--quiet", "--package", "darter-e2e", "--bin", "e2e-prepare"]);
+    good &= report.command("e2e: packages and images", &mut prepare)?;
+
+    let mut test = cargo("test");
+    test.args([
+        "--package",
+        "darter-e2e",
+        "--no-fail-fast",
+        "--",
+        "--test-threads=1",
+    ])
+    .args(filter);
+    test.env("DARTER_BIN", binary(&options.profile));
+    if options.keep {
+        test.env("DARTER_E2E_KEEP", "1");
+    }
+    good &= report.command("e2e: tests", &mut test)?;
+    Ok(good)
+}
+
+/// `cargo COMMAND` at the workspace's root. In CI the lock file must not move.
+fn cargo(command: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.arg(command).current_dir(root());
+    if std::env::var_os("CI").is_some() {
+        cargo.arg("--locked");
+    }
+    cargo
+}
+
+/// Where a build with `profile` puts the binary.
+fn binary(profile: &str) -> PathBuf {
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join(folder).join("darter")
+}
+
+/// The workspace's root: the folder above this package's.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
