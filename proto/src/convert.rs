@@ -1,0 +1,1 @@
+//! Between the generated types and the checked ones.

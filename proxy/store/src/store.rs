@@ -1,0 +1,159 @@
+//! The seam: what the proxy asks of a store.
+//!
+//! All calls are synchronous: writes land in the page cache and reads are slices of a mapping, both cheaper
+//! than a hop to another thread (`docs/bench.md`). A store never blocks on `fsync` on these paths.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_types::{ByteRange, ChainState, OriginLocator, PieceLayout, PieceNumber, PieceSet, TaskId};
+use thiserror::Error;
+
+/// What is known of a content when its task is created in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentFacts {
+    /// How it is cut; fixes its length.
+    pub layout: PieceLayout,
+    /// Where it was fetched from, kept so that a restarted node can tell which registry vouched for it.
+    pub origin: Option<OriginLocator>,
+    /// The media type that the origin gave, for contents that are served with one (manifests).
+    pub media_type: Option<String>,
+    /// Whether the whole will be fetched: the file is then allocated at once. Lazy tasks stay sparse.
+    pub whole: bool,
+    /// Whether the origin gives it to anybody; other content is never shared between nodes in plaintext.
+    pub public: bool,
+}
+
+/// One line of what a store holds.
+#[derive(Clone, Debug)]
+pub struct TaskSummary {
+    /// Its name.
+    pub task: TaskId,
+    /// What was known when it was created.
+    pub facts: ContentFacts,
+    /// Pieces present or claimed.
+    pub held: PieceSet,
+    /// Bytes that it takes on disk.
+    pub stored_bytes: u64,
+}
+
+/// What a store occupies and may occupy, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes held by tasks, accounted by the store itself.
+    pub stored_bytes: u64,
+    /// Most bytes that it may hold.
+    pub quota_bytes: u64,
+    /// Free bytes on the file system.
+    pub free_bytes: u64,
+    /// Number of tasks.
+    pub tasks: u64,
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Quota, free-space floor or file system is exhausted and nothing may be evicted. The pull goes on
+    /// past the store.
+    #[error("no space left in the store for {wanted_bytes} more bytes")]
+    NoSpace {
+        /// What was asked for.
+        wanted_bytes: u64,
+    },
+    /// The task was evicted or never existed.
+    #[error("the store does not hold {0}")]
+    Gone(TaskId),
+    /// Two nodes or origins disagree about the length of one content.
+    #[error("{task} has {known} bytes in the store, not {offered}")]
+    LengthConflict {
+        /// The content.
+        task: TaskId,
+        /// The length that the store has.
+        known: u64,
+        /// The length that was offered.
+        offered: u64,
+    },
+    /// The range lies beyond the content or is not present.
+    #[error("bytes {range} of {task} are not in the store")]
+    Absent {
+        /// The content.
+        task: TaskId,
+        /// The range that was asked for.
+        range: ByteRange,
+    },
+    /// The operating system refused.
+    #[error("store: {action} {path}")]
+    Io {
+        /// What was tried, as a verb: "write", "open", ….
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A place for the pieces of many tasks. Cheap to share; every method may be called from any thread.
+pub trait PieceStore: Send + Sync + Debug + 'static {
+    /// Opens a task, creating it with `facts` if it is not there. An existing task keeps its own facts; a
+    /// different length is [`StoreError::LengthConflict`]. While the handle lives the task is not evicted.
+    fn open(&self, task: TaskId, facts: &ContentFacts) -> Result<Arc<dyn StoredTask>, StoreError>;
+
+    /// Opens a task only if it is there.
+    fn find(&self, task: TaskId) -> Option<Arc<dyn StoredTask>>;
+
+    /// Everything it holds, ordered by name.
+    fn list(&self) -> Vec<TaskSummary>;
+
+    /// Drops a task. Handles that exist go on reading what they mapped; new calls find nothing.
+    fn remove(&self, task: TaskId) -> Result<(), StoreError>;
+
+    /// Evicts least recently used tasks without handles until usage is within quota and floor with
+    /// `wanted_bytes` to spare; returns what was dropped, so that it can be withdrawn from the scheduler.
+    fn make_room(&self, wanted_bytes: u64) -> Vec<TaskId>;
+
+    /// What it occupies now.
+    fn usage(&self) -> Usage;
+}
+
+/// One open task of a store.
+pub trait StoredTask: Send + Sync + Debug {
+    /// Its name.
+    fn task(&self) -> TaskId;
+
+    /// What was known when it was created.
+    fn facts(&self) -> ContentFacts;
+
+    /// Writes bytes at an offset. They do not count until [`Self::mark_present`]; writing what is present
+    /// already is refused with [`StoreError::Absent`] only if the range lies beyond the content.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError>;
+
+    /// Records that `piece` was linked and all its bytes are written.
+    fn mark_present(&self, piece: PieceNumber) -> Result<(), StoreError>;
+
+    /// Takes a piece back: it failed to link again.
+    fn forget(&self, piece: PieceNumber);
+
+    /// Pieces that may be used.
+    fn present(&self) -> PieceSet;
+
+    /// Pieces recorded before a restart and not linked since. They become present by
+    /// [`Self::mark_present`] or vanish by [`Self::forget`].
+    fn claimed(&self) -> PieceSet;
+
+    /// Reads written bytes, present or not (the caller knows what it may release). The result may be shorter
+    /// than `range` (never empty unless `range` is): read on from where it ends. For the disk store it is a
+    /// slice of a mapping, no copy.
+    fn read(&self, range: ByteRange) -> Result<Bytes, StoreError>;
+
+    /// Keeps the chain's states of borders `first`, `first + 1`, … beside the pieces.
+    fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError>;
+
+    /// The states that are kept, from border 1 on, without gaps.
+    fn states(&self) -> Vec<ChainState>;
+
+    /// Records that the whole was proved against its digest; data is made durable in the background.
+    fn record_proved(&self);
+}
