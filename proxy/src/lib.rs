@@ -1,1 +1,9 @@
-//! Placeholder head; replaced with the crate's page.
+//! The per-node proxy: a registry mirror whose blobs come piece by piece from other nodes.
+//!
+//! The life of a pull is told in `ARCHITECTURE.md`. In this crate: [`mirror`] speaks to clients, [`access`]
+//! asks whether a caller may read, [`pull`] runs one download for all who want a content, `darter_origin` speaks to
+//! registries, [`peer`] to other nodes, [`scheduling`] to schedulers; [`app`] puts them together.
+
+
+
+pub mod pull;
