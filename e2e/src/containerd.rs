@@ -1,0 +1,222 @@
+//! A real containerd for one host: its own root, state, socket and `hosts.d`.
+//!
+//! Pulls go through `ctr`, which fetches in its own process and therefore runs on the host's namespace too.
+//! `fetch` brings an image's content; `pull` unpacks it as well, which costs far more than moving it; `run`
+//! starts a container of it with runc.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::{output, run};
+use crate::image::{Descriptor, Image, sha256_of_file};
+use crate::netns::Namespace;
+use crate::process::Process;
+
+/// The registry's name in references. It does not resolve: `hosts.toml` says where it is.
+pub const REGISTRY: &str = "registry.test";
+
+const START: Duration = Duration::from_secs(60);
+/// Nothing here takes minutes; a pull that hangs does.
+const PULL: Duration = Duration::from_secs(300);
+
+/// A containerd and its client's settings.
+#[derive(Debug)]
+pub struct Containerd {
+    host: Namespace,
+    folder: PathBuf,
+    pulls: u32,
+    _process: Process,
+}
+
+/// A pull on its way.
+#[derive(Debug)]
+pub struct Pull {
+    process: Process,
+}
+
+impl Containerd {
+    /// Starts containerd on `host` with its files in `folder`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(host: &Namespace, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder.join("hosts.d").join(REGISTRY))?;
+        let config = folder.join("config.toml");
+        std::fs::write(&config, configuration(folder))?;
+        let name = format!("containerd on {}", host.name());
+        let mut daemon = host.command("containerd");
+        let process = Process::start(
+            &name,
+            daemon.arg("-c").arg(&config),
+            &folder.join("containerd.log"),
+        )?;
+        let mut node = Self {
+            host: host.clone(),
+            folder: folder.to_owned(),
+            pulls: 0,
+            _process: process,
+        };
+        let mut version = node.ctr();
+        version.arg("version");
+        node._process.ready(START, || run(&mut version).ok())?;
+        Ok(node)
+    }
+
+    /// Writes `hosts.toml`: ask `mirrors` in this order, then `server`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_hosts(&self, server: &str, mirrors: &[&str]) -> Result<()> {
+        let mut text = format!("server = \"{server}\"\n");
+        for mirror in mirrors {
+            text.push_str(&format!(
+                "\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+            ));
+        }
+        let path = self.folder.join("hosts.d").join(REGISTRY).join("hosts.toml");
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Starts fetching the image's content, without unpacking it.
+    ///
+    /// # Errors
+    /// When `ctr` cannot be started.
+    pub fn fetch(&mut self, image: &Image) -> Result<Pull> {
+        self.start_pull(image, &["content", "fetch", "--platform", "linux/amd64"])
+    }
+
+    /// Starts pulling the image: content, and a snapshot for each layer.
+    ///
+    /// # Errors
+    /// When `ctr` cannot be started.
+    pub fn pull(&mut self, image: &Image) -> Result<Pull> {
+        self.start_pull(image, &["images", "pull", "--platform", "linux/amd64"])
+    }
+
+    /// Runs a container of an image that was pulled, on the host's network, and gives its output.
+    ///
+    /// # Errors
+    /// When the container does not end with 0.
+    pub fn run(&self, image: &Image, words: &[&str]) -> Result<String> {
+        let container = format!("{}-{}", self.host.full_name(), self.pulls);
+        let mut ctr = self.ctr();
+        ctr.args(["run", "--rm", "--net-host", &image.reference(), &container])
+            .args(words);
+        output(&mut ctr)
+    }
+
+    /// Checks that the node holds the image whole: manifest, configuration and layers, by size and digest of
+    /// the files in its content store.
+    ///
+    /// # Errors
+    /// Naming the first content that is missing or differs.
+    pub fn verify(&self, image: &Image) -> Result<()> {
+        for content in image.contents() {
+            self.verify_content(content)
+                .with_context(|| format!("{} on {}", image.reference(), self.host.name()))?;
+        }
+        Ok(())
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &Namespace {
+        &self.host
+    }
+
+    /// The file in the node's content store that holds, or would hold, `content`.
+    ///
+    /// # Errors
+    /// When its digest is not a sha256.
+    pub fn content_path(&self, content: &Descriptor) -> Result<PathBuf> {
+        let hex = content
+            .digest
+            .strip_prefix("sha256:")
+            .context("not a sha256 digest")?;
+        Ok(self
+            .folder
+            .join("root/io.containerd.content.v1.content/blobs/sha256")
+            .join(hex))
+    }
+
+    fn verify_content(&self, content: &Descriptor) -> Result<()> {
+        let path = self.content_path(content)?;
+        let size = std::fs::metadata(&path)
+            .with_context(|| format!("{} is missing", content.digest))?
+            .len();
+        ensure!(
+            size == content.size,
+            "{} has {size} bytes, not {}",
+            content.digest,
+            content.size
+        );
+        let found = sha256_of_file(&path)?;
+        ensure!(found == content.digest, "{} holds {found}", content.digest);
+        Ok(())
+    }
+
+    fn start_pull(&mut self, image: &Image, words: &[&str]) -> Result<Pull> {
+        self.pulls += 1;
+        let log = self.folder.join(format!("pull-{}.log", self.pulls));
+        let mut ctr = self.ctr();
+        ctr.args(words)
+            .arg("--hosts-dir")
+            .arg(self.folder.join("hosts.d"))
+            .arg(image.reference());
+        let name = format!("pull of {} on {}", image.reference(), self.host.name());
+        Ok(Pull {
+            process: Process::start(&name, &mut ctr, &log)?,
+        })
+    }
+
+    fn ctr(&self) -> Command {
+        let mut ctr = self.host.command("ctr");
+        ctr.arg("--address")
+            .arg(self.folder.join("c.sock"))
+            .args(["--namespace", "k8s.io"]);
+        ctr
+    }
+}
+
+impl Pull {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// When the pull fails, with what `ctr` said.
+    pub fn wait(mut self) -> Result<()> {
+        self.process.success(PULL)
+    }
+
+    /// Is it still on its way?
+    ///
+    /// # Errors
+    /// When the system refuses, which it does not.
+    pub fn is_running(&mut self) -> Result<bool> {
+        self.process.is_running()
+    }
+}
+
+/// Waits for several pulls, so that an error names the first that failed.
+///
+/// # Errors
+/// When one of them fails.
+pub fn wait_all(pulls: Vec<Pull>) -> Result<()> {
+    pulls.into_iter().try_for_each(Pull::wait)
+}
+
+fn configuration(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        r#"version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{folder}/c.sock"
+[ttrpc]
+  address = "{folder}/c.sock.ttrpc"
+"#
+    )
+}

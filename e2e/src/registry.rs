@@ -1,0 +1,233 @@
+//! A real registry: `docker-registry` over a directory, and what it says about the bytes that it sent.
+//!
+//! Images are pushed to a writable one on loopback; tests serve the same directory read-only from a namespace.
+//! Payload is counted from the registry's own log, one line a finished response; the interface counter of
+//! its namespace is the independent witness.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::clock::{pause, until};
+use crate::command::command;
+use crate::netns::Namespace;
+use crate::process::Process;
+
+/// The port of a registry in a namespace.
+const PORT: u16 = 5000;
+/// Far longer than a start takes.
+const START: Duration = Duration::from_secs(30);
+
+/// A running registry.
+#[derive(Debug)]
+pub struct Registry {
+    host: Option<Namespace>,
+    process: Process,
+    address: String,
+}
+
+/// One finished response, from the log.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Response {
+    /// `GET`, `HEAD`, …
+    #[serde(rename = "http.request.method")]
+    pub method: String,
+    /// Path and query.
+    #[serde(rename = "http.request.uri")]
+    pub uri: String,
+    /// Status code.
+    #[serde(rename = "http.response.status", default)]
+    pub status: u16,
+    /// Bytes of the body that were sent, also when the client left before the end.
+    #[serde(rename = "http.response.written", default)]
+    pub written: u64,
+    msg: String,
+}
+
+impl Registry {
+    /// A writable registry over `store` on a free port of loopback, for pushing.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn writer(store: &Path, work: &Path) -> Result<Self> {
+        let config = configure(store, work, "registry-writer", "127.0.0.1:0", false)?;
+        let program = command(["setpriv", "--pdeathsig", "KILL", "docker-registry"]);
+        Self::start(program, None, &config)
+    }
+
+    /// A read-only registry over `store` on `host`, port 5000.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn serve(host: &Namespace, store: &Path, work: &Path) -> Result<Self> {
+        let name = format!("registry-{}", host.name());
+        let config = configure(store, work, &name, &format!("0.0.0.0:{PORT}"), true)?;
+        Self::start(host.command("docker-registry"), Some(host.clone()), &config)
+    }
+
+    fn start(mut program: Command, host: Option<Namespace>, config: &Path) -> Result<Self> {
+        // The S3 driver reads this variable even when it is not used, and panics on some values.
+        program.arg("serve").arg(config).env_remove("AWS_CA_BUNDLE");
+        let log = config.with_extension("log");
+        let mut process = Process::start("docker-registry", &mut program, &log)?;
+        let bound = process.ready(START, || listening(&std::fs::read_to_string(&log).ok()?))?;
+        let address = match &host {
+            Some(host) => format!("{}:{PORT}", host.address()),
+            None => bound,
+        };
+        Ok(Self {
+            host,
+            process,
+            address,
+        })
+    }
+
+    /// `host:port` at which clients reach it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its URL without a path.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The host that it runs on.
+    ///
+    /// # Errors
+    /// When it runs on loopback.
+    pub fn host(&self) -> Result<&Namespace> {
+        self.host
+            .as_ref()
+            .context("this registry is not on a host of a network")
+    }
+
+    /// The process, for faults.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Responses that are finished, in the order in which they ended. Wait for [`Self::settle`] before.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn responses(&self) -> Result<Vec<Response>> {
+        Ok(responses(&self.process.log()?))
+    }
+
+    /// Body bytes sent for each digest (blobs and manifests asked for by digest), by all responses.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn sent_by_digest(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(by_digest(&self.responses()?))
+    }
+
+    /// Body bytes sent in all.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn payload_sent(&self) -> Result<u64> {
+        Ok(self.responses()?.iter().map(|response| response.written).sum())
+    }
+
+    /// Waits until nothing has left the host for half a second, so that the log holds every response.
+    ///
+    /// # Errors
+    /// When it goes on sending, or is not in a namespace.
+    pub fn settle(&self) -> Result<()> {
+        let host = self.host()?;
+        until("the registry to be quiet", Duration::from_secs(60), || {
+            let before = (host.traffic()?.sent, self.process.log()?.len());
+            pause(Duration::from_millis(500));
+            // Keep-alive probes and ARP are a few hundred bytes; a response is logged when it ends.
+            let after = (host.traffic()?.sent, self.process.log()?.len());
+            Ok((after.0 - before.0 < 2_000 && after.1 == before.1).then_some(()))
+        })
+    }
+}
+
+/// Writes the configuration `work/NAME.yml`.
+fn configure(store: &Path, work: &Path, name: &str, address: &str, read_only: bool) -> Result<PathBuf> {
+    let config = serde_json::json!({
+        "version": "0.1",
+        "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
+        "storage": {
+            "filesystem": { "rootdirectory": store },
+            "maintenance": { "readonly": { "enabled": read_only } },
+        },
+        "http": { "addr": address, "secret": "end-to-end" },
+    });
+    let path = work.join(format!("{name}.yml"));
+    std::fs::write(&path, serde_json::to_string_pretty(&config)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The address in the log's line `listening on …`.
+fn listening(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        msg: String,
+    }
+    let mut messages = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    messages.find_map(|line| Some(line.msg.strip_prefix("listening on ")?.to_owned()))
+}
+
+fn responses(log: &str) -> Vec<Response> {
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Response>(line).ok());
+    lines
+        .filter(|response| response.msg.starts_with("response completed"))
+        .collect()
+}
+
+fn by_digest(responses: &[Response]) -> BTreeMap<String, u64> {
+    let mut sent = BTreeMap::new();
+    for response in responses {
+        let path = response.uri.split('?').next().unwrap_or_default();
+        if let Some(digest) = path.rsplit('/').next().filter(|last| last.starts_with("sha256:")) {
+            *sent.entry(digest.to_owned()).or_insert(0) += response.written;
+        }
+    }
+    sent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = concat!(
+        r#"{"level":"info","msg":"listening on 127.0.0.1:39423","time":"2026-01-01T00:00:00Z"}"#,
+        "\n",
+        r#"{"http.request.method":"GET","http.request.uri":"/v2/a/blobs/sha256:aa?ns=x","http.response.status":200,"http.response.written":5,"level":"info","msg":"response completed"}"#,
+        "\n",
+        r#"{"http.request.method":"GET","http.request.uri":"/v2/a/blobs/sha256:aa","http.response.status":206,"http.response.written":2,"level":"info","msg":"response completed"}"#,
+        "\n",
+        r#"{"http.request.method":"GET","http.request.uri":"/v2/a/blobs/sha256:bb","level":"info","msg":"authorized request"}"#,
+        "\nnot json\n",
+    );
+
+    #[test]
+    fn the_log_tells_the_address() {
+        assert_eq!(listening(LOG).as_deref(), Some("127.0.0.1:39423"));
+        assert_eq!(listening("starting"), None);
+    }
+
+    #[test]
+    fn sent_bytes_are_added_up_by_digest() {
+        let found = responses(LOG);
+        assert_eq!(
+            found.iter().map(|response| response.status).collect::<Vec<_>>(),
+            [200, 206]
+        );
+        assert_eq!(by_digest(&found), BTreeMap::from([("sha256:aa".to_owned(), 7)]));
+    }
+}
