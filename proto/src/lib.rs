@@ -5,6 +5,7 @@
 
 pub mod convert;
 pub mod limits;
+pub mod ring;
 pub mod scheduler;
 
 /// Code generated from `proto/`.

@@ -232,6 +232,10 @@ pub enum SchedulerMessage {
     Drop(TaskId),
     /// Another scheduler owns the task.
     Redirect(Redirect),
+    /// Send `Links` with epoch 0 from this border on.
+    SendLinks(TaskId, u32),
+    /// Authors disagree: forget the states that were relayed, and pieces that rest on them alone.
+    ForgetLinks(TaskId),
 }
 
 /// The first answer.
