@@ -50,7 +50,7 @@ impl Containerd {
         let mut daemon = host.command("containerd");
         let process = Process::start(
             &name,
-            daemon.arg("-c").arg(&config),
+            daemon.args(["--log-level", "warn", "-c"]).arg(&config),
             &folder.join("containerd.log"),
         )?;
         let mut node = Self {
@@ -70,7 +70,8 @@ impl Containerd {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_hosts(&self, server: &str, mirrors: &[&str]) -> Result<()> {
-        let mut text = format!("server = \"{server}\"\n");
+        // The empty table: containerd 1.6 refuses a file without any `host`.
+        let mut text = format!("server = \"{server}\"\n\n[host]\n");
         for mirror in mirrors {
             text.push_str(&format!(
                 "\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"

@@ -101,9 +101,7 @@ impl Network {
             "eth0",
         ]))?;
         run(&mut command(["ip", "-n", &full, "link", "set", "eth0", "up"]))?;
-        // The control that most machines have, whatever this one's default is.
-        let control = "echo cubic > /proc/sys/net/ipv4/tcp_congestion_control";
-        run(host.command("sh").args(["-c", control]))?;
+        use_cubic(&host)?;
         Ok(host)
     }
 
@@ -225,6 +223,24 @@ struct Stats {
 #[derive(Debug, Deserialize)]
 struct Counter {
     bytes: u64,
+}
+
+/// Gives the host the congestion control that most machines have, whatever this one's default is.
+fn use_cubic(host: &Namespace) -> Result<()> {
+    const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    let set = || {
+        run(host
+            .command("sh")
+            .args(["-c", "echo cubic > /proc/sys/net/ipv4/tcp_congestion_control"]))
+    };
+    if set().is_ok() {
+        return Ok(());
+    }
+    // Where it is not the machine's default, namespaces may use it only once it is in this list.
+    let allowed = std::fs::read_to_string(ALLOWED).with_context(|| format!("cannot read {ALLOWED}"))?;
+    std::fs::write(ALLOWED, format!("{} cubic", allowed.trim()))
+        .with_context(|| format!("cannot write {ALLOWED}"))?;
+    set().context("this kernel has no TCP cubic")
 }
 
 /// Kills what runs in the namespace and removes it.

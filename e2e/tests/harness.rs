@@ -92,32 +92,6 @@ fn caps_bind() -> Result<()> {
     Ok(())
 }
 
-/// Images that share layers share them in the registry too, so that only new ones can be asked for.
-#[test]
-fn the_second_image_fetches_only_new_layers() -> Result<()> {
-    let mut cluster = Cluster::direct(Size {
-        nodes: 1,
-        origin_mbit: 1000,
-        node_mbit: 1000,
-    })?;
-    let (first, second) = (cluster.image("mid", "gzip")?, cluster.image("mid2", "gzip")?);
-    let beyond = second.bytes_beyond(&first);
-    ensure!(
-        beyond < second.bytes() / 10,
-        "{beyond} of {} bytes are new",
-        second.bytes()
-    );
-    cluster.pull_everywhere(&first)?;
-    let sent = cluster.pull_everywhere(&second)?;
-    ensure!(
-        sent.payload >= beyond && sent.payload < beyond + 100_000,
-        "{} bytes for {beyond} new",
-        sent.payload
-    );
-    cluster.passed();
-    Ok(())
-}
-
 /// A content that was changed on a node's disk is found: the other tests' comparison can fail.
 #[test]
 fn verification_finds_a_flipped_bit() -> Result<()> {

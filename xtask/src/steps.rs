@@ -162,7 +162,8 @@ fn end_to_end(report: &mut Report, filter: Option<&str>, options: &E2eOptions) -
         "--test-threads=1",
     ])
     .args(filter);
-    test.env("DARTER_BIN", binary(&options.profile));
+    // A test's error says what happened; where in the harness it was made is noise.
+    test.env("DARTER_BIN", binary(&options.profile)).env("RUST_LIB_BACKTRACE", "0");
     if options.keep {
         test.env("DARTER_E2E_KEEP", "1");
     }
