@@ -104,11 +104,9 @@ impl Ledger {
         }
     }
 
-    pub(super) fn sent(&mut self, digest: Option<&String>, bytes: u64) {
+    pub(super) fn sent(&mut self, digest: String, bytes: u64) {
         self.sent_total += bytes;
-        if let Some(digest) = digest {
-            *self.sent_by_digest.entry(digest.clone()).or_default() += bytes;
-        }
+        *self.sent_by_digest.entry(digest).or_default() += bytes;
     }
 
     /// Starts counting anew. What runs at the moment stays known.

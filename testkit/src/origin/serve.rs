@@ -148,17 +148,10 @@ impl Origin {
     async fn respond(&self, request: Request<Incoming>, secure: bool, control: Arc<Control>) -> Answered {
         let (parts, _) = request.into_parts();
         let route = Route::parse(parts.uri.path());
-        let (running, number, plan) = {
-            let mut state = self.state();
-            let digest = state.digest_of(&route);
-            let number = state.ledger.arrived(&parts, digest.clone(), secure);
-            let running = Running(self.clone());
-            (
-                running,
-                number,
-                state.answer(&parts, &route, digest.as_deref(), secure),
-            )
-        };
+        let digest = self.state().digest_of(&route);
+        let number = self.state().ledger.arrived(&parts, digest.clone(), secure);
+        let running = Running(self.clone());
+        let plan = self.state().answer(&parts, &route, digest.as_deref(), secure);
         if !plan.delay.is_zero() {
             tokio::time::sleep(plan.delay).await;
         }

@@ -61,7 +61,7 @@ impl Control {
         self.state().ending.take()
     }
 
-    /// An answer follows with `body` payload bytes, which count for `digest`.
+    /// An answer follows with `body` bytes of body, which count for `digest`, or not at all.
     pub(super) fn expect_answer(&self, digest: Option<String>, body: u64) {
         self.state().answers.push_back(Answer {
             digest,
@@ -82,22 +82,22 @@ impl Control {
         let mut payload = Vec::new();
         self.state().meter(bytes, &mut payload);
         for (digest, count) in payload {
-            self.origin.state().ledger.sent(digest.as_ref(), count);
+            self.origin.state().ledger.sent(digest, count);
         }
     }
 }
 
 impl ControlState {
     /// Splits what was written into heads and bodies.
-    fn meter(&mut self, mut bytes: &[u8], payload: &mut Vec<(Option<String>, u64)>) {
+    fn meter(&mut self, mut bytes: &[u8], payload: &mut Vec<(String, u64)>) {
         while let Some(answer) = self.answers.front_mut().filter(|_| !bytes.is_empty()) {
             bytes = answer.skip_head(bytes);
             if !answer.head_is_out() {
                 return;
             }
             let body = answer.left.min(bytes.len() as u64);
-            if body > 0 {
-                payload.push((answer.digest.clone(), body));
+            if let Some(digest) = answer.digest.as_ref().filter(|_| body > 0) {
+                payload.push((digest.clone(), body));
             }
             answer.left -= body;
             bytes = bytes.get(crate::content::to_usize(body)..).unwrap_or_default();
