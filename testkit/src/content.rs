@@ -102,24 +102,26 @@ impl From<std::sync::Arc<[u8]>> for Content {
 
 /// Fills `buffer` with the stream of `seed` from `offset` (in bytes) on.
 pub fn fill(seed: u64, offset: u64, buffer: &mut [u8]) {
+    let key = mix(seed);
     let mut block = offset / 8;
     let skip = to_usize(offset % 8);
     let (first, rest) = buffer.split_at_mut(buffer.len().min((8 - skip) % 8));
     if !first.is_empty() {
         for (target, source) in first
             .iter_mut()
-            .zip(block_bytes(seed, block).into_iter().skip(skip))
+            .zip(block_bytes(key, block).into_iter().skip(skip))
         {
             *target = source;
         }
         block += 1;
     }
-    for chunk in rest.chunks_mut(8) {
-        let bytes = block_bytes(seed, block);
-        for (target, source) in chunk.iter_mut().zip(bytes) {
-            *target = source;
-        }
+    let mut whole = rest.chunks_exact_mut(8);
+    for chunk in &mut whole {
+        chunk.copy_from_slice(&block_bytes(key, block));
         block += 1;
+    }
+    for (target, source) in whole.into_remainder().iter_mut().zip(block_bytes(key, block)) {
+        *target = source;
     }
 }
 
@@ -160,8 +162,7 @@ pub(crate) fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn block_bytes(seed: u64, block: u64) -> [u8; 8] {
-    let key = mix(seed);
+fn block_bytes(key: u64, block: u64) -> [u8; 8] {
     mix(key.wrapping_add(block.wrapping_mul(0x9e37_79b9_7f4a_7c15))).to_le_bytes()
 }
 

@@ -202,6 +202,8 @@ fn resolve(spec: Spec, length: u64) -> Option<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ask(range: &str, length: u64) -> Expected {
@@ -336,5 +338,25 @@ mod tests {
             if_range: None,
         };
         assert_eq!(expected(&open, &none, strict).status, 416);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_one_consistent_answer(range in "(bytes=)?[0-9, -]{0,24}", length in 0u64..50) {
+            let answer = ask(&range, length);
+            prop_assert!(answer.slice.start <= answer.slice.end && answer.slice.end <= length);
+            prop_assert_eq!(answer.content_range.is_some(), matches!(answer.status, 206 | 416));
+            prop_assert_eq!(answer.status == 206, answer.status != 200 && answer.length() > 0);
+        }
+
+        #[test]
+        fn well_formed_ranges_select_what_they_say(first in 0u64..60, count in 1u64..60, length in 1u64..50) {
+            let answer = ask(&format!("bytes={first}-{}", first + count - 1), length);
+            let wanted: Vec<u64> = (first..first + count).filter(|offset| *offset < length).collect();
+            prop_assert_eq!(answer.slice.collect::<Vec<_>>(), wanted.clone());
+            prop_assert_eq!(answer.status, if wanted.is_empty() { 416 } else { 206 });
+            let suffix = ask(&format!("bytes=-{count}"), length);
+            prop_assert_eq!(suffix.slice, length - count.min(length)..length);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -52,7 +53,7 @@ impl Origin {
 
     /// Serves all connections of a listener until the future is dropped, which drops them as well.
     pub async fn serve(&self, listener: TcpListener) {
-        self.accept(listener, None).await;
+        self.accept(listener, None, std::future::pending()).await;
     }
 
     /// Serves on a free port of 127.0.0.1 until the returned value is dropped.
@@ -87,15 +88,24 @@ impl Origin {
             .map(|identity| (identity.ca_pem, identity.acceptor))
             .unzip();
         let origin = self.clone();
-        let task = tokio::spawn(async move { origin.accept(listener, acceptor).await });
-        Ok(RunningOrigin { addr, ca_pem, task })
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move { _ = stopped.await };
+        let task = tokio::spawn(async move { origin.accept(listener, acceptor, stopped).await });
+        Ok(RunningOrigin {
+            addr,
+            ca_pem,
+            stop: Some(stop),
+            task,
+        })
     }
 
-    async fn accept(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    async fn accept(&self, listener: TcpListener, tls: Option<TlsAcceptor>, stop: impl Future<Output = ()>) {
         let mut connections = JoinSet::new();
+        let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 biased;
+                () = &mut stop => break,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
@@ -107,6 +117,8 @@ impl Origin {
                 },
             }
         }
+        drop(listener);
+        connections.shutdown().await;
     }
 
     async fn serve_tcp(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
@@ -227,6 +239,7 @@ pub struct RunningOrigin {
     pub addr: SocketAddr,
     /// The certificate that a client must trust, for TLS. Of no use in [`TlsMode::SelfSigned`].
     pub ca_pem: Option<String>,
+    stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
@@ -246,7 +259,8 @@ impl RunningOrigin {
 
     /// Stops, and waits until the port is closed and no connection is left.
     pub async fn stop(mut self) {
-        self.task.abort();
+        drop(self.stop.take());
+        // A task that panicked is stopped as well.
         _ = (&mut self.task).await;
     }
 }

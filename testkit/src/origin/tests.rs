@@ -13,6 +13,7 @@ use crate::content::{bytes_at, digest_of};
 mod access;
 mod correct;
 mod faults;
+mod simulated;
 mod tls;
 
 const REPOSITORY: &str = "library/thing";

@@ -248,8 +248,14 @@ async fn it_serves_any_io_object() {
 async fn it_stops_and_comes_back_on_its_port() {
     let bench = Bench::new().await;
     let addr = bench.running.addr;
+    bench.origin.inject(Match::any(), When::First(1), Fault::Silence);
     let mut open = RawConnection::connect(addr).await.unwrap();
+    open.request("GET", "x", &bench.path, &[]).await.unwrap();
+    while bench.origin.concurrent() == 0 {
+        tokio::task::yield_now().await;
+    }
     bench.running.stop().await;
+    assert_eq!(bench.origin.concurrent(), 0, "no request outlives its origin");
     assert_ne!(open.read_to_end().await.unwrap().1, End::Quiet);
     assert!(matches!(
         client::get(addr, "/v2/", &[]).await,
