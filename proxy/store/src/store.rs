@@ -25,6 +25,39 @@ pub struct ContentFacts {
     pub public: bool,
 }
 
+impl ContentFacts {
+    /// Bytes that are taken at once when its task is created.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        match self.whole {
+            true => self.layout.length(),
+            false => 0,
+        }
+    }
+
+    /// Refuses facts of another length for the same content.
+    pub(crate) fn check_length(&self, task: TaskId, offered: &Self) -> Result<(), StoreError> {
+        let (known, offered) = (self.layout.length(), offered.layout.length());
+        match known == offered {
+            true => Ok(()),
+            false => Err(StoreError::LengthConflict { task, known, offered }),
+        }
+    }
+
+    /// The range of a write; an error if it passes the end of the content.
+    pub(crate) fn check_write(
+        &self,
+        task: TaskId,
+        offset: u64,
+        length: usize,
+    ) -> Result<ByteRange, StoreError> {
+        let range = ByteRange::new(offset, offset.saturating_add(length as u64));
+        match range.end <= self.layout.length() {
+            true => Ok(range),
+            false => Err(StoreError::Absent { task, range }),
+        }
+    }
+}
+
 /// One line of what a store holds.
 #[derive(Clone, Debug)]
 pub struct TaskSummary {
@@ -36,6 +69,9 @@ pub struct TaskSummary {
     pub held: PieceSet,
     /// Bytes that it takes on disk.
     pub stored_bytes: u64,
+    /// Whether the whole was proved and no piece was lost since. After a restart its pieces are claimed all
+    /// the same.
+    pub proved: bool,
 }
 
 /// What a store occupies and may occupy, in bytes.
@@ -107,7 +143,8 @@ pub trait PieceStore: Send + Sync + Debug + 'static {
     /// Everything it holds, ordered by name.
     fn list(&self) -> Vec<TaskSummary>;
 
-    /// Drops a task. Handles that exist go on reading what they mapped; new calls find nothing.
+    /// Drops a task. Handles that exist go on reading what they mapped, and refuse to write with
+    /// [`StoreError::Gone`]; new calls find nothing.
     fn remove(&self, task: TaskId) -> Result<(), StoreError>;
 
     /// Evicts least recently used tasks without handles until usage is within quota and floor with
@@ -126,11 +163,14 @@ pub trait StoredTask: Send + Sync + Debug {
     /// What was known when it was created.
     fn facts(&self) -> ContentFacts;
 
-    /// Writes bytes at an offset. They do not count until [`Self::mark_present`]; writing what is present
-    /// already is refused with [`StoreError::Absent`] only if the range lies beyond the content.
+    /// Writes bytes at an offset. They do not count until [`Self::mark_present`]. What falls into a present
+    /// piece is left out without an error: linked bytes never change. What falls into a claimed piece ends
+    /// that claim. A range beyond the content is [`StoreError::Absent`], and nothing of it is written; after
+    /// any other error the touched pieces hold anything.
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError>;
 
-    /// Records that `piece` was linked and all its bytes are written.
+    /// Records that `piece` was linked and all its bytes are written; [`StoreError::Absent`] if there is no
+    /// such piece, or if the store can tell that bytes of it were never written (the one in memory can).
     fn mark_present(&self, piece: PieceNumber) -> Result<(), StoreError>;
 
     /// Takes a piece back: it failed to link again.
@@ -145,15 +185,19 @@ pub trait StoredTask: Send + Sync + Debug {
 
     /// Reads written bytes, present or not (the caller knows what it may release). The result may be shorter
     /// than `range` (never empty unless `range` is): read on from where it ends. For the disk store it is a
-    /// slice of a mapping, no copy.
+    /// slice of a mapping, no copy, but for claimed pieces, which are read one at a time into memory, so
+    /// that a bad sector is an error here and not a signal. A range beyond the content is
+    /// [`StoreError::Absent`]; bytes that were never written are that or zeros.
     fn read(&self, range: ByteRange) -> Result<Bytes, StoreError>;
 
-    /// Keeps the chain's states of borders `first`, `first + 1`, … beside the pieces.
+    /// Keeps the chain's states of borders `first`, `first + 1`, … beside the pieces, over what was kept
+    /// for them before. Border 0 and borders that the layout does not have are left out.
     fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError>;
 
     /// The states that are kept, from border 1 on, without gaps.
     fn states(&self) -> Vec<ChainState>;
 
-    /// Records that the whole was proved against its digest; data is made durable in the background.
+    /// Records that the whole was proved against its digest; data is made durable in the background. Does
+    /// nothing while a piece is not present. A later [`Self::forget`] takes the record back.
     fn record_proved(&self);
 }

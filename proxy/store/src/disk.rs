@@ -1,0 +1,260 @@
+//! The store on disk.
+//!
+//! Start at [`DiskStore::open`]. `layout` says what lies where and guards the directory, `index` is the file
+//! beside each content that survives `kill -9`, `recover` reads all of them at start, `task` is an open task,
+//! `write` its way to the disk, `flush` the one background thread, `map` the mappings (and all that is unsafe).
+//!
+//! What must hold:
+//! - a task is created data first, index last, and dropped the other way round, so that a directory without a
+//!   readable index is an orphan and nothing else;
+//! - a data file has its final length before it is mapped, and is never truncated afterwards;
+//! - locks are taken in the order tasks, files of a task, state of a task.
+
+mod flush;
+mod index;
+mod layout;
+mod map;
+mod record;
+mod recover;
+mod task;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use darter_types::TaskId;
+
+use crate::account::Account;
+use crate::evict;
+use crate::sync::lock;
+use crate::{ContentFacts, PieceStore, StoreError, StoredTask, TaskSummary, Usage};
+
+use flush::{Queue, Worker};
+use layout::Root;
+use record::Record;
+use task::DiskTask;
+
+pub use layout::OpenError;
+pub use map::{MappedRange, Mappings};
+pub use recover::{Dropped, Recovery};
+
+/// Where a [`DiskStore`] lives and what it may take.
+#[derive(Clone, Debug)]
+pub struct DiskOptions {
+    /// Its directory. Made with mode 0700 if it is not there; must otherwise belong to this user, hold nothing
+    /// else, and be writable by nobody else.
+    pub dir: PathBuf,
+    /// Most bytes that it may hold. Less than it holds already is no error: see
+    /// [`PieceStore::make_room`].
+    pub quota_bytes: u64,
+    /// Bytes that must stay free on the file system.
+    pub free_floor_bytes: u64,
+}
+
+/// Pieces in files, one sparse file a task, read through mappings.
+///
+/// Whoever drops the store waits for its thread to make durable what was proved. The directory stays locked
+/// until all handles are dropped too.
+#[derive(Debug)]
+pub struct DiskStore {
+    shared: Arc<Shared>,
+    _worker: Worker,
+}
+
+/// What the store and its handles share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    root: Root,
+    account: Account,
+    tasks: Mutex<BTreeMap<TaskId, Arc<Record>>>,
+    /// Counts uses, for the order of eviction.
+    uses: AtomicU64,
+    mappings: Arc<Mappings>,
+    queue: Arc<Queue>,
+}
+
+impl DiskStore {
+    /// Opens the directory, reads every index and drops what does not fit together; the report says what.
+    /// Everything that was present is claimed now. Blocks for as long as that takes: about a second for 10⁵
+    /// tasks.
+    pub fn open(options: DiskOptions) -> Result<(Self, Recovery), OpenError> {
+        let root = Root::open(&options.dir)?;
+        let (found, report) = recover::recover(&root)?;
+        let account = Account::new(options.quota_bytes, options.free_floor_bytes);
+        account.adopt(report.stored_bytes);
+        let uses = found.len() as u64;
+        let tasks = found
+            .into_iter()
+            .zip(1..)
+            .map(|(found, used)| (found.task, Arc::new(Record::recovered(found, used))))
+            .collect();
+        let shared = Arc::new(Shared {
+            root,
+            account,
+            tasks: Mutex::new(tasks),
+            uses: AtomicU64::new(uses),
+            mappings: Arc::default(),
+            queue: Arc::default(),
+        });
+        let worker = Worker::start(&shared).map_err(|source| OpenError::Io {
+            action: "start the background thread of",
+            path: options.dir.display().to_string(),
+            source,
+        })?;
+        let store = Self {
+            shared,
+            _worker: worker,
+        };
+        Ok((store, report))
+    }
+
+    /// The mappings that its reads are slices of, for servers that send files without reading them.
+    pub fn mappings(&self) -> Arc<Mappings> {
+        self.shared.mappings.clone()
+    }
+
+    /// Changes the limits from now on. Drops nothing by itself: see [`PieceStore::make_room`].
+    pub fn set_limits(&self, quota_bytes: u64, free_floor_bytes: u64) {
+        self.shared.account.set_limits(quota_bytes, free_floor_bytes);
+    }
+}
+
+impl Shared {
+    fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts a handle on `record`. Called with the table locked, so that eviction sees it.
+    fn begin(&self, record: &Record) {
+        record.handles.fetch_add(1, Ordering::Relaxed);
+        record.last_used.store(self.next_use(), Ordering::Relaxed);
+    }
+
+    /// Takes a handle back that came to nothing, and the record with it if it never got files.
+    fn abandon(&self, record: &Arc<Record>) {
+        let mut tasks = lock(&self.tasks);
+        let others = record.handles.fetch_sub(1, Ordering::Relaxed) - 1;
+        if others == 0
+            && !record.is_created()
+            && tasks.get(&record.task).is_some_and(|at| Arc::ptr_eq(at, record))
+        {
+            tasks.remove(&record.task);
+        }
+    }
+
+    /// Opens the files of a record that was [begun](Self::begin).
+    fn handle(self: &Arc<Self>, record: Arc<Record>) -> Result<Arc<dyn StoredTask>, StoreError> {
+        match record.files(self) {
+            Ok(files) => Ok(Arc::new(DiskTask::new(self.clone(), record, files))),
+            Err(error) => {
+                self.abandon(&record);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a task out of the table and its files out of sight. What `bury` moved must be
+    /// [swept](Root::sweep) afterwards, without locks.
+    fn drop_task(
+        &self,
+        tasks: &mut BTreeMap<TaskId, Arc<Record>>,
+        task: TaskId,
+    ) -> Result<PathBuf, StoreError> {
+        let record = tasks.get(&task).ok_or(StoreError::Gone(task))?.clone();
+        let buried = record.retire(self)?;
+        tasks.remove(&task);
+        Ok(buried)
+    }
+
+    /// Drops `record` after its data could not be made durable.
+    fn drop_failed(&self, record: &Arc<Record>) {
+        let mut tasks = lock(&self.tasks);
+        if tasks.get(&record.task).is_some_and(|at| Arc::ptr_eq(at, record)) {
+            let buried = self.drop_task(&mut tasks, record.task);
+            drop(tasks);
+            if let Ok(path) = buried {
+                self.root.sweep(&path);
+            }
+        }
+    }
+}
+
+impl PieceStore for DiskStore {
+    fn open(&self, task: TaskId, facts: &ContentFacts) -> Result<Arc<dyn StoredTask>, StoreError> {
+        let mut tasks = lock(&self.shared.tasks);
+        let record = match tasks.get(&task) {
+            Some(record) => {
+                record.facts.check_length(task, facts)?;
+                record.clone()
+            }
+            None => {
+                let record = Arc::new(Record::new(task, facts.clone()));
+                tasks.insert(task, record.clone());
+                record
+            }
+        };
+        self.shared.begin(&record);
+        drop(tasks);
+        self.shared.handle(record)
+    }
+
+    fn find(&self, task: TaskId) -> Option<Arc<dyn StoredTask>> {
+        let tasks = lock(&self.shared.tasks);
+        let record = tasks.get(&task).filter(|record| record.is_created())?.clone();
+        self.shared.begin(&record);
+        drop(tasks);
+        self.shared
+            .handle(record)
+            .inspect_err(|error| tracing::warn!(%task, error = error as &dyn std::error::Error, "cannot open a stored task"))
+            .ok()
+    }
+
+    fn list(&self) -> Vec<TaskSummary> {
+        let tasks = lock(&self.shared.tasks);
+        let created = tasks.values().filter(|record| record.is_created());
+        created.map(|record| record.summary()).collect()
+    }
+
+    fn remove(&self, task: TaskId) -> Result<(), StoreError> {
+        let buried = self.shared.drop_task(&mut lock(&self.shared.tasks), task)?;
+        self.shared.root.sweep(&buried);
+        Ok(())
+    }
+
+    fn make_room(&self, wanted_bytes: u64) -> Vec<TaskId> {
+        let mut buried = Vec::new();
+        let mut dropped = Vec::new();
+        {
+            let mut tasks = lock(&self.shared.tasks);
+            let deficit = self
+                .shared
+                .account
+                .deficit(wanted_bytes, self.shared.root.free_bytes());
+            let candidates = tasks.values().map(|record| record.candidate());
+            for task in evict::choose(candidates, deficit) {
+                if let Ok(path) = self.shared.drop_task(&mut tasks, task) {
+                    buried.push(path);
+                    dropped.push(task);
+                }
+            }
+        }
+        buried.iter().for_each(|path| self.shared.root.sweep(path));
+        dropped
+    }
+
+    fn usage(&self) -> Usage {
+        let tasks = lock(&self.shared.tasks);
+        let created = tasks.values().filter(|record| record.is_created()).count();
+        Usage {
+            stored_bytes: self.shared.account.stored_bytes(),
+            quota_bytes: self.shared.account.quota_bytes(),
+            free_bytes: self.shared.root.free_bytes(),
+            tasks: created as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

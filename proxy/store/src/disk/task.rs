@@ -1,0 +1,251 @@
+//! One open task on disk.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use darter_types::{ByteRange, ChainState, PieceNumber, PieceSet, TaskId};
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
+
+use super::Shared;
+use super::index::{PIECE_CELL, STATE_CELL};
+use super::map::map_file;
+use super::record::{Admitted, Files, Record};
+use super::write::{read_up_to, refused};
+use crate::sync::{self, lock};
+use crate::{ContentFacts, StoreError, StoredTask};
+
+/// How much is written before the disk is asked to begin.
+const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What `open` and `find` give. While it lives the task is not evicted.
+#[derive(Debug)]
+pub(super) struct DiskTask {
+    shared: Arc<Shared>,
+    record: Arc<Record>,
+    files: Arc<Files>,
+}
+
+impl Drop for DiskTask {
+    fn drop(&mut self) {
+        self.record
+            .last_used
+            .store(self.shared.next_use(), Ordering::Relaxed);
+        if self.record.handles.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let now = || Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW.into(),
+            };
+            let times = Timestamps {
+                last_access: now(),
+                last_modification: now(),
+            };
+            // The order of last uses after a restart; without it eviction is less wise, not wrong.
+            let _ = rustix::fs::futimens(&self.files.index, &times);
+        }
+    }
+}
+
+impl DiskTask {
+    pub(super) fn new(shared: Arc<Shared>, record: Arc<Record>, files: Arc<Files>) -> Self {
+        Self {
+            shared,
+            record,
+            files,
+        }
+    }
+
+    fn absent(&self, range: ByteRange) -> StoreError {
+        StoreError::Absent {
+            task: self.record.task,
+            range,
+        }
+    }
+
+    fn write_index(&self, offset: u64, cell: &[u8]) -> Result<(), StoreError> {
+        let written = self.files.index.write_all_at(cell, offset);
+        written.map_err(|source| {
+            refused(
+                "write the index beside",
+                &self.files.path,
+                cell.len() as u64,
+                source,
+            )
+        })
+    }
+
+    /// Takes the record of a piece back. If that fails the piece is claimed after a restart, and fails its
+    /// link then.
+    fn erase(&self, piece: PieceNumber) {
+        let shape = &self.files.shape;
+        let _ = self.write_index(shape.piece_at(piece), &[0; PIECE_CELL]);
+        let _ = self.write_index(shape.cells_at(), &[0; PIECE_CELL]);
+    }
+
+    fn wrote(&self, bytes: u64) {
+        let before = self.files.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before / WRITEBACK_BYTES != (before + bytes) / WRITEBACK_BYTES {
+            self.shared.queue.start_writeback(self.record.task, &self.files);
+        }
+    }
+
+    /// A slice of the mapping, which is made at the first call.
+    fn mapped(&self, range: ByteRange) -> Result<Bytes, StoreError> {
+        let mut map = lock(&self.files.map);
+        let whole = match &*map {
+            Some(whole) => whole,
+            None => {
+                let length = self.record.facts.layout.length();
+                let made = map_file(&self.files.data, length, &self.shared.mappings);
+                map.insert(made.map_err(|source| refused("map", &self.files.path, 0, source))?)
+            }
+        };
+        Ok(whole.slice(range.indices()))
+    }
+
+    /// A copy of bytes of a claimed piece.
+    fn copied(&self, range: ByteRange) -> Result<Bytes, StoreError> {
+        let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+        let bytes = read_up_to(&self.files.data, range.start, length);
+        let bytes = bytes.map_err(|source| refused("read", &self.files.path, 0, source))?;
+        match bytes.is_empty() {
+            true => Err(self.absent(range)),
+            false => Ok(bytes.into()),
+        }
+    }
+
+    /// Gives the states to `with`, read from the index if they were not yet.
+    fn with_states<T>(&self, with: impl FnOnce(&mut BTreeMap<u32, ChainState>) -> T) -> T {
+        let mut states = lock(&self.files.states);
+        with(states.get_or_insert_with(|| self.load_states()))
+    }
+
+    fn load_states(&self) -> BTreeMap<u32, ChainState> {
+        let shape = &self.files.shape;
+        let borders = self.record.facts.layout.last_piece();
+        let length = borders as usize * STATE_CELL;
+        // What cannot be read is not known: the chain is learnt again.
+        let bytes = read_up_to(&self.files.index, shape.state_at(1), length).unwrap_or_default();
+        let cells = (1..=borders).zip(bytes.as_chunks::<STATE_CELL>().0);
+        cells
+            .filter_map(|(border, cell)| Some((border, shape.read_state(border, cell)?)))
+            .collect()
+    }
+}
+
+impl StoredTask for DiskTask {
+    fn task(&self) -> TaskId {
+        self.record.task
+    }
+
+    fn facts(&self) -> ContentFacts {
+        self.record.facts.clone()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
+        let mut rest = self
+            .record
+            .facts
+            .check_write(self.record.task, offset, data.len())?;
+        let _gate = sync::read(&self.record.gate);
+        loop {
+            let admitted = lock(&self.record.state)
+                .admit(&self.shared, &self.record, rest, |piece| self.erase(piece))?;
+            let Admitted::Write(part) = admitted else {
+                return Ok(());
+            };
+            let from = ByteRange::new(part.start - offset, part.end - offset);
+            let bytes = data.get(from.indices()).unwrap_or_default();
+            let written = self.files.data.write_all_at(bytes, part.start);
+            written.map_err(|source| refused("write", &self.files.path, part.len(), source))?;
+            self.wrote(part.len());
+            rest.start = part.end;
+        }
+    }
+
+    fn mark_present(&self, piece: PieceNumber) -> Result<(), StoreError> {
+        let layout = self.record.facts.layout;
+        if piece >= layout.piece_count() {
+            return Err(self.absent(layout.piece_range(piece)));
+        }
+        let _gate = sync::write(&self.record.gate);
+        let mut state = lock(&self.record.state);
+        if state.gone {
+            return Err(StoreError::Gone(self.record.task));
+        }
+        if !state.present.contains(piece) && !state.claimed.contains(piece) {
+            let shape = &self.files.shape;
+            self.write_index(shape.piece_at(piece), &shape.piece_cell(piece))?;
+        }
+        state.claimed.remove(piece);
+        state.present.insert(piece);
+        Ok(())
+    }
+
+    fn forget(&self, piece: PieceNumber) {
+        let mut state = lock(&self.record.state);
+        let present = state.present.remove(piece);
+        let claimed = state.claimed.remove(piece);
+        if present || claimed {
+            state.proved = false;
+            self.erase(piece);
+        }
+    }
+
+    fn present(&self) -> PieceSet {
+        lock(&self.record.state).present.clone()
+    }
+
+    fn claimed(&self) -> PieceSet {
+        lock(&self.record.state).claimed.clone()
+    }
+
+    fn read(&self, range: ByteRange) -> Result<Bytes, StoreError> {
+        let layout = self.record.facts.layout;
+        if range.end > layout.length() {
+            return Err(self.absent(range));
+        }
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let first = layout.piece_at(range.start);
+        let claimed = lock(&self.record.state).claimed.next_present(first);
+        match claimed.map(|piece| layout.piece_range(piece)) {
+            Some(piece) if piece.contains(range.start) => self.copied(range.intersect(piece)),
+            Some(piece) => self.mapped(ByteRange::new(range.start, range.end.min(piece.start))),
+            None => self.mapped(range),
+        }
+    }
+
+    fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError> {
+        if lock(&self.record.state).gone {
+            return Err(StoreError::Gone(self.record.task));
+        }
+        let shape = &self.files.shape;
+        let borders = (first..self.record.facts.layout.piece_count()).zip(states);
+        let kept = borders.skip_while(|(border, _)| *border == 0);
+        let cells: Vec<u8> = kept
+            .clone()
+            .flat_map(|(border, state)| shape.state_cell(border, *state))
+            .collect();
+        self.with_states(|known| {
+            self.write_index(shape.state_at(first.max(1)), &cells)?;
+            known.extend(kept.map(|(border, state)| (border, *state)));
+            Ok(())
+        })
+    }
+
+    fn states(&self) -> Vec<ChainState> {
+        self.with_states(|known| (1..).map_while(|border| known.get(&border).copied()).collect())
+    }
+
+    fn record_proved(&self) {
+        let mut state = lock(&self.record.state);
+        if state.present.is_full() && !state.gone && !state.proved {
+            state.proved = true;
+            self.shared.queue.make_durable(&self.record, &self.files);
+        }
+    }
+}
