@@ -1,0 +1,122 @@
+//! What a task asks its shell to do.
+
+use darter_types::{ChainState, HostId, PieceNumber, PieceProof, PieceRun};
+
+use crate::{FetchId, ParentFailure};
+
+/// Why a task gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The origin refuses every caller that there is.
+    Refused,
+    /// The origin does not have it.
+    Absent,
+    /// Bytes and digest do not agree: nothing of it may stay in the store.
+    WrongContent,
+    /// Neither the origin nor a parent gives the bytes.
+    Unavailable,
+    /// The store cannot take the bytes: read past it.
+    Store,
+}
+
+/// What the shell shall do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Tell the scheduler what is wanted and held.
+    Want,
+    /// Listen to what a parent has.
+    Watch {
+        /// The parent.
+        host: HostId,
+        /// Where it is.
+        address: String,
+    },
+    /// Stop listening to a parent.
+    Unwatch(HostId),
+    /// Ask a parent for a run of pieces; check each by its proof, write it, report it.
+    FetchPeer {
+        /// Names the request.
+        fetch: FetchId,
+        /// The parent.
+        host: HostId,
+        /// Where it is.
+        address: String,
+        /// What to ask for.
+        run: PieceRun,
+        /// One for each piece of the run.
+        proofs: Vec<PieceProof>,
+    },
+    /// Read a run from the origin, hash it from `before`, write it, report each border.
+    FetchOrigin {
+        /// Names the request.
+        fetch: FetchId,
+        /// What to read.
+        run: PieceRun,
+        /// The state at its first border.
+        before: ChainState,
+    },
+    /// Stop a request; its end need not be reported.
+    Cancel(FetchId),
+    /// Link a piece again that the store claims to have.
+    Check {
+        /// The piece.
+        piece: PieceNumber,
+        /// Its proof.
+        proof: PieceProof,
+    },
+    /// The content is cut and this many bytes long: make room for it.
+    Prepare {
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// A piece is linked: mark it present and tell whoever asks.
+    Have {
+        /// The piece.
+        piece: PieceNumber,
+        /// Which parent it came from; `None` = the origin, or it was here before.
+        from: Option<HostId>,
+    },
+    /// Readers may have these pieces.
+    Release(PieceRun),
+    /// Readers may have the bytes of the piece that is just arriving, up to here.
+    ReleaseBytes {
+        /// Offset behind the last byte.
+        offset: u64,
+    },
+    /// States of the chain that were not known before: keep them.
+    KeepStates {
+        /// Border of the first.
+        first: u32,
+        /// The states.
+        states: Vec<ChainState>,
+    },
+    /// Publish states that this node computed from the origin.
+    Publish {
+        /// The lease under which it did; `None` = on its own.
+        epoch: Option<u64>,
+        /// Border of the first.
+        first: u32,
+        /// The states.
+        states: Vec<ChainState>,
+    },
+    /// Tell the scheduler that a parent failed.
+    Blame {
+        /// The parent.
+        host: HostId,
+        /// How.
+        failure: ParentFailure,
+        /// The piece that was asked for.
+        piece: PieceNumber,
+    },
+    /// The lease is over: `None` = all was fetched.
+    EndLease {
+        /// Which.
+        epoch: u64,
+        /// Why.
+        failure: Option<Failure>,
+    },
+    /// Every piece is linked: the digest is proved. The task is done.
+    Proved,
+    /// The task gives up.
+    Fail(Failure),
+}

@@ -1,0 +1,57 @@
+//! What must hold after every event: each invariant one predicate, used by `debug_assert!`, by the property tests and
+//! by the simulation's oracle.
+
+use crate::task::Task;
+
+impl Task {
+    /// The first invariant that does not hold, by name.
+    pub fn broken_invariant(&self) -> Option<&'static str> {
+        let checks: [(&'static str, fn(&Task) -> bool); 5] = [
+            ("released pieces are present", released_is_present),
+            (
+                "the last piece is released only when all is proved",
+                last_piece_needs_proof,
+            ),
+            ("no more requests than the limit", requests_are_bounded),
+            (
+                "a parent's request count is that of its requests",
+                parent_counts_agree,
+            ),
+            ("at most one request to the origin", one_origin_request),
+        ];
+        checks
+            .iter()
+            .find(|(_, holds)| !holds(self))
+            .map(|(name, _)| *name)
+    }
+}
+
+fn released_is_present(task: &Task) -> bool {
+    task.content.as_ref().is_none_or(|content| {
+        content
+            .released
+            .iter()
+            .all(|piece| content.present.contains(piece))
+    })
+}
+
+fn last_piece_needs_proof(task: &Task) -> bool {
+    task.content.as_ref().is_none_or(|content| {
+        content.is_proved() || !content.released.contains(content.layout().last_piece())
+    })
+}
+
+fn requests_are_bounded(task: &Task) -> bool {
+    task.peer_requests() <= task.settings.limits.requests_max
+}
+
+fn parent_counts_agree(task: &Task) -> bool {
+    task.parents
+        .by_host
+        .iter()
+        .all(|(host, parent)| parent.requests == task.requests_to(host))
+}
+
+fn one_origin_request(task: &Task) -> bool {
+    task.origin_requests() <= 1
+}

@@ -1,0 +1,58 @@
+//! The numbers that bound one download. Each has a reason; an operator may change the first three.
+
+use std::time::Duration;
+
+/// Bounds of one task.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Requests to all parents together. More keeps more links busy, but every piece then takes longer to
+    /// arrive whole, and only whole pieces are passed on.
+    pub requests_max: usize,
+    /// Requests to one parent. Two hide the way there and back: one travels while the other is served.
+    pub requests_per_parent_max: usize,
+    /// Parents watched at the same time.
+    pub parents_max: usize,
+    /// Length of a run that one request asks for, in bytes; a piece longer than that goes alone.
+    pub run_bytes: u64,
+    /// Most bytes that one request to the origin covers while parents are alive and the node has no lease.
+    pub origin_run_bytes: u64,
+    /// Pieces ahead of each reader that are asked for in order, before rarity counts.
+    pub urgent_pieces: u32,
+    /// How long the scheduler may take to say anything to a want, before the origin is asked without it.
+    pub scheduler_answer: Duration,
+    /// How long a reader waits for a byte when no parent is alive.
+    pub patience_alone: Duration,
+    /// How long a reader waits for a byte while a parent is alive: the origin may be slow for everybody.
+    pub patience_alive: Duration,
+    /// A request older than this is asked of a second parent when nothing else is left to ask for.
+    pub hedge_after: Duration,
+    /// How long a parent that was busy or broke off is not asked again.
+    pub parent_pause: Duration,
+    /// Failures in a row after which a parent is given up for this task.
+    pub parent_failures_max: u32,
+    /// How often the origin may fail without a new byte before the task fails.
+    pub origin_failures_max: u32,
+    /// First pause after a failure of the origin; doubled each time.
+    pub origin_pause: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_max: 12,
+            requests_per_parent_max: 2,
+            parents_max: 12,
+            run_bytes: 1024 * 1024,
+            origin_run_bytes: 16 * 1024 * 1024,
+            urgent_pieces: 2,
+            scheduler_answer: Duration::from_millis(300),
+            patience_alone: Duration::from_millis(700),
+            patience_alive: Duration::from_secs(5),
+            hedge_after: Duration::from_secs(1),
+            parent_pause: Duration::from_millis(300),
+            parent_failures_max: 3,
+            origin_failures_max: 3,
+            origin_pause: Duration::from_millis(200),
+        }
+    }
+}
