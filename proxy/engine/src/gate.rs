@@ -75,9 +75,8 @@ impl Gate {
         let unanswered = self
             .asked_at
             .is_some_and(|at| now.since(at) >= limits.scheduler_answer);
-        self.alone = (!self.scheduler_up && !parent_alive)
-            || (unanswered && !parent_alive)
-            || now.since(since) >= patience.mul_f64(self.jitter);
+        let nobody_helps = !parent_alive && (!self.scheduler_up || unanswered);
+        self.alone = nobody_helps || now.since(since) >= patience.mul_f64(self.jitter);
     }
 
     /// Whether a request to the origin may start now.

@@ -3,10 +3,13 @@
 
 use crate::task::Task;
 
+/// The invariant in words, and whether it holds.
+type Check = (&'static str, fn(&Task) -> bool);
+
 impl Task {
     /// The first invariant that does not hold, by name.
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let checks: [(&'static str, fn(&Task) -> bool); 5] = [
+        let checks: [Check; 5] = [
             ("released pieces are present", released_is_present),
             (
                 "the last piece is released only when all is proved",
