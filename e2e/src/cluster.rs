@@ -74,7 +74,7 @@ impl Cluster {
         for index in 0..size.nodes {
             let host = lab.host(&format!("n{index}"), FIRST_NODE + index)?;
             limit_upload(&host, Cap::mbit(size.node_mbit))?;
-            let node = Containerd::start(&host, &lab.folder_of(host.name()))?;
+            let node = Containerd::start(&host, &lab.folder_of(host.name()), &lab.memory_of(host.name()))?;
             node.set_hosts(&registry.url(), &[])?;
             nodes.push(node);
         }
@@ -139,21 +139,24 @@ impl Cluster {
         self.fixtures.image(name, tag).cloned()
     }
 
-    /// Starts the pull of `image` on every node at once: the first unpacks it, so that it can be run; the others
-    /// fetch its content.
+    /// Starts fetching `image` on every node at once, without unpacking it.
+    ///
+    /// # Errors
+    /// When a client cannot be started.
+    pub fn start_fetches(&mut self, image: &Image) -> Result<Vec<Pull>> {
+        self.nodes.iter_mut().map(|node| node.fetch(image)).collect()
+    }
+
+    /// The same, but the first node unpacks it as well, so that it can be run.
     ///
     /// # Errors
     /// When a client cannot be started.
     pub fn start_pulls(&mut self, image: &Image) -> Result<Vec<Pull>> {
-        let mut pulls = Vec::new();
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            pulls.push(if index == 0 {
-                node.pull(image)?
-            } else {
-                node.fetch(image)?
-            });
-        }
-        Ok(pulls)
+        let start = |(index, node): (usize, &mut Containerd)| match index {
+            0 => node.pull(image),
+            _ => node.fetch(image),
+        };
+        self.nodes.iter_mut().enumerate().map(start).collect()
     }
 
     /// Waits for the pulls and checks that every node holds the image whole.

@@ -27,6 +27,7 @@ const PULL: Duration = Duration::from_secs(300);
 pub struct Containerd {
     host: Namespace,
     folder: PathBuf,
+    content: PathBuf,
     pulls: u32,
     _process: Process,
 }
@@ -38,14 +39,14 @@ pub struct Pull {
 }
 
 impl Containerd {
-    /// Starts containerd on `host` with its files in `folder`.
+    /// Starts containerd on `host` with its logs and configuration in `folder`, and what it pulls in `content`.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(host: &Namespace, folder: &Path) -> Result<Self> {
+    pub fn start(host: &Namespace, folder: &Path, content: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder.join("hosts.d").join(REGISTRY))?;
         let config = folder.join("config.toml");
-        std::fs::write(&config, configuration(folder))?;
+        std::fs::write(&config, configuration(folder, content))?;
         let name = format!("containerd on {}", host.name());
         let mut daemon = host.command("containerd");
         let process = Process::start(
@@ -56,6 +57,7 @@ impl Containerd {
         let mut node = Self {
             host: host.clone(),
             folder: folder.to_owned(),
+            content: content.to_owned(),
             pulls: 0,
             _process: process,
         };
@@ -137,7 +139,7 @@ impl Containerd {
             .strip_prefix("sha256:")
             .context("not a sha256 digest")?;
         Ok(self
-            .folder
+            .content
             .join("root/io.containerd.content.v1.content/blobs/sha256")
             .join(hex))
     }
@@ -207,12 +209,12 @@ pub fn wait_all(pulls: Vec<Pull>) -> Result<()> {
     pulls.into_iter().try_for_each(Pull::wait)
 }
 
-fn configuration(folder: &Path) -> String {
-    let folder = folder.display();
+fn configuration(folder: &Path, content: &Path) -> String {
+    let (folder, content) = (folder.display(), content.display());
     format!(
         r#"version = 2
-root = "{folder}/root"
-state = "{folder}/state"
+root = "{content}/root"
+state = "{content}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
   address = "{folder}/c.sock"

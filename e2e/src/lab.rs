@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 
 use crate::command::{command, run, tail};
 use crate::netns::{Namespace, Network, is_running, owner};
-use crate::tools;
+use crate::{scratch, tools};
 
 /// Lines of each log that a failed test prints.
 const LINES_SHOWN: usize = 25;
 
+/// What four nodes hold and one unpacks of an image of 200 MB, several times over.
+const MEMORY_BYTES: u64 = 4 << 30;
 /// Marks a folder whose logs someone may want to read.
 const KEPT: &str = "kept";
 
@@ -21,6 +23,7 @@ const KEPT: &str = "kept";
 pub struct Lab {
     network: Network,
     folder: PathBuf,
+    memory: PathBuf,
     passed: bool,
 }
 
@@ -35,10 +38,15 @@ impl Lab {
         let network = Network::create()?;
         // Short: a unix socket's path has at most 107 bytes.
         let folder = std::env::temp_dir().join(network.prefix());
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let memory = scratch::memory(MEMORY_BYTES)
+            .map_or_else(|| folder.clone(), |place| place.join(network.prefix()));
+        for folder in [&folder, &memory] {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         Ok(Self {
             network,
             folder,
+            memory,
             passed: false,
         })
     }
@@ -62,6 +70,11 @@ impl Lab {
         self.folder.join(host)
     }
 
+    /// The directory for one host's images and snapshots: in memory where there is enough of it.
+    pub fn memory_of(&self, host: &str) -> PathBuf {
+        self.memory.join(format!("{host}-content"))
+    }
+
     /// The test reached its end: nothing needs to be kept. Call it with everything that runs in the lab dropped
     /// or about to be.
     pub fn passed(&mut self) {
@@ -76,6 +89,10 @@ impl Drop for Lab {
             print_logs(&self.folder);
         }
         unmount_below(&self.folder);
+        unmount_below(&self.memory);
+        if let Err(error) = remove_bulk_content(&self.memory, &self.folder) {
+            eprintln!("e2e: cannot clear {}: {error}", self.memory.display());
+        }
         let cleaned = if self.passed && !kept {
             std::fs::remove_dir_all(&self.folder)
         } else {
@@ -131,6 +148,15 @@ fn remove_bulk(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Removes the memory folder, unless it is the lab's own, which is cleared by itself.
+fn remove_bulk_content(memory: &Path, folder: &Path) -> std::io::Result<()> {
+    if memory == folder {
+        Ok(())
+    } else {
+        std::fs::remove_dir_all(memory)
+    }
+}
+
 /// Container root file systems outlive a containerd that was killed.
 fn unmount_below(folder: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -153,7 +179,8 @@ pub fn remove_kept() {
 
 /// Removes the folders of ended processes that `which` takes.
 fn remove_ended(which: impl Fn(&Path) -> bool) {
-    for path in entries(&std::env::temp_dir()) {
+    let places = std::iter::once(std::env::temp_dir()).chain(scratch::memory(0).map(Path::to_owned));
+    for path in places.flat_map(|place| entries(&place)) {
         let name = path
             .file_name()
             .unwrap_or_default()

@@ -22,5 +22,6 @@ pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod registry;
+pub mod scratch;
 pub mod shape;
 pub mod tools;

@@ -16,7 +16,7 @@ const MIDDLE: u64 = 30;
 fn scheduler_killed_in_mid_pull() -> Result<()> {
     let mut cluster = Cluster::with_darter(SIZE)?;
     let image = cluster.image("mid", "gzip")?;
-    let mut pulls = cluster.start_pulls(&image)?;
+    let mut pulls = cluster.start_fetches(&image)?;
     cluster.wait_for_progress(&image, MIDDLE, &mut pulls)?;
     cluster
         .scheduler
@@ -34,7 +34,7 @@ fn scheduler_killed_in_mid_pull() -> Result<()> {
 fn seed_killed_in_mid_pull() -> Result<()> {
     let mut cluster = Cluster::with_darter(SIZE)?;
     let image = cluster.image("mid", "gzip")?;
-    let mut pulls = cluster.start_pulls(&image)?;
+    let mut pulls = cluster.start_fetches(&image)?;
     cluster.wait_for_progress(&image, MIDDLE, &mut pulls)?;
     cluster.seed.as_mut().context("no seed")?.process().kill()?;
     cluster.finish_pulls(pulls, &image)?;
@@ -47,7 +47,7 @@ fn seed_killed_in_mid_pull() -> Result<()> {
 fn serving_peer_killed_in_mid_pull() -> Result<()> {
     let mut cluster = Cluster::with_darter(SIZE)?;
     let image = cluster.image("mid", "gzip")?;
-    let mut pulls = cluster.start_pulls(&image)?;
+    let mut pulls = cluster.start_fetches(&image)?;
     cluster.wait_for_progress(&image, MIDDLE, &mut pulls)?;
     let victim = cluster.wait_for_server(image.bytes() / 20)?;
     cluster
@@ -69,7 +69,7 @@ fn everything_killed_in_mid_pull() -> Result<()> {
         ..SIZE
     })?;
     let image = cluster.image("mid", "gzip")?;
-    let mut pulls = cluster.start_pulls(&image)?;
+    let mut pulls = cluster.start_fetches(&image)?;
     cluster.wait_for_progress(&image, MIDDLE, &mut pulls)?;
     cluster.kill_darter()?;
     cluster.finish_pulls(pulls, &image)?;

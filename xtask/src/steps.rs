@@ -76,7 +76,7 @@ pub(crate) fn sim(seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
 pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
     // The binary under measurement, then the program that measures it.
     let build = cargo("build")
-        .args(["--release", "--package", "darter-cli"])
+        .args(["--release", "--package", "darter"])
         .status()?;
     anyhow::ensure!(build.success(), "the release build of darter failed");
     let mut run = cargo("run");
@@ -96,7 +96,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
 /// `darter up` from a debug build, until Ctrl-C.
 pub(crate) fn dev(arguments: &[String]) -> Result<bool> {
     let mut run = cargo("run");
-    run.args(["--package", "darter-cli", "--bin", "darter", "--", "up"])
+    run.args(["--package", "darter", "--bin", "darter", "--", "up"])
         .args(arguments);
     Ok(run.status().context("cannot start darter")?.success())
 }
@@ -143,7 +143,7 @@ fn end_to_end(report: &mut Report, filter: Option<&str>, options: &E2eOptions) -
         "--profile",
         &options.profile,
         "--package",
-        "darter-cli",
+        "darter",
         "--bin",
         "darter",
     ]);

@@ -14,12 +14,15 @@ use super::{Descriptor, Fixtures, Image, Set};
 use crate::clock::now;
 use crate::command::{command, output, run};
 use crate::registry::Registry;
+use crate::scratch;
 
 /// The time that everything in an image bears: what is built twice is equal.
 const EPOCH: &str = "1700000000";
 const CREATED: &str = "2023-11-14T22:13:20Z";
 /// Where Debian's Python looks for packages that are not Debian's.
 const SITE_PACKAGES: &str = "usr/local/lib/python3.11/dist-packages";
+/// More than a root file system, its packages and its tar take while one is made.
+const BOOTSTRAP_BYTES: u64 = 2 << 30;
 /// Tags of wheels that run on Debian 12; pip takes them literally.
 const PLATFORMS: [&str; 6] = [
     "manylinux_2_35_x86_64",
@@ -123,7 +126,7 @@ fn bootstrap(packages: &str, extract: bool, tar: &Path) -> Result<()> {
         .arg("-")
         .env("SOURCE_DATE_EPOCH", EPOCH)
         .stdin(sources);
-    if let Some(memory) = roomy_memory() {
+    if let Some(memory) = scratch::memory(BOOTSTRAP_BYTES) {
         bootstrap.env("TMPDIR", memory);
     }
     let done = bootstrap.output().context("cannot start mmdebstrap")?;
@@ -139,21 +142,6 @@ fn package_sources() -> Result<&'static Path> {
     let places = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
     let found = places.into_iter().map(Path::new).find(|path| path.exists());
     found.context("no package sources in /etc/apt/sources.list.d/debian.sources or /etc/apt/sources.list")
-}
-
-/// A memory file system with 2 GiB free on which a root file system can be made: four times as fast as a disk.
-fn roomy_memory() -> Option<&'static str> {
-    let place = "/dev/shm";
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    let options = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        (words.next()? == place).then(|| words.nth(1).unwrap_or_default().to_owned())
-    })?;
-    let usable = !options
-        .split(',')
-        .any(|option| option == "nodev" || option == "noexec");
-    let space = rustix::fs::statvfs(place).ok()?;
-    (usable && space.f_bavail * space.f_frsize > 2 << 30).then_some(place)
 }
 
 /// Downloads the wheels once, and packs what is in them as a layer.
