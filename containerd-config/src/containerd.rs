@@ -1,0 +1,220 @@
+//! containerd: `config_path` in its `config.toml`, and a `hosts.toml` per registry that names the proxy first.
+//!
+//! containerd tries the hosts of a `hosts.toml` in the order of the file and the registry itself last, so a proxy
+//! that does not answer costs a pull no more than the dial timeout. It reads `hosts.toml` at each pull, but
+//! `config.toml` only at its start: that is the one restart.
+//!
+//! `config` finds and edits `config.toml`, `hosts` edits one `hosts.toml`, `distribution` knows the places. The
+//! first two are pure: bytes in, bytes out.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::plan::Change;
+use crate::{Error, Mirror, Note, Plan, Registry, backup, rooted};
+use config::Config;
+use distribution::Distribution;
+
+mod config;
+mod distribution;
+mod hosts;
+
+/// Where `hosts.toml` files go if containerd has no `config_path` yet.
+const HOSTS_DIRECTORY: &str = "/etc/containerd/certs.d";
+/// The folder of the record below the state directory.
+const RUNTIME: &str = "containerd";
+
+/// What containerd may ask the proxy for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Capabilities {
+    /// Contents by digest, and which digest a tag means.
+    #[default]
+    PullAndResolve,
+    /// Contents by digest only: tags are asked of the registry itself.
+    Pull,
+}
+
+/// What `darter setup containerd` was asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The node's file system: `/`, or where it is mounted.
+    pub root: PathBuf,
+    /// The `config.toml` to use instead of those that are found; as seen from inside the root.
+    pub config: Option<PathBuf>,
+    /// The address of the proxy.
+    pub mirror: Mirror,
+    /// The registries to pull through the proxy; empty means all ([`Registry::Default`]).
+    pub registries: Vec<Registry>,
+    /// What containerd may ask the proxy for.
+    pub capabilities: Capabilities,
+    /// How long containerd waits for a connection to the proxy before it goes to the next host. Whole
+    /// milliseconds; containerd's own default of 30 s would stall each request while a node's address is dead.
+    pub dial_timeout: Duration,
+}
+
+impl Options {
+    /// The defaults: every registry, the proxy at `http://127.0.0.1:4001`, 200 ms.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            config: None,
+            mirror: Mirror::default(),
+            registries: Vec::new(),
+            capabilities: Capabilities::default(),
+            dial_timeout: Duration::from_millis(200),
+        }
+    }
+}
+
+/// What has to change so that containerd pulls through the proxy. Reads only.
+///
+/// # Errors
+/// Any [`Error`] about what is there now: unreadable, invalid, or set in a way that containerd would refuse.
+pub fn plan(options: &Options) -> Result<Plan, Error> {
+    let host = hosts::Host::new(options)?;
+    let mut plan = Plan::new(&options.root, RUNTIME);
+    let mut planned: Vec<PathBuf> = Vec::new();
+    for distribution in distribution::find(&options.root, options.config.as_deref())? {
+        let directories = plan_config(&mut plan, &options.root, &distribution)?;
+        let registries = match options.registries.as_slice() {
+            [] => &[Registry::Default],
+            named => named,
+        };
+        for registry in registries {
+            let place = place(&options.root, &directories, registry)?;
+            // The same registry twice, or two configurations with one directory.
+            if planned.contains(&place.path) {
+                continue;
+            }
+            planned.push(place.path.clone());
+            plan_hosts(&mut plan, &options.root, &distribution, registry, &host, place)?;
+        }
+    }
+    Ok(plan)
+}
+
+/// What has to change to take back every [`plan`] that was applied with the same `state_dir`. Reads only.
+///
+/// # Errors
+/// [`Error::BadRecord`] if the record is damaged, and errors of reading.
+pub fn undo(root: &Path, state_dir: &Path) -> Result<Plan, Error> {
+    backup::undo(root, state_dir, RUNTIME)
+}
+
+/// Plans the edit of `config.toml` if it is needed; answers the directories of `config_path`.
+fn plan_config(plan: &mut Plan, root: &Path, distribution: &Distribution) -> Result<Vec<PathBuf>, Error> {
+    let mut config = Config::load(root, &distribution.config)?;
+    if config.cri_disabled() {
+        plan.note(Note::CriDisabled {
+            path: distribution.config.clone(),
+        });
+    }
+    if let Some(directories) = config.directories()? {
+        return Ok(directories);
+    }
+    if let Some(name) = distribution.generated_by {
+        return Err(Error::Generated {
+            path: distribution.config.clone(),
+            distribution: name,
+            template: distribution.template(config.version()),
+        });
+    }
+    let change = config.set_directory(HOSTS_DIRECTORY)?;
+    plan.note(Note::RestartNeeded {
+        path: change.path.clone(),
+    });
+    plan.change(change);
+    Ok(vec![PathBuf::from(HOSTS_DIRECTORY)])
+}
+
+/// Where a registry's `hosts.toml` is or belongs.
+struct Place {
+    path: PathBuf,
+    /// The `_default` that containerd uses for this registry at present, while it has no directory.
+    shadowed_default: Option<PathBuf>,
+}
+
+/// Follows containerd's own search: directory by directory of `config_path`, in each the registry's names and then
+/// `_default`.
+fn place(root: &Path, directories: &[PathBuf], registry: &Registry) -> Result<Place, Error> {
+    let names = registry.directories();
+    for directory in directories {
+        for name in &names {
+            let own = directory.join(name);
+            if rooted::is_dir(root, &own)? {
+                return Ok(Place {
+                    path: own.join("hosts.toml"),
+                    shadowed_default: None,
+                });
+            }
+        }
+        let default = directory.join("_default");
+        if rooted::is_dir(root, &default)? {
+            let own = directory.join(names.last().map_or("_default", String::as_str));
+            return Ok(Place {
+                path: own.join("hosts.toml"),
+                shadowed_default: Some(default.join("hosts.toml")),
+            });
+        }
+    }
+    let first = directories
+        .first()
+        .map_or(Path::new(HOSTS_DIRECTORY), PathBuf::as_path);
+    let own = first.join(names.last().map_or("_default", String::as_str));
+    Ok(Place {
+        path: own.join("hosts.toml"),
+        shadowed_default: None,
+    })
+}
+
+fn plan_hosts(
+    plan: &mut Plan,
+    root: &Path,
+    distribution: &Distribution,
+    registry: &Registry,
+    host: &hosts::Host,
+    place: Place,
+) -> Result<(), Error> {
+    let before = rooted::read(root, &place.path)?;
+    let after = match &before {
+        Some(bytes) if !bytes.is_empty() => hosts::merge(&place.path, bytes, host)?,
+        _ => {
+            let directory = place.path.parent().unwrap_or(Path::new("/"));
+            hosts::create(
+                registry.origin().as_deref(),
+                &rooted::names(root, directory)?,
+                host,
+            )
+        }
+    };
+    if let Some(path) = place.shadowed_default {
+        let ours = plan
+            .changes
+            .iter()
+            .any(|change| change.path == path && change.before.is_none());
+        if rooted::read(root, &path)?.is_some() && !ours {
+            plan.note(Note::DefaultNoLongerApplies {
+                registry: registry.to_string(),
+                path,
+            });
+        }
+    }
+    if let Some(name) = distribution.generated_by {
+        if before.as_deref().is_some_and(distribution::is_generated) {
+            plan.note(Note::Regenerated {
+                path: place.path.clone(),
+                distribution: name,
+            });
+        }
+    }
+    plan.change(Change {
+        path: place.path,
+        before,
+        after: Some(after.into_bytes()),
+        restart: false,
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! A plan: the files to write or remove, each with its content before and after, and what else to know.
+//!
+//! A plan holds whole contents, so that showing it, applying it and refusing to apply it to files that changed
+//! meanwhile all need nothing else. It decides nothing: the runtime's module does.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::backup::{self, Record};
+use crate::{Error, diff, rooted};
+
+/// What a setup or its undo would do. Made by [`crate::containerd::plan`] and [`crate::containerd::undo`].
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) root: PathBuf,
+    /// The folder of this runtime's record below the state directory.
+    pub(crate) runtime: &'static str,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) notes: Vec<Note>,
+    /// For an undo: the record that is left after it.
+    pub(crate) left: Option<Record>,
+}
+
+/// One file. `None` means that there is no such file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) path: PathBuf,
+    pub(crate) before: Option<Vec<u8>>,
+    pub(crate) after: Option<Vec<u8>>,
+    /// Whether the runtime reads the file at its start only.
+    pub(crate) restart: bool,
+}
+
+/// Something that the user should know or do. `Display` gives a sentence for the terminal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Note {
+    /// The runtime reads this file at its start only.
+    RestartNeeded {
+        /// The file that changes.
+        path: PathBuf,
+    },
+    /// A distribution writes this file anew at its start.
+    Regenerated {
+        /// The file that changes.
+        path: PathBuf,
+        /// `k3s` or `RKE2`.
+        distribution: &'static str,
+    },
+    /// The registry gets a directory of its own, so that the hosts of `_default` no longer apply to it.
+    DefaultNoLongerApplies {
+        /// The registry.
+        registry: String,
+        /// The file whose hosts do not apply to it any more.
+        path: PathBuf,
+    },
+    /// The CRI plugin is disabled in this file: Kubernetes does not pull through this containerd.
+    CriDisabled {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody else changed this file after setup had written it; the undo leaves it as it is.
+    ChangedSince {
+        /// The file.
+        path: PathBuf,
+        /// Where the content from before the setup is kept; `None` if the file did not exist.
+        copy: Option<PathBuf>,
+    },
+    /// There is no record of an earlier setup.
+    NothingToUndo,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RestartNeeded { path } => write!(
+                f,
+                "{} is read at the start only: restart containerd once (running containers stay)",
+                path.display()
+            ),
+            Self::Regenerated { path, distribution } => write!(
+                f,
+                "{} is written anew when {distribution} restarts: run setup again then, or name the mirror in its \
+                 registries.yaml",
+                path.display()
+            ),
+            Self::DefaultNoLongerApplies { registry, path } => write!(
+                f,
+                "{registry} gets its own hosts.toml, so the hosts in {} no longer apply to it",
+                path.display()
+            ),
+            Self::CriDisabled { path } => write!(
+                f,
+                "{} disables the CRI plugin: Kubernetes does not pull through this containerd",
+                path.display()
+            ),
+            Self::ChangedSince {
+                path,
+                copy: Some(copy),
+            } => write!(
+                f,
+                "{} was changed after setup wrote it and is left as it is; what was there before is in {}",
+                path.display(),
+                copy.display()
+            ),
+            Self::ChangedSince { path, copy: None } => write!(
+                f,
+                "{} was changed after setup created it and is left as it is; remove it if it is not needed",
+                path.display()
+            ),
+            Self::NothingToUndo => f.write_str("there is no record of an earlier setup: nothing to undo"),
+        }
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(root: &Path, runtime: &'static str) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            runtime,
+            changes: Vec::new(),
+            notes: Vec::new(),
+            left: None,
+        }
+    }
+
+    /// Adds a file unless it stays as it is.
+    pub(crate) fn change(&mut self, change: Change) {
+        if change.before != change.after {
+            self.changes.push(change);
+        }
+    }
+
+    /// Adds a note once.
+    pub(crate) fn note(&mut self, note: Note) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Whether no file would change. There may be notes all the same.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// The files that would change, as seen from inside the root.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.changes.iter().map(|change| change.path.as_path())
+    }
+
+    /// What the user should know or do, in the order in which it came up.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// The changes like `diff -u` shows them, for people; empty for an empty plan.
+    pub fn render(&self) -> String {
+        let side = |mark: &str, change: &Change, content: &Option<Vec<u8>>| match content {
+            Some(_) => format!("{mark} {}\n", change.path.display()),
+            None => format!("{mark} /dev/null\n"),
+        };
+        let text = |content: &Option<Vec<u8>>| {
+            String::from_utf8_lossy(content.as_deref().unwrap_or(b"")).into_owned()
+        };
+        let mut rendered = String::new();
+        for change in &self.changes {
+            rendered.push_str(&side("---", change, &change.before));
+            rendered.push_str(&side("+++", change, &change.after));
+            rendered.push_str(&diff::unified(&text(&change.before), &text(&change.after)));
+        }
+        rendered
+    }
+
+    /// Performs the changes. `state_dir` (for instance `/var/lib/darter/setup`, not below the root) keeps what was
+    /// there before, so that an undo can give it back; it must be the same for both.
+    ///
+    /// Each file is replaced whole or not at all. Should it stop half way, an undo or another apply works.
+    ///
+    /// # Errors
+    /// [`Error::ChangedMeanwhile`] if a file is not what it was when the plan was made (then nothing is written),
+    /// [`Error::Permission`] and [`Error::Io`] if the system refuses.
+    pub fn apply(&self, state_dir: &Path) -> Result<(), Error> {
+        for change in &self.changes {
+            if rooted::read(&self.root, &change.path)? != change.before {
+                return Err(Error::ChangedMeanwhile {
+                    path: change.path.clone(),
+                });
+            }
+        }
+        let state_dir = state_dir.join(self.runtime);
+        match &self.left {
+            None if self.is_empty() => Ok(()),
+            None => {
+                backup::record(&self.root, &state_dir, &self.changes)?;
+                self.write()
+            }
+            Some(left) => {
+                self.write()?;
+                backup::finish_undo(&self.root, &state_dir, left)
+            }
+        }
+    }
+
+    fn write(&self) -> Result<(), Error> {
+        self.changes.iter().try_for_each(|change| match &change.after {
+            Some(bytes) => rooted::write(&self.root, &change.path, bytes),
+            None => rooted::remove(&self.root, &change.path),
+        })
+    }
+}
