@@ -199,13 +199,13 @@ fn plan_hosts(
             });
         }
     }
-    if let Some(name) = distribution.generated_by {
-        if before.as_deref().is_some_and(distribution::is_generated) {
-            plan.note(Note::Regenerated {
-                path: place.path.clone(),
-                distribution: name,
-            });
-        }
+    if let Some(name) = distribution.generated_by
+        && before.as_deref().is_some_and(distribution::is_generated)
+    {
+        plan.note(Note::Regenerated {
+            path: place.path.clone(),
+            distribution: name,
+        });
     }
     plan.change(Change {
         path: place.path,
