@@ -184,10 +184,12 @@ impl Root {
 
     /// Unlinks what was buried. What cannot be is left to the next start.
     pub(super) fn sweep(&self, buried: &Path) {
-        if let Err(error) = fs::remove_dir_all(buried) {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(path = %buried.display(), error = &error as &dyn std::error::Error, "cannot delete a dropped task");
+        match fs::remove_dir_all(buried) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(path = %buried.display(), error, "cannot delete a dropped task");
             }
+            _ => {}
         }
     }
 

@@ -36,7 +36,7 @@ impl Drop for DiskTask {
         if self.record.handles.fetch_sub(1, Ordering::Relaxed) == 1 {
             let now = || Timespec {
                 tv_sec: 0,
-                tv_nsec: UTIME_NOW.into(),
+                tv_nsec: UTIME_NOW,
             };
             let times = Timestamps {
                 last_access: now(),

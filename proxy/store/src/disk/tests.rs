@@ -1,1 +1,326 @@
+//! What only the store on disk promises: files, mappings, restarts, damage.
 
+mod damage;
+mod kill;
+
+use super::record::Files;
+use super::*;
+use crate::conformance::{self, PIECE, PIECE_BYTES, Subject, bytes_of, facts, put, read_piece, task};
+use darter_types::ByteRange;
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use tempfile::TempDir;
+
+fn open(dir: &Path, quota_bytes: u64) -> (DiskStore, Recovery) {
+    let options = DiskOptions {
+        dir: dir.to_owned(),
+        quota_bytes,
+        free_floor_bytes: 0,
+    };
+    DiskStore::open(options).unwrap()
+}
+
+struct OnDisk {
+    store: Option<DiskStore>,
+    quota_bytes: u64,
+    dir: TempDir,
+}
+
+impl Subject for OnDisk {
+    fn make(quota_bytes: u64) -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Some(open(dir.path(), quota_bytes).0);
+        Self {
+            store,
+            quota_bytes,
+            dir,
+        }
+    }
+
+    fn store(&self) -> &dyn PieceStore {
+        self.store.as_ref().unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.store = None;
+        let (store, recovery) = open(self.dir.path(), self.quota_bytes);
+        assert_eq!(
+            recovery.named,
+            [],
+            "nothing that an orderly store leaves is dropped"
+        );
+        self.store = Some(store);
+    }
+}
+
+#[test]
+fn conforms() {
+    conformance::run::<OnDisk>();
+}
+
+fn data_file(store: &DiskStore, number: u8) -> PathBuf {
+    store.shared.root.task_dir(task(number)).join("data")
+}
+
+#[test]
+fn reads_are_slices_of_one_mapping_that_the_registry_knows() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    let mappings = store.mappings();
+    let stored = store.open(task(1), &facts(4 * PIECE, true)).unwrap();
+    assert_eq!(mappings.count(), 0);
+    let early = stored.read(ByteRange::new(PIECE, PIECE + 10)).unwrap();
+    put(&stored, 1);
+    assert_eq!(
+        early,
+        bytes_of(stored.facts().layout, 1)[..10],
+        "what is mapped shows what is written"
+    );
+    let other = store.find(task(1)).unwrap();
+    let slice = other.read(ByteRange::new(PIECE + 7, 2 * PIECE)).unwrap();
+    assert_eq!(mappings.count(), 1);
+    let found = mappings.find(&slice).unwrap();
+    assert_eq!(found.offset, PIECE + 7);
+    let mut bytes = vec![0; slice.len()];
+    found.file.read_exact_at(&mut bytes, found.offset).unwrap();
+    assert_eq!(slice, bytes);
+    drop((stored, other, early));
+    assert!(mappings.find(&slice).is_some(), "a slice outlives handles");
+    store.remove(task(1)).unwrap();
+    drop(store);
+    assert_eq!(slice, bytes);
+    drop(slice);
+    assert_eq!(mappings.count(), 0);
+}
+
+#[test]
+fn claimed_pieces_are_read_without_a_mapping_one_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    put(
+        &open(dir.path(), u64::MAX)
+            .0
+            .open(task(1), &facts(3 * PIECE, true))
+            .unwrap(),
+        1,
+    );
+    let (store, _) = open(dir.path(), u64::MAX);
+    let stored = store.find(task(1)).unwrap();
+    let copy = stored.read(ByteRange::new(PIECE + 5, 3 * PIECE)).unwrap();
+    assert_eq!(copy, bytes_of(stored.facts().layout, 1)[5..]);
+    assert_eq!(store.mappings().count(), 0);
+    assert_eq!(
+        stored.read(ByteRange::new(0, 3 * PIECE)).unwrap().len() as u64,
+        PIECE
+    );
+    stored.mark_present(1).unwrap();
+    let slice = stored.read(ByteRange::new(0, 3 * PIECE)).unwrap();
+    assert_eq!(slice.len() as u64, 3 * PIECE);
+    assert!(store.mappings().find(&slice).is_some());
+}
+
+#[test]
+fn files_are_open_only_while_somebody_has_the_task_open() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    for number in 0..20 {
+        let stored = store.open(task(number), &facts(PIECE, true)).unwrap();
+        put(&stored, 0);
+        stored.read(ByteRange::new(0, 1)).unwrap();
+    }
+    assert_eq!(store.mappings().count(), 0);
+    let open_files = std::fs::read_dir("/proc/self/fd").unwrap();
+    let ours = open_files.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    assert_eq!(
+        ours.filter(|path| path.starts_with(dir.path().join("tasks")))
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn whole_files_are_allocated_and_lazy_ones_sparse() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    let length = 8 * PIECE + 1;
+    let _whole = store.open(task(1), &facts(length, true)).unwrap();
+    let lazy = store.open(task(2), &facts(length, false)).unwrap();
+    put(&lazy, 3);
+    let metadata = |number| std::fs::metadata(data_file(&store, number)).unwrap();
+    assert_eq!((metadata(1).len(), metadata(2).len()), (length, length));
+    assert!(metadata(1).blocks() * 512 >= length);
+    assert!(metadata(2).blocks() * 512 < 2 * PIECE);
+}
+
+#[test]
+fn dropped_tasks_leave_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), 4 * PIECE);
+    for number in 0..4 {
+        put(&store.open(task(number), &facts(PIECE, true)).unwrap(), 0);
+    }
+    store.remove(task(0)).unwrap();
+    assert_eq!(store.make_room(4 * PIECE).len(), 3);
+    let files = |path: PathBuf| std::fs::read_dir(path).unwrap().count();
+    assert_eq!(files(dir.path().join("trash")), 0);
+    for prefix in std::fs::read_dir(dir.path().join("tasks")).unwrap() {
+        assert_eq!(files(prefix.unwrap().path()), 0);
+    }
+}
+
+#[test]
+fn blocks_of_pieces_that_were_never_linked_are_given_back() {
+    let dir = TempDir::new().unwrap();
+    {
+        let (store, _) = open(dir.path(), u64::MAX);
+        let stored = store.open(task(1), &facts(16 * PIECE, false)).unwrap();
+        put(&stored, 5);
+        stored.write(8 * PIECE, &vec![1; 8 * PIECE_BYTES]).unwrap();
+        assert_eq!(store.usage().stored_bytes, 9 * PIECE);
+    }
+    let (store, recovery) = open(dir.path(), u64::MAX);
+    assert_eq!(recovery.stored_bytes, PIECE);
+    assert!(std::fs::metadata(data_file(&store, 1)).unwrap().blocks() * 512 < 2 * PIECE);
+    let stored = store.find(task(1)).unwrap();
+    assert_eq!(
+        read_piece(&stored, 5).unwrap(),
+        bytes_of(stored.facts().layout, 5)
+    );
+}
+
+#[test]
+fn the_order_of_last_uses_survives_a_restart() {
+    let dir = TempDir::new().unwrap();
+    {
+        let (store, _) = open(dir.path(), u64::MAX);
+        for number in 0..3 {
+            put(&store.open(task(number), &facts(PIECE, true)).unwrap(), 0);
+        }
+        let stamp = |number: u8, seconds| {
+            let index = File::options()
+                .write(true)
+                .open(data_file(&store, number).with_file_name("index"))
+                .unwrap();
+            index
+                .set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
+                .unwrap();
+        };
+        stamp(0, 3000);
+        stamp(1, 1000);
+        stamp(2, 2000);
+        drop(store.find(task(1)));
+    }
+    let (store, _) = open(dir.path(), 2 * PIECE);
+    assert_eq!(
+        store.usage().stored_bytes,
+        3 * PIECE,
+        "a lowered quota drops nothing by itself"
+    );
+    assert_eq!(store.make_room(0), [task(2)]);
+    store.set_limits(PIECE, 0);
+    assert_eq!(store.make_room(0), [task(0)]);
+}
+
+#[test]
+fn the_floor_of_free_space_binds() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    put(&store.open(task(1), &facts(PIECE, true)).unwrap(), 0);
+    let lazy = store.open(task(2), &facts(PIECE, false)).unwrap();
+    store.set_limits(u64::MAX, u64::MAX);
+    assert!(matches!(lazy.write(0, &[1]), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(
+        store.open(task(3), &facts(1, true)),
+        Err(StoreError::NoSpace { .. })
+    ));
+    assert_eq!(store.make_room(0), [task(1)], "all that can go goes");
+    store.set_limits(u64::MAX, 0);
+    put(&lazy, 0);
+}
+
+/// A handle on `number` whose data file is another one.
+fn with_data(store: &DiskStore, number: u8, data: File) -> Arc<dyn StoredTask> {
+    let record = lock(&store.shared.tasks).get(&task(number)).unwrap().clone();
+    let files = record.files(&store.shared).unwrap();
+    let broken = Files {
+        data: Arc::new(data),
+        index: files.index.try_clone().unwrap(),
+        shape: files.shape,
+        path: files.path.clone(),
+        map: Mutex::default(),
+        states: Mutex::default(),
+        unsynced_bytes: AtomicU64::new(0),
+    };
+    store.shared.begin(&record);
+    Arc::new(DiskTask::new(store.shared.clone(), record, Arc::new(broken)))
+}
+
+#[test]
+fn a_write_that_fails_says_why_and_leaves_the_piece_absent() {
+    let dir = TempDir::new().unwrap();
+    put(
+        &open(dir.path(), u64::MAX)
+            .0
+            .open(task(1), &facts(2 * PIECE, true))
+            .unwrap(),
+        0,
+    );
+    let (store, _) = open(dir.path(), u64::MAX);
+    let full = with_data(&store, 1, File::options().write(true).open("/dev/full").unwrap());
+    assert!(matches!(
+        full.write(0, &[1; 9]),
+        Err(StoreError::NoSpace { wanted_bytes: 9 })
+    ));
+    assert!(full.claimed().is_empty(), "its bytes are anything now");
+    let read_only = with_data(&store, 1, File::open(data_file(&store, 1)).unwrap());
+    let error = read_only.write(PIECE, &[1]).unwrap_err();
+    assert!(matches!(error, StoreError::Io { action: "write", .. }));
+    assert!(read_only.present().is_empty());
+}
+
+#[test]
+fn a_content_that_cannot_be_made_durable_is_dropped() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    put(&store.open(task(1), &facts(PIECE, true)).unwrap(), 0);
+    with_data(&store, 1, File::options().write(true).open("/dev/full").unwrap()).record_proved();
+    drop(store);
+    let (store, recovery) = open(dir.path(), u64::MAX);
+    assert_eq!((recovery.tasks, recovery.dropped), (0, 0));
+    assert_eq!(store.usage().stored_bytes, 0);
+}
+
+#[test]
+fn refusals_of_the_system_are_told_apart() {
+    let told = |errno: rustix::io::Errno| write::refused("write", Path::new("x"), 7, errno.into());
+    for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+        assert!(matches!(told(errno), StoreError::NoSpace { wanted_bytes: 7 }));
+    }
+    assert_eq!(told(rustix::io::Errno::IO).to_string(), "store: write x");
+}
+
+#[test]
+fn a_header_that_is_too_long_is_refused_and_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    let mut long = facts(PIECE, true);
+    long.media_type = Some("x".repeat(1 << 20));
+    assert!(store.open(task(1), &long).is_err());
+    assert_eq!(
+        store.usage(),
+        Usage {
+            free_bytes: store.usage().free_bytes,
+            quota_bytes: u64::MAX,
+            ..Usage::default()
+        }
+    );
+    let header_of_two_blocks = ContentFacts {
+        media_type: Some("x".repeat(9000)),
+        ..facts(PIECE, true)
+    };
+    put(&store.open(task(1), &header_of_two_blocks).unwrap(), 0);
+    drop(store);
+    let (store, _) = open(dir.path(), u64::MAX);
+    assert_eq!(store.list()[0].facts, header_of_two_blocks);
+    assert_eq!(store.list()[0].held.len(), 1);
+}
