@@ -36,11 +36,16 @@ pub fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
-/// The last lines of a text, for an error or a report.
+/// The last lines of a text, each up to 300 characters, for an error or a report.
 pub fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
-    let start = all.len().saturating_sub(lines);
-    all.get(start..).unwrap_or_default().join("\n")
+    let mut last: Vec<String> = text
+        .lines()
+        .rev()
+        .take(lines)
+        .map(|line| line.chars().take(300).collect())
+        .collect();
+    last.reverse();
+    last.join("\n")
 }
 
 /// The command as one could type it.

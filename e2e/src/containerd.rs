@@ -170,7 +170,7 @@ impl Containerd {
             .arg(image.reference());
         let name = format!("pull of {} on {}", image.reference(), self.host.name());
         Ok(Pull {
-            process: Process::start(&name, &mut ctr, &log)?,
+            process: Process::start_quietly(&name, &mut ctr, &log)?,
         })
     }
 
@@ -215,7 +215,7 @@ fn configuration(folder: &Path, content: &Path) -> String {
         r#"version = 2
 root = "{content}/root"
 state = "{content}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper"]
 [grpc]
   address = "{folder}/c.sock"
 [ttrpc]

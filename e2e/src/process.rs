@@ -30,16 +30,24 @@ impl Process {
     /// # Errors
     /// When the log cannot be opened or the program not started.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        // Appended, so that a second start keeps the first one's words.
-        let file = File::options().create(true).append(true).open(log);
-        let file = file.with_context(|| format!("cannot open the log {}", log.display()))?;
+        let file = open_log(log)?;
+        command.stdout(file.try_clone()?).stderr(file);
+        Self::spawn(name, command, log)
+    }
+
+    /// Starts `command` with its errors appended to `log`: its output is progress for a terminal.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_quietly(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        command.stdout(Stdio::null()).stderr(open_log(log)?);
+        Self::spawn(name, command, log)
+    }
+
+    fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let shown = render(command);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("cannot start {name}: '{shown}'"))?;
+        let child = command.stdin(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("cannot start {name}: '{shown}'"))?;
         Ok(Self {
             name: name.to_owned(),
             log: log.to_owned(),
@@ -170,6 +178,12 @@ impl Drop for Process {
             eprintln!("e2e: cannot stop {}: {error:#}", self.name);
         }
     }
+}
+
+/// Appended, so that a second start keeps the first one's words.
+fn open_log(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot open the log {}", path.display()))
 }
 
 #[cfg(test)]

@@ -42,10 +42,17 @@ pub struct Response {
     /// Status code.
     #[serde(rename = "http.response.status", default)]
     pub status: u16,
-    /// Bytes of the body that were sent, also when the client left before the end.
+    /// Bytes that the handler wrote, also when the client left before the end; for a `HEAD` none of them was sent.
     #[serde(rename = "http.response.written", default)]
-    pub written: u64,
+    written: u64,
     msg: String,
+}
+
+impl Response {
+    /// Bytes of the body that were sent.
+    pub fn sent(&self) -> u64 {
+        if self.method == "HEAD" { 0 } else { self.written }
+    }
 }
 
 impl Registry {
@@ -132,7 +139,7 @@ impl Registry {
     /// # Errors
     /// When the log cannot be read.
     pub fn payload_sent(&self) -> Result<u64> {
-        Ok(self.responses()?.iter().map(|response| response.written).sum())
+        Ok(self.responses()?.iter().map(Response::sent).sum())
     }
 
     /// Waits until nothing has left the host for half a second, so that the log holds every response.
@@ -194,7 +201,7 @@ fn by_digest(responses: &[Response]) -> BTreeMap<String, u64> {
     for response in responses {
         let path = response.uri.split('?').next().unwrap_or_default();
         if let Some(digest) = path.rsplit('/').next().filter(|last| last.starts_with("sha256:")) {
-            *sent.entry(digest.to_owned()).or_insert(0) += response.written;
+            *sent.entry(digest.to_owned()).or_insert(0) += response.sent();
         }
     }
     sent
@@ -208,6 +215,8 @@ mod tests {
         r#"{"level":"info","msg":"listening on 127.0.0.1:39423","time":"2026-01-01T00:00:00Z"}"#,
         "\n",
         r#"{"http.request.method":"GET","http.request.uri":"/v2/a/blobs/sha256:aa?ns=x","http.response.status":200,"http.response.written":5,"level":"info","msg":"response completed"}"#,
+        "\n",
+        r#"{"http.request.method":"HEAD","http.request.uri":"/v2/a/blobs/sha256:aa","http.response.status":200,"http.response.written":9,"level":"info","msg":"response completed"}"#,
         "\n",
         r#"{"http.request.method":"GET","http.request.uri":"/v2/a/blobs/sha256:aa","http.response.status":206,"http.response.written":2,"level":"info","msg":"response completed"}"#,
         "\n",
@@ -226,7 +235,7 @@ mod tests {
         let found = responses(LOG);
         assert_eq!(
             found.iter().map(|response| response.status).collect::<Vec<_>>(),
-            [200, 206]
+            [200, 200, 206]
         );
         assert_eq!(by_digest(&found), BTreeMap::from([("sha256:aa".to_owned(), 7)]));
     }

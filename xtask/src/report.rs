@@ -60,6 +60,14 @@ impl Report {
         Ok(good)
     }
 
+    /// A filter that matches no test is a mistake, not a success.
+    pub(crate) fn require_tests(&mut self) {
+        if self.passed + self.failed == 0 {
+            println!("\nno test has that in its name");
+            self.failed = 1;
+        }
+    }
+
     fn end(&mut self, name: &str, start: Instant, good: bool) {
         let took = start.elapsed();
         println!("=== {name}: {} in {:.1} s", verdict(good), took.as_secs_f64());
@@ -203,6 +211,19 @@ mod tests {
                 .unwrap()
         );
         assert_eq!((report.passed, report.failed), (1, 2));
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_fails() {
+        let mut report = Report::default();
+        report
+            .command(
+                "nothing",
+                Command::new("echo").arg("test result: ok. 0 passed; 0 failed; 0 ignored"),
+            )
+            .unwrap();
+        report.require_tests();
+        assert!(!report.finish());
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(crate) fn check() -> Result<bool> {
 pub(crate) fn e2e(filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
     let mut report = Report::default();
     end_to_end(&mut report, filter, options)?;
+    report.require_tests();
     Ok(report.finish())
 }
 
@@ -69,6 +70,7 @@ pub(crate) fn e2e(filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
 pub(crate) fn sim(seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
     let mut report = Report::default();
     simulation(&mut report, seed, filter)?;
+    report.require_tests();
     Ok(report.finish())
 }
 
@@ -163,7 +165,8 @@ fn end_to_end(report: &mut Report, filter: Option<&str>, options: &E2eOptions) -
     ])
     .args(filter);
     // A test's error says what happened; where in the harness it was made is noise.
-    test.env("DARTER_BIN", binary(&options.profile)).env("RUST_LIB_BACKTRACE", "0");
+    test.env("DARTER_BIN", binary(&options.profile))
+        .env("RUST_LIB_BACKTRACE", "0");
     if options.keep {
         test.env("DARTER_E2E_KEEP", "1");
     }
