@@ -10,6 +10,7 @@
 
 mod report;
 mod steps;
+mod suites;
 mod tidy;
 
 use std::process::ExitCode;

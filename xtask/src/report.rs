@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::suites::{self, Suite};
+
 /// The outcome of the steps so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -36,13 +38,53 @@ impl Report {
     pub(crate) fn command(&mut self, name: &str, command: &mut Command) -> Result<bool> {
         header(name, &render(command));
         let start = now();
-        let (tally, good) = stream(command).with_context(|| format!("step '{name}' could not run"))?;
+        let good = self.run(name, command)?;
+        self.end(name, start, good);
+        Ok(good)
+    }
+
+    /// Builds test programs; none when they do not compile, which counts as one failure.
+    pub(crate) fn build(&mut self, name: &str, cargo_test: &mut Command) -> Vec<Suite> {
+        header(name, &render(cargo_test));
+        let start = now();
+        let built = suites::build(cargo_test);
+        let good = built.is_ok();
+        self.failed += u64::from(!good);
+        if let Err(error) = &built {
+            println!("{error:#}");
+        }
+        self.end(name, start, good);
+        built.unwrap_or_default()
+    }
+
+    /// Runs test programs one after the other as one step. `prepare` adds arguments and environment.
+    pub(crate) fn suites<'a>(
+        &mut self,
+        name: &str,
+        suites: impl Iterator<Item = &'a Suite>,
+        prepare: impl Fn(&mut Command),
+    ) -> Result<bool> {
+        header(name, "");
+        let start = now();
+        let mut good = true;
+        for suite in suites {
+            let mut command = suite.command();
+            prepare(&mut command);
+            println!("\n--- {}\n$ {}", suite.name(), render(&command));
+            good &= self.run(&suite.name(), &mut command)?;
+        }
+        self.end(name, start, good);
+        Ok(good)
+    }
+
+    /// Runs and counts.
+    fn run(&mut self, name: &str, command: &mut Command) -> Result<bool> {
+        let (tally, good) = stream(command).with_context(|| format!("'{name}' could not run"))?;
         self.passed += tally.passed;
         self.failed += tally.failed;
         if !good && tally.failed == 0 {
             self.failed += 1;
         }
-        self.end(name, start, good);
         Ok(good)
     }
 

@@ -10,7 +10,13 @@ use anyhow::{Context, Result};
 
 use crate::E2eOptions;
 use crate::report::Report;
+use crate::suites::Suite;
 use crate::tidy;
+
+/// Folder of the simulation, whose tests are a step of their own: long, and with an argument.
+const SIM: &str = "sim";
+/// Folder of the end-to-end tests.
+const E2E: &str = "e2e";
 
 /// Everything that CI runs.
 pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
@@ -24,19 +30,17 @@ pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
             .args(["--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    // The simulation and the end-to-end tests are steps of their own: long, and with their own arguments.
-    let mut unit = cargo("test");
-    unit.args([
-        "--workspace",
-        "--exclude",
-        "darter-e2e",
-        "--exclude",
-        "darter-sim",
-        "--no-fail-fast",
-    ]);
-    report.command("unit, property and doc tests", &mut unit)?;
-    simulation(&mut report, None, None)?;
-    end_to_end(&mut report, None, options)?;
+    let suites = report.build("build of all tests", cargo("test").arg("--workspace"));
+    let unit = suites
+        .iter()
+        .filter(|suite| !suite.is_in(SIM) && !suite.is_in(E2E));
+    report.suites("unit and property tests", unit, |_| {})?;
+    report.command(
+        "doc tests",
+        cargo("test").args(["--workspace", "--doc", "--no-fail-fast"]),
+    )?;
+    simulation(&mut report, &suites, None, None)?;
+    end_to_end(&mut report, &suites, None, options)?;
     Ok(report.finish())
 }
 
@@ -47,21 +51,21 @@ pub(crate) fn check() -> Result<bool> {
     report.check("tidy", || tidy::problems(&root()))?;
     clippy(&mut report)?;
     let mut unit = cargo("test");
-    unit.args([
-        "--workspace",
-        "--exclude",
-        "darter-e2e",
-        "--exclude",
-        "darter-sim",
-    ]);
-    report.command("unit tests", unit.args(["--lib", "--bins", "--no-fail-fast"]))?;
+    report.command(
+        "unit tests",
+        unit.args(["--workspace", "--lib", "--bins", "--no-fail-fast"]),
+    )?;
     Ok(report.finish())
 }
 
 /// The end-to-end tests alone.
 pub(crate) fn e2e(filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
     let mut report = Report::default();
-    end_to_end(&mut report, filter, options)?;
+    let suites = report.build(
+        "build of the tests",
+        cargo("test").args(["--package", "darter-e2e"]),
+    );
+    end_to_end(&mut report, &suites, filter, options)?;
     report.require_tests();
     Ok(report.finish())
 }
@@ -69,7 +73,11 @@ pub(crate) fn e2e(filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
 /// The simulation alone, or one seed of it.
 pub(crate) fn sim(seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
     let mut report = Report::default();
-    simulation(&mut report, seed, filter)?;
+    let suites = report.build(
+        "build of the tests",
+        cargo("test").args(["--package", "darter-sim"]),
+    );
+    simulation(&mut report, &suites, seed, filter)?;
     report.require_tests();
     Ok(report.finish())
 }
@@ -91,7 +99,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
         "darter-bench",
         "--",
     ]);
-    run.args(arguments).env("DARTER_BIN", binary("release"));
+    run.args(arguments)
+        .env("DARTER_BIN", folder("release").join("darter"));
     Ok(run.status().context("cannot start the benchmark")?.success())
 }
 
@@ -125,21 +134,29 @@ fn clippy(report: &mut Report) -> Result<bool> {
     report.command("clippy", &mut clippy)
 }
 
-fn simulation(report: &mut Report, seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
-    let mut test = cargo("test");
-    test.args(["--package", "darter-sim", "--no-fail-fast"]);
-    if let Some(seed) = seed {
-        test.env("SIM_SEED", seed.to_string());
-    }
-    if let Some(filter) = filter {
-        test.arg("--").arg(filter);
-    }
-    report.command("simulation", &mut test)
+fn simulation(
+    report: &mut Report,
+    suites: &[Suite],
+    seed: Option<u64>,
+    filter: Option<&str>,
+) -> Result<bool> {
+    let simulation = suites.iter().filter(|suite| suite.is_in(SIM));
+    report.suites("simulation", simulation, |command| {
+        command.args(filter);
+        if let Some(seed) = seed {
+            command.env("SIM_SEED", seed.to_string());
+        }
+    })
 }
 
 /// Builds the binary, prepares packages and images where one can watch it, then runs the tests one by one:
 /// they share two cores, and what they measure are links.
-fn end_to_end(report: &mut Report, filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
+fn end_to_end(
+    report: &mut Report,
+    suites: &[Suite],
+    filter: Option<&str>,
+    options: &E2eOptions,
+) -> Result<bool> {
     let mut build = cargo("build");
     build.args([
         "--profile",
@@ -151,26 +168,19 @@ fn end_to_end(report: &mut Report, filter: Option<&str>, options: &E2eOptions) -
     ]);
     let mut good = report.command("e2e: the binary", &mut build)?;
 
-    let mut prepare = cargo("run");
-    prepare.args(["--quiet", "--package", "darter-e2e", "--bin", "e2e-prepare"]);
-    good &= report.command("e2e: packages and images", &mut prepare)?;
+    let mut prepare = Command::new(folder("dev").join("e2e-prepare"));
+    good &= report.command("e2e: packages and images", prepare.current_dir(root()))?;
 
-    let mut test = cargo("test");
-    test.args([
-        "--package",
-        "darter-e2e",
-        "--no-fail-fast",
-        "--",
-        "--test-threads=1",
-    ])
-    .args(filter);
-    // A test's error says what happened; where in the harness it was made is noise.
-    test.env("DARTER_BIN", binary(&options.profile))
-        .env("RUST_LIB_BACKTRACE", "0");
-    if options.keep {
-        test.env("DARTER_E2E_KEEP", "1");
-    }
-    good &= report.command("e2e: tests", &mut test)?;
+    let binary = folder(&options.profile).join("darter");
+    let tests = suites.iter().filter(|suite| suite.is_in(E2E));
+    good &= report.suites("e2e: tests", tests, |command| {
+        // A test's error says what happened; where in the harness it was made is noise.
+        command.env("DARTER_BIN", &binary).env("RUST_LIB_BACKTRACE", "0");
+        command.arg("--test-threads=1").args(filter);
+        if options.keep {
+            command.env("DARTER_E2E_KEEP", "1");
+        }
+    })?;
     Ok(good)
 }
 
@@ -184,11 +194,10 @@ fn cargo(command: &str) -> Command {
     cargo
 }
 
-/// Where a build with `profile` puts the binary.
-fn binary(profile: &str) -> PathBuf {
-    let folder = if profile == "dev" { "debug" } else { profile };
+/// Where a build with `profile` puts programs.
+fn folder(profile: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join(folder).join("darter")
+    target.join(if profile == "dev" { "debug" } else { profile })
 }
 
 /// The workspace's root: the folder above this package's.
