@@ -4,6 +4,6 @@
 //! asks whether a caller may read, [`pull`] runs one download for all who want a content, `darter_origin` speaks to
 //! registries, [`peer`] to other nodes, [`scheduling`] to schedulers; [`app`] puts them together.
 
-
-
+pub mod access;
+pub mod mirror;
 pub mod pull;

@@ -1,0 +1,386 @@
+//! May this caller read this content? The registry answers, once a minute for a caller and once an hour for
+//! everybody; between its answers, grants do.
+//!
+//! Bytes are shared by digest, the right to read them is not: a digest alone is no permission. First the registry
+//! is asked anonymously, for what it gives to anybody; only if it refuses, with the caller's own credential. One
+//! answer about a manifest covers what that manifest names. What must hold: private content is never served
+//! without a yes that is at most a minute old, and credentials go to their own registry alone.
+//!
+//! Not here: how registries are spoken to (`darter_origin`), and which content was fetched from which registry
+//! (the caller of [`Access::check`] says so by [`Proof`]).
+
+mod caller;
+mod config;
+mod flight;
+mod grants;
+mod recent;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use darter_origin::{Credentials, OriginError};
+use darter_types::{ContentKind, OriginLocator};
+use http::{HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use caller::CallerKey;
+use flight::Flights;
+use grants::{Grant, Grants};
+
+pub use config::AccessConfig;
+pub(crate) use recent::Recent;
+pub use upstream::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};
+
+/// What proof a content needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A manifest that names it is enough: its bytes come from that registry.
+    Named,
+    /// The registry must be asked about this very content: the bytes here came from another registry, so a
+    /// manifest that merely names the digest proves nothing.
+    Itself,
+}
+
+/// A right to read.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// On whose behalf the content may be fetched.
+    pub credentials: Credentials,
+    /// Whether the registry gives it to anybody.
+    pub public: bool,
+    /// What the registry said of the content, if it was asked now.
+    pub head: Option<ContentHead>,
+    /// The registry could not be asked; this is an earlier answer.
+    pub stale: bool,
+    caller: Option<CallerKey>,
+    grant: Arc<Grant>,
+}
+
+/// How a registry's refusal is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It wants (other) credentials.
+    Credential,
+    /// It does not have it, or says so.
+    Absent,
+    /// This node may not ask it.
+    Forbidden,
+    /// It did not say.
+    CannotTell,
+}
+
+/// What a failure of a registry says about a right to read.
+pub(crate) fn verdict(problem: &OriginError) -> Verdict {
+    match problem {
+        OriginError::Status { status, .. } => match *status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Verdict::Credential,
+            StatusCode::NOT_FOUND => Verdict::Absent,
+            _ => Verdict::CannotTell,
+        },
+        OriginError::NotAllowed { .. } => Verdict::Forbidden,
+        _ => Verdict::CannotTell,
+    }
+}
+
+/// What a registry can be asked about.
+#[derive(Clone, Debug)]
+enum Subject {
+    Content(OriginLocator),
+    Tag(TagQuery),
+}
+
+type FlightKey = (Option<CallerKey>, String, Vec<Vec<u8>>);
+
+/// The grants of one node. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Access {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    upstream: Arc<dyn Upstream>,
+    hash_key: [u8; 32],
+    config: AccessConfig,
+    grants: Mutex<Grants>,
+    flights: Flights<FlightKey, HeadResult>,
+}
+
+impl Access {
+    /// Starts without any grant. `hash_key` is random, and kept nowhere else.
+    pub fn new(upstream: Arc<dyn Upstream>, config: AccessConfig, hash_key: [u8; 32]) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                upstream,
+                hash_key,
+                grants: Mutex::new(Grants::new(config.clone())),
+                config,
+                flights: Flights::default(),
+            }),
+        }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &AccessConfig {
+        &self.inner.config
+    }
+
+    fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.inner.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the sender of `authorization` may read this content. Safe to drop; others who wait for the same
+    /// answer get it.
+    ///
+    /// # Errors
+    /// The registry's own refusal, to be relayed; or why it cannot be asked.
+    pub async fn check(
+        &self,
+        content: &OriginLocator,
+        authorization: Option<&HeaderValue>,
+        proof: Proof,
+    ) -> Result<Permit, Arc<OriginError>> {
+        if let Some(permit) = self.granted(content, authorization, proof) {
+            return Ok(permit);
+        }
+        let subject = Subject::Content(content.clone());
+        let problem = match self.ask_as_anybody(&subject, proof).await {
+            Ok(permit) => return Ok(permit),
+            Err(problem) => problem,
+        };
+        if verdict(&problem) == Verdict::CannotTell
+            && let Some(permit) = self.usable_while_unreachable(content, authorization, proof)
+        {
+            return Ok(permit);
+        }
+        self.ask_as_caller(&subject, authorization, proof, problem).await
+    }
+
+    /// What a tag points to now, and the right to read that.
+    ///
+    /// # Errors
+    /// As [`Access::check`].
+    pub async fn resolve(
+        &self,
+        tag: TagQuery,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Permit, Arc<OriginError>> {
+        let subject = Subject::Tag(tag);
+        match self.ask_as_anybody(&subject, Proof::Itself).await {
+            Ok(permit) => Ok(permit),
+            Err(problem) => self.ask_as_caller(&subject, authorization, Proof::Itself, problem).await,
+        }
+    }
+
+    /// The right to read this content, if that needs no question.
+    pub fn granted(
+        &self,
+        content: &OriginLocator,
+        authorization: Option<&HeaderValue>,
+        proof: Proof,
+    ) -> Option<Permit> {
+        let now = Instant::now();
+        let itself = proof == Proof::Itself;
+        if let Some(grant) = self.grants().fresh(None, content, itself, now) {
+            return Some(Permit::new(None, grant, None));
+        }
+        let authorization = authorization?;
+        let caller = self.caller(authorization);
+        let grant = self.grants().fresh(Some(caller), content, itself, now)?;
+        Some(Permit::new(Some((caller, authorization)), grant, None))
+    }
+
+    /// The right to read this content by what was said before, for the time in which its registry cannot be asked.
+    pub fn usable_while_unreachable(
+        &self,
+        content: &OriginLocator,
+        authorization: Option<&HeaderValue>,
+        proof: Proof,
+    ) -> Option<Permit> {
+        let granted = self.granted(content, authorization, proof);
+        granted.or_else(|| {
+            let grant = self.grants().stale_public(content, proof == Proof::Itself, Instant::now())?;
+            Some(Permit::new(None, grant, None).stale())
+        })
+    }
+
+    /// Lets a permit cover what its manifest names.
+    pub fn cover(&self, permit: &Permit, children: impl IntoIterator<Item = OriginLocator>) {
+        let mut grants = self.grants();
+        for child in children {
+            grants.cover(permit.caller, &permit.grant, child);
+        }
+    }
+
+    fn caller(&self, authorization: &HeaderValue) -> CallerKey {
+        CallerKey::of(&self.inner.hash_key, authorization)
+    }
+
+    async fn ask_as_anybody(&self, subject: &Subject, proof: Proof) -> Result<Permit, Arc<OriginError>> {
+        let (registry, repository) = subject.place();
+        let known = self.grants().refusal(registry, repository, Instant::now());
+        match known {
+            Some(problem) => Err(problem),
+            None => self.ask(subject, None, proof).await,
+        }
+    }
+
+    /// Asks with the caller's credential after everybody was refused by `problem`.
+    async fn ask_as_caller(
+        &self,
+        subject: &Subject,
+        authorization: Option<&HeaderValue>,
+        proof: Proof,
+        problem: Arc<OriginError>,
+    ) -> Result<Permit, Arc<OriginError>> {
+        let Some(authorization) = authorization else {
+            return Err(problem);
+        };
+        let hopeless = match verdict(&problem) {
+            Verdict::Credential | Verdict::Absent => false,
+            Verdict::Forbidden => true,
+            // It answered, if only nonsense: with credentials it may do better.
+            Verdict::CannotTell => !matches!(*problem, OriginError::Status { status, .. } if status.is_client_error()),
+        };
+        if hopeless {
+            return Err(problem);
+        }
+        self.ask(subject, Some((self.caller(authorization), authorization)), proof).await
+    }
+
+    async fn ask(&self, subject: &Subject, caller: Caller<'_>, proof: Proof) -> Result<Permit, Arc<OriginError>> {
+        if let Subject::Content(content) = subject
+            && proof == Proof::Named
+            && let Some(permit) = self.renew(content, caller).await?
+        {
+            return Ok(permit);
+        }
+        let key = caller.map(|(key, _)| key);
+        let answer = self.question(subject, caller).await;
+        let now = Instant::now();
+        match answer {
+            Ok(head) => {
+                let content = subject.content(&head);
+                let grant = self.grants().allow(key, content, now);
+                Ok(Permit::new(caller, grant, Some(head)))
+            }
+            Err(problem) => {
+                self.note_refusal(subject, key, &problem, now);
+                Err(problem)
+            }
+        }
+    }
+
+    /// Asks again about the manifest that named this content; `None` if the content itself has to be asked for.
+    async fn renew(&self, content: &OriginLocator, caller: Caller<'_>) -> Result<Option<Permit>, Arc<OriginError>> {
+        let key = caller.map(|(key, _)| key);
+        let named_by = self.grants().known(key, content).filter(|grant| grant.root != *content);
+        let Some(grant) = named_by else {
+            return Ok(None);
+        };
+        let root = Subject::Content(grant.root.clone());
+        match self.question(&root, caller).await {
+            Ok(_) => {
+                let renewed = self.grants().renew(key, &grant, Instant::now());
+                Ok(Some(Permit::new(caller, renewed, None)))
+            }
+            Err(problem) if verdict(&problem) == Verdict::CannotTell => Err(problem),
+            Err(problem) => {
+                self.note_refusal(&root, key, &problem, Instant::now());
+                Ok(None)
+            }
+        }
+    }
+
+    fn note_refusal(&self, subject: &Subject, caller: Option<CallerKey>, problem: &Arc<OriginError>, now: Instant) {
+        let verdict = verdict(problem);
+        if verdict == Verdict::CannotTell {
+            return;
+        }
+        let mut grants = self.grants();
+        match subject {
+            Subject::Content(content) => grants.refuse(caller, content, problem, now),
+            Subject::Tag(tag) if caller.is_none() && verdict == Verdict::Credential => {
+                grants.note_refusal(&tag.registry, &tag.repository, problem, now);
+            }
+            Subject::Tag(_) => {}
+        }
+    }
+
+    async fn question(&self, subject: &Subject, caller: Caller<'_>) -> HeadResult {
+        let credentials = credentials(caller);
+        let upstream = &self.inner.upstream;
+        let key = (caller.map(|(key, _)| key), subject.path(), subject.accept());
+        self.inner
+            .flights
+            .join(key, || match subject.clone() {
+                Subject::Content(content) => upstream.head(content, credentials),
+                Subject::Tag(tag) => upstream.resolve(tag, credentials),
+            })
+            .await
+    }
+}
+
+type Caller<'a> = Option<(CallerKey, &'a HeaderValue)>;
+
+fn credentials(caller: Caller<'_>) -> Credentials {
+    caller.map_or(Credentials::Anonymous, |(_, authorization)| {
+        Credentials::Caller(authorization.clone())
+    })
+}
+
+impl Permit {
+    fn new(caller: Caller<'_>, grant: Arc<Grant>, head: Option<ContentHead>) -> Self {
+        Self {
+            credentials: credentials(caller),
+            public: caller.is_none(),
+            head,
+            stale: false,
+            caller: caller.map(|(key, _)| key),
+            grant,
+        }
+    }
+
+    fn stale(mut self) -> Self {
+        self.stale = true;
+        self
+    }
+}
+
+impl Subject {
+    fn place(&self) -> (&darter_types::RegistryName, &darter_types::Repository) {
+        match self {
+            Self::Content(content) => (&content.registry, &content.repository),
+            Self::Tag(tag) => (&tag.registry, &tag.repository),
+        }
+    }
+
+    fn path(&self) -> String {
+        match self {
+            Self::Content(content) => format!("{}{}", content.registry, content.path()),
+            Self::Tag(tag) => format!("{}/v2/{}/manifests/{}", tag.registry, tag.repository, tag.tag),
+        }
+    }
+
+    fn accept(&self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Content(_) => Vec::new(),
+            Self::Tag(tag) => tag.accept.iter().map(|line| line.as_bytes().to_vec()).collect(),
+        }
+    }
+
+    /// The content that the registry's answer is about.
+    fn content(&self, head: &ContentHead) -> OriginLocator {
+        match self {
+            Self::Content(content) => content.clone(),
+            Self::Tag(tag) => OriginLocator {
+                registry: tag.registry.clone(),
+                repository: tag.repository.clone(),
+                kind: ContentKind::Manifest,
+                digest: head.digest,
+            },
+        }
+    }
+}

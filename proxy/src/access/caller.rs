@@ -1,0 +1,39 @@
+//! The name under which a caller's grants are kept: a keyed hash of his credential.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::HeaderValue;
+use sha2::Sha256;
+
+/// HMAC-SHA256 of an `Authorization` header under a key that lives as long as the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CallerKey([u8; 32]);
+
+impl fmt::Debug for CallerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallerKey")
+    }
+}
+
+impl CallerKey {
+    pub(super) fn of(key: &[u8; 32], authorization: &HeaderValue) -> Self {
+        let mut mac = Hmac::<Sha256>::new(&(*key).into());
+        mac.update(authorization.as_bytes());
+        Self(mac.finalize().into_bytes().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depends_on_key_and_credential_and_shows_neither() {
+        let of = |key: u8, text: &'static str| CallerKey::of(&[key; 32], &HeaderValue::from_static(text));
+        assert_eq!(of(1, "Bearer a"), of(1, "Bearer a"));
+        assert_ne!(of(1, "Bearer a"), of(1, "Bearer b"));
+        assert_ne!(of(1, "Bearer a"), of(2, "Bearer a"));
+        assert_eq!(format!("{:?}", of(1, "Bearer a")), "CallerKey");
+    }
+}

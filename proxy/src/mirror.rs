@@ -1,0 +1,244 @@
+//! The HTTP front of a node: a read-only mirror of registries, by distribution-spec v1.1.
+//!
+//! Start at [`Mirror::answer`]: it finds the endpoint ([`path`]), asks [`crate::access`] whether the caller may read,
+//! and answers from [`Contents`]. `blob` and `manifest` are one file an endpoint; `passthrough` has those that are
+//! the registry's own. It downloads nothing itself, and speaks to registries only by [`crate::access::Upstream`].
+//!
+//! What must hold: no answer depends on what is cached but in its speed; headers within a second or a 503; a body
+//! is exactly what its headers say, or the connection ends by FIN.
+
+mod blob;
+mod body;
+mod config;
+mod content;
+pub(crate) mod duration;
+mod giveup;
+mod manifest;
+mod memory;
+mod metrics;
+mod passthrough;
+pub mod path;
+pub mod range;
+pub mod reply;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_origin::OriginError;
+use darter_types::{OriginLocator, RegistryName};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::access::{Access, Permit, Proof, Upstream, Verdict, verdict};
+use crate::pull::PullError;
+
+use body::Held;
+use giveup::Streams;
+use memory::Memory;
+use path::{Endpoint, Route, Target};
+
+pub use config::MirrorConfig;
+pub use content::{ContentStream, Contents, KnownContent, OpenContent};
+pub use metrics::MirrorMetrics;
+pub use reply::{BodyError, Reply, ReplyBody};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// The mirror of one node. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: MirrorConfig,
+    contents: Arc<dyn Contents>,
+    access: Access,
+    upstream: Arc<dyn Upstream>,
+    streams: Streams,
+    memory: Memory,
+    requests: Arc<Semaphore>,
+    metrics: MirrorMetrics,
+}
+
+/// One request, as the endpoints see it.
+#[derive(Debug)]
+struct Ask {
+    method: Method,
+    headers: HeaderMap,
+    target: Target,
+    arrived: Instant,
+}
+
+impl Ask {
+    fn authorization(&self) -> Option<&HeaderValue> {
+        self.headers.get(AUTHORIZATION)
+    }
+
+    fn text(&self, name: HeaderName) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        let first = values.next()?;
+        // Neither Range nor If-Range is a list over several lines; what is ambiguous is ignored.
+        values.next().is_none().then_some(first)?.to_str().ok()
+    }
+}
+
+impl Mirror {
+    /// A mirror that serves `contents` to whom `access` allows it.
+    pub fn new(
+        config: MirrorConfig,
+        contents: Arc<dyn Contents>,
+        access: Access,
+        upstream: Arc<dyn Upstream>,
+        metrics: MirrorMetrics,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                streams: Streams::new(config.hand_over),
+                memory: Memory::new(config.tags_max, config.lengths_max),
+                requests: Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS))),
+                contents,
+                access,
+                upstream,
+                metrics,
+                config,
+            }),
+        }
+    }
+
+    /// Answers one request. Dropping the future, or the body that it gives, ends the work for it.
+    pub async fn answer<B: Body>(&self, request: Request<B>) -> Reply {
+        let arrived = Instant::now();
+        let wordy = !request.body().is_end_stream();
+        let (parts, _) = request.into_parts();
+        let head = parts.method == Method::HEAD;
+        let (label, reply) = match Arc::clone(&self.inner.requests).try_acquire_owned() {
+            Err(_) => ("busy", reply::busy("this mirror answers as many requests as it may")),
+            Ok(slot) => {
+                let (label, reply) = self.route(parts, arrived).await;
+                (label, reply.map(|body| Held::new(body, slot).boxed_unsync()))
+            }
+        };
+        let mut reply = if head { reply::without_body(reply) } else { reply };
+        reply::set(&mut reply, API_VERSION, HeaderValue::from_static("registry/2.0"));
+        self.inner.metrics.answered(label, reply.status(), arrived.elapsed());
+        // A body that nobody wanted is not waited for.
+        if wordy { reply::close_after(reply) } else { reply }
+    }
+
+    async fn route(&self, parts: http::request::Parts, arrived: Instant) -> (&'static str, Reply) {
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            return ("other", reply::read_only());
+        }
+        let default = self.inner.config.default_registry.as_ref();
+        let route = path::route(parts.uri.path(), parts.uri.query(), &parts.headers, default);
+        let target = match route {
+            Ok(Route::Ping) => return ("ping", reply::bytes(StatusCode::OK, "application/json", "{}")),
+            Ok(Route::Endpoint(target)) => target,
+            Err(problem) => return ("other", reply::route_error(&problem)),
+        };
+        let label = target.endpoint.label();
+        let ask = Ask {
+            method: parts.method,
+            headers: parts.headers,
+            target,
+            arrived,
+        };
+        let answer = match ask.target.endpoint.clone() {
+            Endpoint::Blob(digest) => self.blob(&ask, digest).await,
+            Endpoint::Manifest(reference) => self.manifest(&ask, reference).await,
+            Endpoint::Referrers(_) | Endpoint::Tags => self.pass_through(&ask).await,
+        };
+        let mut reply = answer.unwrap_or_else(|refusal| *refusal);
+        reply::set_text(&mut reply, NAMESPACE, ask.target.registry.as_str());
+        (label, reply)
+    }
+}
+
+/// What an endpoint answers; an error is an answer as well, boxed because it is rarely one.
+type Answer = Result<Reply, Box<Reply>>;
+
+fn refuse(reply: Reply) -> Box<Reply> {
+    Box::new(reply)
+}
+
+impl Mirror {
+    /// Which proof the caller's right needs, given which registry the bytes here came from.
+    fn proof(&self, content: &OriginLocator, held: Option<&KnownContent>) -> Proof {
+        let origin = held.and_then(|held| held.origin.as_ref());
+        let foreign = origin.is_some_and(|origin| {
+            !self.inner.access.config().trust_each_other(&origin.registry, &content.registry)
+        });
+        if foreign { Proof::Itself } else { Proof::Named }
+    }
+
+    /// The right to read a content; a refusal is the answer to send.
+    async fn permit(&self, ask: &Ask, content: &OriginLocator, held: Option<&KnownContent>) -> Result<Permit, Box<Reply>> {
+        let access = &self.inner.access;
+        let proof = self.proof(content, held);
+        let check = access.check(content, ask.authorization(), proof);
+        let problem = match self.in_time(ask, &content.registry, self.patience(held), check).await {
+            Ok(permit) => return Ok(permit),
+            Err(problem) => problem,
+        };
+        // The question may have been cut off by its deadline.
+        let usable = match verdict(&problem) {
+            Verdict::CannotTell => access.usable_while_unreachable(content, ask.authorization(), proof),
+            _ => None,
+        };
+        usable.ok_or_else(|| refuse(reply::origin_error(&problem)))
+    }
+
+    /// How long the registry may take. Where the content is here, the client is better served by its next host
+    /// than by waiting; where it is not, the registry is needed in any case.
+    fn patience(&self, held: Option<&KnownContent>) -> Duration {
+        match held {
+            Some(_) => self.inner.config.first_byte_deadline,
+            None => self.inner.config.slow_origin_deadline,
+        }
+    }
+
+    /// A question to a registry, with the time that is left for it since the request arrived.
+    async fn in_time<T>(
+        &self,
+        ask: &Ask,
+        registry: &RegistryName,
+        patience: Duration,
+        question: impl Future<Output = Result<T, Arc<OriginError>>>,
+    ) -> Result<T, Arc<OriginError>> {
+        match timeout_at(ask.arrived + patience, question).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Arc::new(OriginError::Silent {
+                registry: registry.to_string(),
+                waited: patience,
+            })),
+        }
+    }
+
+    /// What is known of an open content, as soon as it is; waits longer while its registry owes an answer.
+    async fn known(&self, ask: &Ask, content: &dyn OpenContent) -> Result<KnownContent, Box<Reply>> {
+        let config = &self.inner.config;
+        let mut known = content.known();
+        let failed = |problem: PullError| refuse(reply::pull_error(&problem));
+        if let Ok(known) = timeout_at(ask.arrived + config.first_byte_deadline, &mut known).await {
+            return known.map_err(failed);
+        }
+        if content.awaits_origin()
+            && let Ok(known) = timeout_at(ask.arrived + config.slow_origin_deadline, &mut known).await
+        {
+            return known.map_err(failed);
+        }
+        Err(failed(PullError::Stalled(ask.arrived.elapsed())))
+    }
+}

@@ -1,0 +1,242 @@
+//! `/v2/<name>/blobs/<digest>`: any range of it, as its bytes are proved.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_types::{ByteRange, ContentKind, Digest, OriginLocator};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
+use http::{HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt as _;
+
+use crate::access::Permit;
+use crate::pull::PullRequest;
+
+use super::body::{ContentBody, Part, length_of};
+use super::giveup::Opening;
+use super::range::{Asked, Selection, select};
+use super::reply::{self, BodyError, Code};
+use super::{Answer, Ask, CONTENT_DIGEST, KnownContent, Mirror, OpenContent, Reply, refuse};
+
+const OCTETS: &str = "application/octet-stream";
+
+/// What is sent: the head's own lines and the parts of the body.
+struct Plan {
+    status: StatusCode,
+    media_type: String,
+    content_range: Option<String>,
+    parts: Vec<Part>,
+}
+
+impl Mirror {
+    /// Answers GET and HEAD of a blob.
+    pub(super) async fn blob(&self, ask: &Ask, digest: Digest) -> Answer {
+        let content = OriginLocator {
+            registry: ask.target.registry.clone(),
+            repository: ask.target.repository.clone(),
+            kind: ContentKind::Blob,
+            digest,
+        };
+        let held = self.inner.contents.holds(digest.into());
+        let permit = self.permit(ask, &content, held.as_ref()).await?;
+        let opening = self.opening(ask, digest, held.is_some())?;
+        let length = self.length(&content, &permit, held.as_ref());
+        let mut open = None;
+        let length = match length {
+            Some(length) => length,
+            None => {
+                let pull = self.open(&content, &permit, None)?;
+                let known = self.known(ask, &*pull).await?;
+                open = Some(pull);
+                known.length
+            }
+        };
+        let plan = Plan::new(ask, digest, length)?;
+        let mut reply = plan.head(digest);
+        if ask.method == Method::HEAD {
+            return Ok(reply);
+        }
+        let open = match open {
+            Some(open) => open,
+            None => self.open(&content, &permit, Some(length))?,
+        };
+        *reply.body_mut() = self.body(open, plan.parts, digest, opening).await?;
+        Ok(reply)
+    }
+
+    /// Whether this content broke off a moment ago; HEAD is not concerned.
+    fn opening(&self, ask: &Ask, digest: Digest, held: bool) -> Result<Opening, Box<Reply>> {
+        if ask.method == Method::HEAD {
+            return Ok(Opening::Serve);
+        }
+        if held {
+            self.inner.streams.works_again(digest.into());
+        }
+        match self.inner.streams.opening(digest.into()) {
+            Opening::Serve => Ok(Opening::Serve),
+            Opening::EndAtOnce if ask.headers.contains_key(RANGE) => Ok(Opening::EndAtOnce),
+            Opening::EndAtOnce | Opening::HandOver => {
+                self.inner.metrics.handed_over();
+                Err(refuse(hand_over()))
+            }
+        }
+    }
+
+    fn length(&self, content: &OriginLocator, permit: &Permit, held: Option<&KnownContent>) -> Option<u64> {
+        held.map(|held| held.length)
+            .or_else(|| permit.head.as_ref().map(|head| head.length))
+            .or_else(|| self.inner.memory.length(content))
+    }
+
+    /// Opens a content on behalf of whoever holds the permit.
+    pub(super) fn open(
+        &self,
+        content: &OriginLocator,
+        permit: &Permit,
+        length: Option<u64>,
+    ) -> Result<Arc<dyn OpenContent>, Box<Reply>> {
+        let request = PullRequest {
+            locator: content.clone(),
+            length,
+            media_type: permit.head.as_ref().and_then(|head| head.media_type.clone()),
+            credentials: permit.credentials.clone(),
+            public: permit.public,
+        };
+        self.inner
+            .contents
+            .open(request)
+            .map_err(|problem| refuse(reply::pull_error(&problem)))
+    }
+
+    /// The body, unless it is known by now that there will be none.
+    async fn body(
+        &self,
+        open: Arc<dyn OpenContent>,
+        parts: Vec<Part>,
+        digest: Digest,
+        opening: Opening,
+    ) -> Result<super::ReplyBody, Box<Reply>> {
+        let running = self.inner.streams.start(digest.into());
+        let mut body = ContentBody::new(open, parts, running);
+        if opening == Opening::EndAtOnce {
+            return Ok(body.ended().boxed_unsync());
+        }
+        match poll_fn(|cx| Poll::Ready(body.early_failure(cx))).await {
+            None => Ok(body.boxed_unsync()),
+            Some(problem) => {
+                tracing::warn!(%digest, error = %problem, "blob cannot be served, the client is handed over");
+                self.inner.metrics.handed_over();
+                Err(refuse(match problem {
+                    BodyError::Pull(problem) => reply::pull_error(&problem),
+                    _ => hand_over(),
+                }))
+            }
+        }
+    }
+}
+
+fn hand_over() -> Reply {
+    reply::unavailable("this content broke off a moment ago", Duration::from_secs(1))
+}
+
+impl Plan {
+    fn new(ask: &Ask, digest: Digest, length: u64) -> Result<Self, Box<Reply>> {
+        let asked = Asked {
+            method: &ask.method,
+            range: ask.text(RANGE),
+            if_range: ask.text(IF_RANGE),
+        };
+        // An If-Range that cannot be read matches nothing.
+        let unreadable = ask.headers.contains_key(IF_RANGE) && asked.if_range.is_none();
+        let asked = Asked {
+            range: asked.range.filter(|_| !unreadable),
+            ..asked
+        };
+        match select(asked, length, &etag(digest)) {
+            Selection::Whole => Ok(Self::whole(length)),
+            Selection::One(range) => Ok(Self::one(range, length)),
+            Selection::Several(ranges) => Ok(Self::several(&ranges, length, digest)),
+            Selection::NotSatisfiable => Err(refuse(not_satisfiable(length))),
+            Selection::TooMany => Err(refuse(reply::error(
+                StatusCode::BAD_REQUEST,
+                Code::RangeInvalid,
+                "ask for at most 16 ranges that do not overlap",
+            ))),
+        }
+    }
+
+    fn whole(length: u64) -> Self {
+        Self {
+            status: StatusCode::OK,
+            media_type: OCTETS.to_owned(),
+            content_range: None,
+            parts: Some(ByteRange::new(0, length))
+                .filter(|range| !range.is_empty())
+                .map(Part::Range)
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn one(range: ByteRange, length: u64) -> Self {
+        Self {
+            status: StatusCode::PARTIAL_CONTENT,
+            media_type: OCTETS.to_owned(),
+            content_range: Some(content_range(range, length)),
+            parts: vec![Part::Range(range)],
+        }
+    }
+
+    /// RFC 9110 section 14.6. The boundary is made of the content's own digest, which no content can hold.
+    fn several(ranges: &[ByteRange], length: u64, digest: Digest) -> Self {
+        let boundary: String = digest.hex().chars().take(40).collect();
+        let mut parts = Vec::with_capacity(2 * ranges.len() + 1);
+        for range in ranges {
+            let head = format!(
+                "\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: {}\r\n\r\n",
+                content_range(*range, length)
+            );
+            parts.push(Part::Text(head.into()));
+            parts.push(Part::Range(*range));
+        }
+        parts.push(Part::Text(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
+        Self {
+            status: StatusCode::PARTIAL_CONTENT,
+            media_type: format!("multipart/byteranges; boundary={boundary}"),
+            content_range: None,
+            parts,
+        }
+    }
+
+    fn head(&self, digest: Digest) -> Reply {
+        let mut reply = Reply::new(reply::whole(Bytes::new()));
+        *reply.status_mut() = self.status;
+        reply::set_text(&mut reply, CONTENT_TYPE, &self.media_type);
+        reply::set(&mut reply, CONTENT_LENGTH, HeaderValue::from(length_of(&self.parts)));
+        reply::set(&mut reply, ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        reply::set_text(&mut reply, ETAG, &etag(digest));
+        reply::set_text(&mut reply, CONTENT_DIGEST, &digest.to_string());
+        if let Some(range) = &self.content_range {
+            reply::set_text(&mut reply, CONTENT_RANGE, range);
+        }
+        reply
+    }
+}
+
+/// The strong entity tag of a content.
+pub(super) fn etag(digest: Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+fn content_range(range: ByteRange, length: u64) -> String {
+    format!("bytes {}-{}/{length}", range.start, range.end.saturating_sub(1))
+}
+
+fn not_satisfiable(length: u64) -> Reply {
+    let message = format!("the content has {length} bytes");
+    let mut reply = reply::error(StatusCode::RANGE_NOT_SATISFIABLE, Code::RangeInvalid, &message);
+    reply::set_text(&mut reply, CONTENT_RANGE, &format!("bytes */{length}"));
+    reply
+}

@@ -1,0 +1,62 @@
+//! What earlier answers told and later ones may use: what tags pointed to, and the lengths of named contents.
+//!
+//! Nothing here gives a right to read.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use darter_types::{OriginLocator, RegistryName, Repository, Tag};
+use tokio::time::Instant;
+
+use crate::access::{ContentHead, Recent, TagQuery};
+
+type TagKey = (RegistryName, Repository, Tag, Vec<Vec<u8>>);
+
+/// Bounded; what was used longest ago is forgotten.
+#[derive(Debug)]
+pub(super) struct Memory {
+    tags: Mutex<Recent<TagKey, (ContentHead, Instant)>>,
+    lengths: Mutex<Recent<OriginLocator, u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    pub(super) fn new(tags_max: usize, lengths_max: usize) -> Self {
+        Self {
+            tags: Mutex::new(Recent::new(tags_max)),
+            lengths: Mutex::new(Recent::new(lengths_max)),
+        }
+    }
+
+    /// What a tag pointed to, and when the registry said so.
+    pub(super) fn tag(&self, query: &TagQuery) -> Option<(ContentHead, Instant)> {
+        lock(&self.tags).get(&tag_key(query)).cloned()
+    }
+
+    pub(super) fn remember_tag(&self, query: TagQuery, head: ContentHead) {
+        lock(&self.tags).insert(tag_key(&query), (head, Instant::now()));
+    }
+
+    /// The length that a manifest of the same repository gives a content.
+    pub(super) fn length(&self, content: &OriginLocator) -> Option<u64> {
+        lock(&self.lengths).get(content).copied()
+    }
+
+    pub(super) fn remember_lengths(&self, contents: &[(OriginLocator, u64)]) {
+        let mut lengths = lock(&self.lengths);
+        for (content, length) in contents {
+            lengths.insert(content.clone(), *length);
+        }
+    }
+}
+
+fn tag_key(query: &TagQuery) -> TagKey {
+    (
+        query.registry.clone(),
+        query.repository.clone(),
+        query.tag.clone(),
+        query.accept.iter().map(|line| line.as_bytes().to_vec()).collect(),
+    )
+}

@@ -1,0 +1,63 @@
+//! What the mirror counts.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Which endpoint answered with what. Both come from closed sets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    handler: &'static str,
+    code: u16,
+}
+
+/// The mirror's metrics. Clones share the counters.
+#[derive(Clone, Debug)]
+pub struct MirrorMetrics {
+    requests: Family<Answered, Counter>,
+    first_byte: Histogram,
+    hand_overs: Counter,
+    stale_tags: Counter,
+}
+
+impl MirrorMetrics {
+    /// Registers the metrics, named below `darter_proxy`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            // 1 ms to about 16 s.
+            first_byte: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            hand_overs: Counter::default(),
+            stale_tags: Counter::default(),
+        };
+        let requests = metrics.requests.clone();
+        registry.register("darter_proxy_requests", "Requests of clients, by endpoint and status", requests);
+        let first_byte = metrics.first_byte.clone();
+        let help = "Time from a client's request to the head of its answer";
+        registry.register("darter_proxy_answer_seconds", help, first_byte);
+        let help = "Requests answered by 503 because their content broke off";
+        registry.register("darter_proxy_hand_overs", help, metrics.hand_overs.clone());
+        let help = "Tags answered as last known because their registry could not be asked";
+        registry.register("darter_proxy_stale_tags", help, metrics.stale_tags.clone());
+        metrics
+    }
+
+    pub(super) fn answered(&self, handler: &'static str, status: StatusCode, waited: Duration) {
+        let code = status.as_u16();
+        self.requests.get_or_create(&Answered { handler, code }).inc();
+        self.first_byte.observe(waited.as_secs_f64());
+    }
+
+    pub(super) fn handed_over(&self) {
+        self.hand_overs.inc();
+    }
+
+    pub(super) fn stale_tag(&self) {
+        self.stale_tags.inc();
+    }
+}
