@@ -110,6 +110,24 @@ impl DiskStore {
         Ok((store, report))
     }
 
+    fn open_once(&self, task: TaskId, facts: &ContentFacts) -> Result<Arc<dyn StoredTask>, StoreError> {
+        let mut tasks = lock(&self.shared.tasks);
+        let record = match tasks.get(&task) {
+            Some(record) => {
+                record.facts.check_length(task, facts)?;
+                record.clone()
+            }
+            None => {
+                let record = Arc::new(Record::new(task, facts.clone()));
+                tasks.insert(task, record.clone());
+                record
+            }
+        };
+        self.shared.begin(&record);
+        drop(tasks);
+        self.shared.handle(record)
+    }
+
     /// The mappings that its reads are slices of, for servers that send files without reading them.
     pub fn mappings(&self) -> Arc<Mappings> {
         self.shared.mappings.clone()
@@ -136,10 +154,7 @@ impl Shared {
     fn abandon(&self, record: &Arc<Record>) {
         let mut tasks = lock(&self.tasks);
         let others = record.handles.fetch_sub(1, Ordering::Relaxed) - 1;
-        if others == 0
-            && !record.is_created()
-            && tasks.get(&record.task).is_some_and(|at| Arc::ptr_eq(at, record))
-        {
+        if others == 0 && !record.is_created() && is_at(&tasks, record) {
             tasks.remove(&record.task);
         }
     }
@@ -150,6 +165,9 @@ impl Shared {
             Ok(files) => Ok(Arc::new(DiskTask::new(self.clone(), record, files))),
             Err(error) => {
                 self.abandon(&record);
+                if record.is_created() && is_damage(&error) {
+                    self.drop_failed(&record);
+                }
                 Err(error)
             }
         }
@@ -168,36 +186,40 @@ impl Shared {
         Ok(buried)
     }
 
-    /// Drops `record` after its data could not be made durable.
+    /// Drops `record` because its files are not what they were: somebody deleted them, or the disk lost what
+    /// was written. Handles that exist see no piece any more.
     fn drop_failed(&self, record: &Arc<Record>) {
         let mut tasks = lock(&self.tasks);
-        if tasks.get(&record.task).is_some_and(|at| Arc::ptr_eq(at, record)) {
-            let buried = self.drop_task(&mut tasks, record.task);
-            drop(tasks);
-            if let Ok(path) = buried {
-                self.root.sweep(&path);
-            }
+        if !is_at(&tasks, record) {
+            return;
+        }
+        let buried = self.drop_task(&mut tasks, record.task);
+        drop(tasks);
+        record.disown();
+        if let Ok(path) = buried {
+            self.root.sweep(&path);
         }
     }
 }
 
+/// Whether `record` is the one that the table has under its name.
+fn is_at(tasks: &BTreeMap<TaskId, Arc<Record>>, record: &Arc<Record>) -> bool {
+    tasks.get(&record.task).is_some_and(|at| Arc::ptr_eq(at, record))
+}
+
+/// Whether files that exist by the table were found missing or changed.
+fn is_damage(error: &StoreError) -> bool {
+    use std::io::ErrorKind::{InvalidData, NotFound};
+    matches!(error, StoreError::Io { source, .. } if matches!(source.kind(), NotFound | InvalidData))
+}
+
 impl PieceStore for DiskStore {
     fn open(&self, task: TaskId, facts: &ContentFacts) -> Result<Arc<dyn StoredTask>, StoreError> {
-        let mut tasks = lock(&self.shared.tasks);
-        let record = match tasks.get(&task) {
-            Some(record) => {
-                record.facts.check_length(task, facts)?;
-                record.clone()
-            }
-            None => {
-                let record = Arc::new(Record::new(task, facts.clone()));
-                tasks.insert(task, record.clone());
-                record
-            }
-        };
-        self.shared.begin(&record);
-        drop(tasks);
-        self.shared.handle(record)
+        match self.open_once(task, facts) {
+            // What was damaged has been dropped: the second try makes the task anew.
+            Err(error) if is_damage(&error) => self.open_once(task, facts),
+            other => other,
+        }
     }
 
     fn find(&self, task: TaskId) -> Option<Arc<dyn StoredTask>> {
@@ -205,9 +227,12 @@ impl PieceStore for DiskStore {
         let record = tasks.get(&task).filter(|record| record.is_created())?.clone();
         self.shared.begin(&record);
         drop(tasks);
-        self.shared
-            .handle(record)
-            .inspect_err(|error| tracing::warn!(%task, error = error as &dyn std::error::Error, "cannot open a stored task"))
+        let opened = self.shared.handle(record);
+        opened
+            .inspect_err(|error| {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(%task, error, "cannot open a stored task");
+            })
             .ok()
     }
 

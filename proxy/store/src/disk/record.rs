@@ -162,6 +162,15 @@ impl Record {
         Ok(buried)
     }
 
+    /// Takes all pieces back from the handles of a record whose files failed.
+    pub(super) fn disown(&self) {
+        let mut state = lock(&self.state);
+        let pieces = self.facts.layout.piece_count();
+        state.present = PieceSet::new(pieces);
+        state.claimed = PieceSet::new(pieces);
+        state.proved = false;
+    }
+
     pub(super) fn candidate(&self) -> Candidate {
         let state = lock(&self.state);
         Candidate {

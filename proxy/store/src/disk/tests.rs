@@ -282,12 +282,52 @@ fn a_write_that_fails_says_why_and_leaves_the_piece_absent() {
 fn a_content_that_cannot_be_made_durable_is_dropped() {
     let dir = TempDir::new().unwrap();
     let (store, _) = open(dir.path(), u64::MAX);
-    put(&store.open(task(1), &facts(PIECE, true)).unwrap(), 0);
+    let stored = store.open(task(1), &facts(PIECE, true)).unwrap();
+    put(&stored, 0);
     with_data(&store, 1, File::options().write(true).open("/dev/full").unwrap()).record_proved();
     drop(store);
+    assert!(
+        stored.present().is_empty(),
+        "the system may have lost any of its pages"
+    );
+    drop(stored);
     let (store, recovery) = open(dir.path(), u64::MAX);
     assert_eq!((recovery.tasks, recovery.dropped), (0, 0));
     assert_eq!(store.usage().stored_bytes, 0);
+}
+
+#[test]
+fn a_task_whose_files_were_changed_behind_the_store_is_made_anew() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    let harms: [fn(&Path); 4] = [
+        |data| std::fs::remove_dir_all(data.parent().unwrap()).unwrap(),
+        |data| {
+            File::options()
+                .write(true)
+                .open(data)
+                .unwrap()
+                .set_len(7)
+                .unwrap()
+        },
+        |data| std::fs::remove_file(data.with_file_name("index")).unwrap(),
+        |data| std::fs::write(data.with_file_name("index"), [0; 600]).unwrap(),
+    ];
+    for harm in harms {
+        for find in [true, false] {
+            put(&store.open(task(1), &facts(PIECE, true)).unwrap(), 0);
+            harm(&data_file(&store, 1));
+            if find {
+                assert!(store.find(task(1)).is_none());
+                assert_eq!((store.usage().stored_bytes, store.usage().tasks), (0, 0));
+            } else {
+                let stored = store.open(task(1), &facts(PIECE, true)).unwrap();
+                assert!(stored.present().is_empty());
+                put(&stored, 0);
+                assert_eq!(store.usage().stored_bytes, PIECE);
+            }
+        }
+    }
 }
 
 #[test]

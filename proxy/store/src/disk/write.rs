@@ -93,8 +93,12 @@ pub(super) fn open_files(dir: &Path, facts: &ContentFacts) -> Result<Files, Stor
         )
     };
     let (_, found, shape) = read_header(&index).map_err(damaged)?;
-    if found.layout != facts.layout {
-        return Err(damaged("an index of another content".to_owned()));
+    let length = data
+        .metadata()
+        .map_err(|source| refused("look at", &path, 0, source))?
+        .len();
+    if found.layout != facts.layout || length != facts.layout.length() {
+        return Err(damaged("the files are not those that were made".to_owned()));
     }
     Ok(files(data, index, shape, path))
 }
