@@ -83,7 +83,8 @@ pub enum Action {
         /// Offset behind the last byte.
         offset: u64,
     },
-    /// States of the chain that were not known before: keep them.
+    /// States of the chain that an author of trust vouched for, or that belong to a content which is about to be
+    /// [`Action::Proved`]: keep them, for a later [`crate::Task::restore`] trusts them. They join those kept before.
     KeepStates {
         /// Border of the first.
         first: u32,

@@ -1,7 +1,7 @@
 //! What is known of a content once its length is: cut, chain, and which pieces are where.
 //!
-//! What must hold: a piece is released only if it is present and linked by an author of trust, or the whole is
-//! proved; the last piece only when the whole is proved.
+//! What must hold: a piece is released only if it is present and either linked by an author of trust or read from
+//! the origin by this node; the last piece only when the whole is proved.
 
 use darter_types::{Chain, ChainError, ChainState, Digest, PieceLayout, PieceNumber, PieceRun, PieceSet};
 
@@ -10,21 +10,43 @@ pub(crate) struct Content {
     pub(crate) chain: Chain,
     /// Borders `0..trusted` were vouched for by an author of trust.
     pub(crate) trusted: u32,
+    /// Borders `0..kept` were handed to the store: those that are trusted, and at the end all.
+    kept: u32,
+    /// Borders `0..told` are known to the scheduler.
+    told: u32,
     pub(crate) present: PieceSet,
+    /// Pieces that this node read from the origin itself: it needs nobody's word for them.
+    vouched: PieceSet,
     /// In the store since before a restart, not linked since.
     pub(crate) claimed: PieceSet,
     pub(crate) released: PieceSet,
 }
 
+/// States from a border on.
+pub(crate) type States = (u32, Vec<ChainState>);
+
 impl Content {
     pub(crate) fn new(digest: Digest, layout: PieceLayout) -> Self {
-        let count = layout.piece_count();
+        let none = PieceSet::new(layout.piece_count());
         Self {
             chain: Chain::new(digest, layout),
             trusted: 1,
-            present: PieceSet::new(count),
-            claimed: PieceSet::new(count),
-            released: PieceSet::new(count),
+            kept: 1,
+            told: 1,
+            present: none.clone(),
+            vouched: none.clone(),
+            claimed: none.clone(),
+            released: none,
+        }
+    }
+
+    /// Takes over what the store kept: states that were trusted, pieces that were linked by them.
+    pub(crate) fn restore(&mut self, states: &[ChainState], claimed: &PieceSet, present: &PieceSet) {
+        if self.learn(1, states, true).is_ok() {
+            self.kept = self.trusted;
+            self.claimed.insert_all(claimed);
+            self.present.insert_all(present);
+            present.iter().for_each(|piece| drop(self.claimed.remove(piece)));
         }
     }
 
@@ -36,7 +58,7 @@ impl Content {
         self.present.is_full()
     }
 
-    /// Takes in states and says which were new.
+    /// Takes in states. Trust grows only without a gap: a word for later borders says nothing of earlier ones.
     pub(crate) fn learn(
         &mut self,
         first: u32,
@@ -51,6 +73,37 @@ impl Content {
         Ok(())
     }
 
+    /// States that the store shall keep and was not given yet. States of doubtful authors are kept only when the
+    /// whole is proved, so that whatever the store has after a restart may be trusted.
+    pub(crate) fn take_states_to_keep(&mut self) -> Option<States> {
+        let end = if self.is_proved() {
+            self.chain.known()
+        } else {
+            self.trusted
+        };
+        let first = self.kept;
+        self.kept = first.max(end);
+        self.states(first, end)
+    }
+
+    /// Trusted states that the scheduler was not told yet.
+    pub(crate) fn take_states_to_tell(&mut self) -> Option<States> {
+        let first = self.told;
+        self.told = first.max(self.trusted);
+        self.states(first, self.trusted)
+    }
+
+    /// The scheduler knows the borders before `end`; 1 = it forgot all.
+    pub(crate) fn scheduler_knows(&mut self, end: u32) {
+        self.told = if end <= 1 { 1 } else { self.told.max(end) };
+    }
+
+    fn states(&self, first: u32, end: u32) -> Option<States> {
+        let count = end.checked_sub(first).filter(|count| *count > 0)?;
+        let states = self.chain.states_from(first).iter().take(count as usize);
+        Some((first, states.copied().collect()))
+    }
+
     /// Whether the piece is neither here nor waiting to be linked again.
     pub(crate) fn is_missing(&self, piece: PieceNumber) -> bool {
         !self.present.contains(piece) && !self.claimed.contains(piece)
@@ -62,12 +115,19 @@ impl Content {
         piece.saturating_add(1) < known || (piece == self.layout().last_piece() && piece < known)
     }
 
+    /// A piece is here, linked and written; false if it was before.
+    pub(crate) fn arrived(&mut self, piece: PieceNumber, from_origin: bool) -> bool {
+        self.claimed.remove(piece);
+        if from_origin {
+            self.vouched.insert(piece);
+        }
+        self.present.insert(piece)
+    }
+
     /// Whether readers may have it.
-    fn may_release(&self, piece: PieceNumber) -> bool {
-        self.is_proved()
-            || (self.present.contains(piece)
-                && piece != self.layout().last_piece()
-                && piece + 1 < self.trusted)
+    pub(crate) fn may_release(&self, piece: PieceNumber) -> bool {
+        let vouched = piece.saturating_add(1) < self.trusted || self.vouched.contains(piece);
+        self.is_proved() || (self.present.contains(piece) && piece != self.layout().last_piece() && vouched)
     }
 
     /// Marks what became releasable and returns it as runs.

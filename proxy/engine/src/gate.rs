@@ -4,6 +4,8 @@
 //! says that it cannot help, or readers have waited too long. A need is per content and never undone: what began
 //! alone ends alone, so that a lost scheduler costs one decision, not one per piece.
 
+use std::time::Duration;
+
 use darter_types::{Moment, PieceRun};
 
 use crate::Limits;
@@ -15,6 +17,16 @@ pub(crate) struct Lease {
     pub(crate) runs: Vec<PieceRun>,
 }
 
+/// How long somebody has waited, and for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    /// Since when no byte came.
+    pub(crate) since: Moment,
+    /// When a parent last told of a new piece: others are served, so this node's turn will come.
+    pub(crate) news: Moment,
+    pub(crate) parent_alive: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) lease: Option<Lease>,
@@ -22,9 +34,13 @@ pub(crate) struct Gate {
     scheduler_up: bool,
     /// When the scheduler was asked and has not answered yet.
     asked_at: Option<Moment>,
-    pub(crate) failures: u32,
-    pub(crate) paused_until: Moment,
-    /// Spreads the patience of many nodes: 0.75 to 1.25.
+    failures: u32,
+    /// The origin failed too often, and nothing came from anywhere since.
+    gave_up: bool,
+    paused_until: Moment,
+    /// The farthest offset that the origin's bytes reached: coming that far again is no progress.
+    reached: u64,
+    /// Spreads the patience of many nodes around 1.
     jitter: f64,
 }
 
@@ -36,9 +52,15 @@ impl Gate {
             scheduler_up: false,
             asked_at: None,
             failures: 0,
+            gave_up: false,
             paused_until: Moment::START,
+            reached: 0,
             jitter,
         }
+    }
+
+    pub(crate) fn is_scheduler_up(&self) -> bool {
+        self.scheduler_up
     }
 
     pub(crate) fn scheduler_up(&mut self, now: Moment) {
@@ -55,28 +77,29 @@ impl Gate {
         self.asked_at = None;
     }
 
-    /// Decides whether need has come. `waiting_since` is when a reader last got a byte, if one waits.
-    pub(crate) fn consider(
-        &mut self,
-        now: Moment,
-        waiting_since: Option<Moment>,
-        parent_alive: bool,
-        limits: &Limits,
-    ) {
-        let Some(since) = waiting_since else { return };
+    pub(crate) fn granted(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+        self.failures = 0;
+    }
+
+    /// Decides whether need has come.
+    pub(crate) fn consider(&mut self, now: Moment, waiting: Option<Waiting>, limits: &Limits) {
+        let Some(waiting) = waiting else { return };
         if self.alone || self.lease.is_some() {
             return;
         }
-        let patience = if parent_alive {
-            limits.patience_alive
-        } else {
-            limits.patience_alone
-        };
         let unanswered = self
             .asked_at
             .is_some_and(|at| now.since(at) >= limits.scheduler_answer);
-        let nobody_helps = !parent_alive && (!self.scheduler_up || unanswered);
-        self.alone = nobody_helps || now.since(since) >= patience.mul_f64(self.jitter);
+        let nobody_helps = !waiting.parent_alive && (!self.scheduler_up || unanswered);
+        let waited = |since: Moment, patience: Duration| now.since(since) >= patience.mul_f64(self.jitter);
+        let too_long = if waiting.parent_alive {
+            waited(waiting.since.max(waiting.news), limits.patience_alive)
+                || waited(waiting.since, limits.patience_news)
+        } else {
+            waited(waiting.since, limits.patience_alone)
+        };
+        self.alone = nobody_helps || too_long;
     }
 
     /// Whether a request to the origin may start now.
@@ -91,15 +114,33 @@ impl Gate {
         self.failures > limits.origin_failures_max
     }
 
-    pub(crate) fn progressed(&mut self) {
+    /// Leaves the origin to others; false if that was tried already and brought nothing.
+    pub(crate) fn give_up(&mut self) -> bool {
+        self.alone = false;
         self.failures = 0;
+        !std::mem::replace(&mut self.gave_up, true)
+    }
+
+    /// Bytes came from the origin, up to `offset`.
+    pub(crate) fn reached(&mut self, offset: u64) {
+        if offset > self.reached {
+            self.reached = offset;
+            self.failures = 0;
+        }
+    }
+
+    /// A piece came whole, from anywhere.
+    pub(crate) fn progressed(&mut self, from_origin: bool) {
+        self.gave_up = false;
+        if from_origin {
+            self.failures = 0;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn at(ms: u64) -> Moment {
         Moment::after_start(Duration::from_millis(ms))
@@ -109,17 +150,26 @@ mod tests {
         (Gate::new(1.0), Limits::default())
     }
 
+    /// Somebody waits since `since` ms, parents told news at `news` ms.
+    fn waiting(since: u64, news: u64, parent_alive: bool) -> Option<Waiting> {
+        Some(Waiting {
+            since: at(since),
+            news: at(news),
+            parent_alive,
+        })
+    }
+
     #[test]
     fn without_a_scheduler_and_parents_it_opens_at_once() {
         let (mut gate, limits) = gate();
-        gate.consider(at(0), Some(at(0)), false, &limits);
+        gate.consider(at(0), waiting(0, 0, false), &limits);
         assert!(gate.is_open(at(0)));
     }
 
     #[test]
     fn nobody_waiting_is_no_need() {
         let (mut gate, limits) = gate();
-        gate.consider(at(99_000), None, false, &limits);
+        gate.consider(at(99_000), None, &limits);
         assert!(!gate.is_open(at(99_000)));
     }
 
@@ -127,9 +177,9 @@ mod tests {
     fn a_silent_scheduler_is_not_waited_for() {
         let (mut gate, limits) = gate();
         gate.scheduler_up(at(0));
-        gate.consider(at(299), Some(at(0)), false, &limits);
+        gate.consider(at(299), waiting(0, 0, false), &limits);
         assert!(!gate.is_open(at(299)));
-        gate.consider(at(300), Some(at(0)), false, &limits);
+        gate.consider(at(300), waiting(0, 0, false), &limits);
         assert!(gate.is_open(at(300)));
     }
 
@@ -139,11 +189,42 @@ mod tests {
             let (mut gate, limits) = gate();
             gate.scheduler_up(at(0));
             gate.scheduler_answered();
-            gate.consider(at(patience - 1), Some(at(0)), alive, &limits);
+            gate.consider(at(patience - 1), waiting(0, 0, alive), &limits);
             assert!(!gate.is_open(at(patience - 1)));
-            gate.consider(at(patience), Some(at(0)), alive, &limits);
+            gate.consider(at(patience), waiting(0, 0, alive), &limits);
             assert!(gate.is_open(at(patience)));
         }
+    }
+
+    #[test]
+    fn while_others_are_served_a_node_waits_for_its_turn_but_not_for_ever() {
+        let (mut gate, limits) = gate();
+        gate.scheduler_up(at(0));
+        gate.scheduler_answered();
+        gate.consider(at(14_999), waiting(0, 14_900, true), &limits);
+        assert!(!gate.is_open(at(14_999)));
+        gate.consider(at(15_000), waiting(0, 14_900, true), &limits);
+        assert!(gate.is_open(at(15_000)));
+    }
+
+    #[test]
+    fn bytes_that_came_before_are_no_progress() {
+        let (mut gate, limits) = gate();
+        for round in 0..=limits.origin_failures_max {
+            gate.reached(100);
+            assert_eq!(gate.failed(at(0), &limits), round == limits.origin_failures_max);
+        }
+        gate.reached(101);
+        assert!(!gate.failed(at(0), &limits));
+    }
+
+    #[test]
+    fn the_origin_is_left_to_others_once() {
+        let (mut gate, _) = gate();
+        assert!(gate.give_up());
+        assert!(!gate.give_up());
+        gate.progressed(false);
+        assert!(gate.give_up());
     }
 
     #[test]
@@ -156,7 +237,7 @@ mod tests {
         assert!(!gate.is_open(at(599)) && gate.is_open(at(600)));
         assert!(!gate.failed(at(600), &limits));
         assert!(gate.failed(at(1400), &limits));
-        gate.progressed();
+        gate.progressed(true);
         assert!(!gate.failed(at(9000), &limits));
     }
 }

@@ -1,6 +1,7 @@
 //! What must hold after every event: each invariant one predicate, used by `debug_assert!`, by the property tests and
 //! by the simulation's oracle.
 
+use crate::content::Content;
 use crate::task::Task;
 
 /// The invariant in words, and whether it holds.
@@ -9,8 +10,9 @@ type Check = (&'static str, fn(&Task) -> bool);
 impl Task {
     /// The first invariant that does not hold, by name.
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let checks: [Check; 5] = [
+        let checks: [Check; 6] = [
             ("released pieces are present", released_is_present),
+            ("released pieces were vouched for", released_was_vouched_for),
             (
                 "the last piece is released only when all is proved",
                 last_piece_needs_proof,
@@ -36,6 +38,11 @@ fn released_is_present(task: &Task) -> bool {
             .iter()
             .all(|piece| content.present.contains(piece))
     })
+}
+
+fn released_was_vouched_for(task: &Task) -> bool {
+    let holds = |content: &Content| content.released.iter().all(|piece| content.may_release(piece));
+    task.content.as_ref().is_none_or(holds)
 }
 
 fn last_piece_needs_proof(task: &Task) -> bool {

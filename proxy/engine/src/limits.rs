@@ -24,12 +24,21 @@ pub struct Limits {
     pub patience_alone: Duration,
     /// How long a reader waits for a byte while a parent is alive: the origin may be slow for everybody.
     pub patience_alive: Duration,
-    /// A request older than this is asked of a second parent when nothing else is left to ask for.
+    /// How long a reader waits at most for a byte while parents tell of new pieces, so that others are served:
+    /// on slow links a piece takes long to reach everybody, and all would fall upon the origin.
+    pub patience_news: Duration,
+    /// A piece that was asked for longer ago than this, and than three usual requests take, is asked of a second
+    /// parent: if a reader waits for it at once, else when nothing else is left to ask for.
     pub hedge_after: Duration,
     /// How long a parent that was busy or broke off is not asked again.
     pub parent_pause: Duration,
-    /// Failures in a row after which a parent is given up for this task.
+    /// How long a parent that was unreachable, silent or lost is left out while it is still offered; doubled each
+    /// time. One that sent wrong bytes does not come back.
+    pub parent_return: Duration,
+    /// Times in a row that a parent may lack what it told of, before it is given up.
     pub parent_failures_max: u32,
+    /// Pieces of an earlier life that are read back and linked at the same time.
+    pub checks_max: usize,
     /// How often the origin may fail without a new byte before the task fails.
     pub origin_failures_max: u32,
     /// First pause after a failure of the origin; doubled each time.
@@ -48,9 +57,12 @@ impl Default for Limits {
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),
             patience_alive: Duration::from_secs(5),
+            patience_news: Duration::from_secs(15),
             hedge_after: Duration::from_secs(1),
             parent_pause: Duration::from_millis(300),
+            parent_return: Duration::from_secs(5),
             parent_failures_max: 3,
+            checks_max: 4,
             origin_failures_max: 3,
             origin_pause: Duration::from_millis(200),
         }

@@ -7,25 +7,57 @@ use darter_types::{HostId, Moment, PieceNumber, PieceRun, PieceSet};
 use crate::event::ParentFailure;
 use crate::{Limits, ParentOffer};
 
+/// Whether a parent may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// Left out until then.
+    DroppedUntil(Moment),
+    /// It sent wrong bytes.
+    Dropped,
+}
+
 #[derive(Debug)]
 pub(crate) struct Parent {
     pub(crate) address: String,
     /// It answered: it will tell what it has.
-    pub(crate) alive: bool,
+    alive: bool,
+    /// It is among those that the scheduler chose last.
+    offered: bool,
     /// Runs heard before the length was known.
     early: Vec<PieceRun>,
     pub(crate) has: PieceSet,
     pub(crate) requests: usize,
-    failures: u32,
+    /// Times in a row that it lacked what it had told of.
+    lacked: u32,
+    drops: u32,
     paused_until: Moment,
-    /// Asked for no more in this task.
-    pub(crate) dropped: bool,
+    standing: Standing,
 }
 
 impl Parent {
+    fn new(address: String, piece_count: u32) -> Self {
+        Self {
+            address,
+            alive: false,
+            offered: true,
+            early: Vec::new(),
+            has: PieceSet::new(piece_count),
+            requests: 0,
+            lacked: 0,
+            drops: 0,
+            paused_until: Moment::START,
+            standing: Standing::Good,
+        }
+    }
+
+    pub(crate) fn is_good(&self) -> bool {
+        self.standing == Standing::Good
+    }
+
     pub(crate) fn may_be_asked(&self, now: Moment, limits: &Limits) -> bool {
         self.alive
-            && !self.dropped
+            && self.is_good()
             && now >= self.paused_until
             && self.requests < limits.requests_per_parent_max
     }
@@ -33,6 +65,17 @@ impl Parent {
 
 /// Runs kept for a parent while the length is not known; more than an honest one needs.
 const EARLY_RUNS_MAX: usize = 1024;
+/// Parents remembered, most of them for having been dropped.
+const REMEMBERED_MAX: usize = 256;
+/// Doublings of the time for which a parent is left out.
+const DOUBLINGS_MAX: u32 = 5;
+
+/// What an offer changed.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    pub(crate) gone: Vec<HostId>,
+    pub(crate) new: Vec<ParentOffer>,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Parents {
@@ -42,41 +85,76 @@ pub(crate) struct Parents {
 }
 
 impl Parents {
-    /// Replaces the set; returns who is new and who left. Parents that were dropped stay dropped.
-    pub(crate) fn offer(
-        &mut self,
-        offers: Vec<ParentOffer>,
-        limits: &Limits,
-    ) -> (Vec<ParentOffer>, Vec<HostId>) {
-        let wanted: Vec<_> = offers.into_iter().take(limits.parents_max).collect();
-        let gone: Vec<HostId> = self
-            .by_host
-            .iter()
-            .filter(|(host, parent)| !parent.dropped && !wanted.iter().any(|offer| offer.host == **host))
-            .map(|(host, _)| host.clone())
+    /// Replaces the set; parents that were dropped stay so.
+    pub(crate) fn offer(&mut self, offers: Vec<ParentOffer>, limits: &Limits) -> Changed {
+        let is_liar = |host: &HostId| {
+            self.by_host
+                .get(host)
+                .is_some_and(|known| known.standing == Standing::Dropped)
+        };
+        let offers: Vec<_> = offers
+            .into_iter()
+            .filter(|offer| !is_liar(&offer.host))
+            .take(limits.parents_max)
             .collect();
-        for host in &gone {
-            self.forget(host);
-        }
-        let capacity = u32::try_from(self.counts.len()).unwrap_or(u32::MAX);
-        let mut new = Vec::new();
-        for offer in wanted {
-            if !self.by_host.contains_key(&offer.host) {
-                let parent = Parent {
-                    address: offer.address.clone(),
-                    alive: false,
-                    early: Vec::new(),
-                    has: PieceSet::new(capacity),
-                    requests: 0,
-                    failures: 0,
-                    paused_until: Moment::START,
-                    dropped: false,
-                };
-                self.by_host.insert(offer.host.clone(), parent);
-                new.push(offer);
+        let stays = |host: &HostId, known: &Parent| {
+            offers
+                .iter()
+                .any(|offer| offer.host == *host && offer.address == known.address)
+        };
+        let mut changed = Changed::default();
+        for (host, known) in &mut self.by_host {
+            known.offered = stays(host, known);
+            if !known.offered && known.is_good() {
+                changed.gone.push(host.clone());
             }
         }
-        (new, gone)
+        changed.gone.iter().for_each(|host| self.forget(host));
+        for offer in offers {
+            match self.by_host.get_mut(&offer.host) {
+                None => self.add(offer, &mut changed),
+                Some(known) => {
+                    known.offered = true;
+                    known.address = offer.address;
+                }
+            }
+        }
+        changed
+    }
+
+    fn add(&mut self, offer: ParentOffer, changed: &mut Changed) {
+        if self.by_host.len() >= REMEMBERED_MAX {
+            let useless = self
+                .by_host
+                .iter()
+                .find(|(_, known)| !known.offered)
+                .map(|(host, _)| host.clone());
+            useless.iter().for_each(|host| self.forget(host));
+        }
+        self.by_host.insert(
+            offer.host.clone(),
+            Parent::new(offer.address.clone(), self.piece_count()),
+        );
+        changed.new.push(offer);
+    }
+
+    fn piece_count(&self) -> u32 {
+        u32::try_from(self.counts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Takes back parents that were left out for long enough and are still offered.
+    pub(crate) fn returning(&mut self, now: Moment) -> Vec<ParentOffer> {
+        let mut back = Vec::new();
+        for (host, parent) in &mut self.by_host {
+            if parent.offered && matches!(parent.standing, Standing::DroppedUntil(until) if now >= until) {
+                parent.standing = Standing::Good;
+                back.push(ParentOffer {
+                    host: host.clone(),
+                    address: parent.address.clone(),
+                });
+            }
+        }
+        back
     }
 
     /// The length became known.
@@ -88,39 +166,74 @@ impl Parents {
             early.push((host.clone(), std::mem::take(&mut parent.early)));
         }
         for (host, runs) in early {
-            self.has(&host, &runs);
+            self.add_pieces(&host, &runs);
         }
     }
 
-    pub(crate) fn has(&mut self, host: &HostId, runs: &[PieceRun]) {
-        let Some(parent) = self.by_host.get_mut(host) else {
-            return;
+    /// A parent answered.
+    pub(crate) fn alive(&mut self, host: &HostId) {
+        if let Some(parent) = self.by_host.get_mut(host) {
+            parent.alive = parent.is_good();
+        }
+    }
+
+    /// A parent has pieces; true if that is news.
+    pub(crate) fn has(&mut self, host: &HostId, runs: &[PieceRun]) -> bool {
+        self.alive(host);
+        self.add_pieces(host, runs)
+    }
+
+    fn add_pieces(&mut self, host: &HostId, runs: &[PieceRun]) -> bool {
+        let Some(parent) = self.by_host.get_mut(host).filter(|parent| parent.is_good()) else {
+            return false;
         };
-        parent.alive = true;
         if self.counts.is_empty() {
             let room = EARLY_RUNS_MAX.saturating_sub(parent.early.len());
             parent.early.extend(runs.iter().take(room));
-            return;
+            return room > 0 && !runs.is_empty();
         }
         let capacity = parent.has.capacity();
+        let mut news = false;
         for piece in runs.iter().flat_map(|run| run.first..run.end().min(capacity)) {
             if parent.has.insert(piece) {
-                add(&mut self.counts, piece, true);
+                count(&mut self.counts, piece, true);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// A parent turned out not to have `pieces`.
+    pub(crate) fn lacks(&mut self, host: &HostId, pieces: impl Iterator<Item = PieceNumber>) {
+        let Some(parent) = self.by_host.get_mut(host) else {
+            return;
+        };
+        for piece in pieces {
+            if parent.has.remove(piece) {
+                count(&mut self.counts, piece, false);
             }
         }
     }
 
     /// Takes a parent out of the set, and what it has out of the counts.
     fn forget(&mut self, host: &HostId) {
-        if let Some(parent) = self.by_host.remove(host) {
-            parent
-                .has
-                .iter()
-                .for_each(|piece| add(&mut self.counts, piece, false));
-        }
+        self.strip(host);
+        self.by_host.remove(host);
     }
 
-    /// Notes a failure; true if the parent is given up.
+    /// Takes what a parent has out of the counts.
+    fn strip(&mut self, host: &HostId) {
+        let none = PieceSet::new(self.piece_count());
+        let Some(parent) = self.by_host.get_mut(host) else {
+            return;
+        };
+        parent.alive = false;
+        parent.early.clear();
+        let has = std::mem::replace(&mut parent.has, none);
+        has.iter().for_each(|piece| count(&mut self.counts, piece, false));
+    }
+
+    /// Notes that a request failed; true if the parent is given up for it.
     pub(crate) fn failed(
         &mut self,
         host: &HostId,
@@ -128,41 +241,54 @@ impl Parents {
         now: Moment,
         limits: &Limits,
     ) -> bool {
-        let Some(parent) = self.by_host.get_mut(host) else {
+        let Some(parent) = self.by_host.get_mut(host).filter(|parent| parent.is_good()) else {
             return false;
         };
-        if parent.dropped {
-            return false;
-        }
-        parent.failures += 1;
         parent.paused_until = now + limits.parent_pause;
-        let fatal = match failure {
+        let given_up = match failure {
             ParentFailure::WrongBytes | ParentFailure::Silent | ParentFailure::Unreachable => true,
-            ParentFailure::Missing => parent.failures >= limits.parent_failures_max,
+            ParentFailure::Missing => {
+                parent.lacked += 1;
+                parent.lacked >= limits.parent_failures_max
+            }
             ParentFailure::Busy => false,
         };
-        if fatal {
-            parent.dropped = true;
-            parent.alive = false;
-            let has = std::mem::replace(
-                &mut parent.has,
-                PieceSet::new(u32::try_from(self.counts.len()).unwrap_or(0)),
-            );
-            has.iter().for_each(|piece| add(&mut self.counts, piece, false));
-        }
-        fatal
+        given_up && self.drop_parent(host, failure, now, limits)
+    }
+
+    /// Gives a parent up; false if it was before.
+    pub(crate) fn drop_parent(
+        &mut self,
+        host: &HostId,
+        failure: ParentFailure,
+        now: Moment,
+        limits: &Limits,
+    ) -> bool {
+        let Some(parent) = self.by_host.get_mut(host).filter(|parent| parent.is_good()) else {
+            return false;
+        };
+        parent.standing = match failure {
+            ParentFailure::WrongBytes => Standing::Dropped,
+            _ => {
+                Standing::DroppedUntil(now + limits.parent_return * 2u32.pow(parent.drops.min(DOUBLINGS_MAX)))
+            }
+        };
+        parent.drops += 1;
+        parent.lacked = 0;
+        self.strip(host);
+        true
     }
 
     pub(crate) fn succeeded(&mut self, host: &HostId) {
         if let Some(parent) = self.by_host.get_mut(host) {
-            parent.failures = 0;
+            parent.lacked = 0;
         }
     }
 
     pub(crate) fn any_alive(&self) -> bool {
         self.by_host
             .values()
-            .any(|parent| parent.alive && !parent.dropped)
+            .any(|parent| parent.alive && parent.is_good())
     }
 
     /// How many parents have `piece`.
@@ -171,7 +297,7 @@ impl Parents {
     }
 }
 
-fn add(counts: &mut [u16], piece: PieceNumber, up: bool) {
+fn count(counts: &mut [u16], piece: PieceNumber, up: bool) {
     if let Some(count) = counts.get_mut(piece as usize) {
         *count = if up {
             count.saturating_add(1)

@@ -16,27 +16,19 @@ pub(crate) struct Choice<'a, Want, Rarity> {
     pub(crate) wanted: Want,
     /// How many parents have a piece.
     pub(crate) rarity: Rarity,
-    /// Pieces that readers need soonest, in order.
-    pub(crate) urgent: &'a [PieceNumber],
     /// Longest run in bytes.
     pub(crate) run_bytes: u64,
 }
 
 impl<Want: Fn(PieceNumber) -> bool, Rarity: Fn(PieceNumber) -> u16> Choice<'_, Want, Rarity> {
-    /// The run to ask for, if the parent has anything that is wanted.
-    pub(crate) fn pick(&self, rng: &mut impl Rng) -> Option<PieceRun> {
-        let first = self.urgent_piece().or_else(|| self.rarest(rng))?;
-        Some(self.extend(first))
+    /// A run that begins with a piece that readers need soonest, if the parent has one; `pieces` are in order.
+    pub(crate) fn urgent(&self, pieces: &[PieceNumber]) -> Option<PieceRun> {
+        let has = |piece: &&PieceNumber| self.has.contains(**piece) && (self.wanted)(**piece);
+        pieces.iter().find(has).map(|first| self.extend(*first))
     }
 
-    fn urgent_piece(&self) -> Option<PieceNumber> {
-        self.urgent
-            .iter()
-            .copied()
-            .find(|piece| self.has.contains(*piece) && (self.wanted)(*piece))
-    }
-
-    fn rarest(&self, rng: &mut impl Rng) -> Option<PieceNumber> {
+    /// A run that begins with one of the rarest pieces that the parent has.
+    pub(crate) fn rarest(&self, rng: &mut impl Rng) -> Option<PieceRun> {
         let mut best = None;
         let mut least = u16::MAX;
         let mut equals = 0u32;
@@ -51,7 +43,7 @@ impl<Want: Fn(PieceNumber) -> bool, Rarity: Fn(PieceNumber) -> u16> Choice<'_, W
                 }
             }
         }
-        best
+        best.map(|first| self.extend(first))
     }
 
     /// Adds the neighbours behind `first` that are no more common, as long as the run stays short.
@@ -101,10 +93,11 @@ mod tests {
             has: &set,
             wanted: |piece| piece != 0,
             rarity: |piece| rarity.get(piece as usize).copied().unwrap_or(9),
-            urgent,
             run_bytes,
         };
-        choice.pick(&mut SmallRng::seed_from_u64(seed))
+        choice
+            .urgent(urgent)
+            .or_else(|| choice.rarest(&mut SmallRng::seed_from_u64(seed)))
     }
 
     #[test]

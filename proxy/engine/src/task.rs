@@ -5,15 +5,18 @@ mod origin;
 mod plan;
 mod requests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use darter_types::{ByteRange, ChainState, Digest, HostId, Moment, PieceLayout, PieceRun, PieceSet};
+use darter_types::{
+    ByteRange, ChainState, Digest, HostId, Moment, PieceLayout, PieceNumber, PieceRun, PieceSet,
+};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::content::Content;
 use crate::event::{Event, FetchId, ReaderId};
-use crate::gate::{Gate, Lease};
+use crate::gate::Gate;
 use crate::parents::Parents;
 use crate::{Action, Limits};
 
@@ -36,6 +39,8 @@ pub struct Settings {
 struct Reader {
     range: ByteRange,
     offset: u64,
+    /// When it came, or came to where it is.
+    since: Moment,
 }
 
 #[derive(Debug)]
@@ -45,6 +50,9 @@ struct Fetch {
     run: PieceRun,
     started: Moment,
 }
+
+/// Spreads the patience of many nodes; the upper end keeps a node whose parents are all dead below a second.
+const JITTER: std::ops::Range<f64> = 0.75..1.15;
 
 /// One content's download.
 #[derive(Debug)]
@@ -56,8 +64,17 @@ pub struct Task {
     fetches: BTreeMap<FetchId, Fetch>,
     /// Pieces that a request covers.
     under_way: PieceSet,
+    /// Claimed pieces that are being linked again.
+    checking: BTreeSet<PieceNumber>,
     gate: Gate,
+    /// When the last byte came.
     last_progress: Moment,
+    /// When a parent last told of a new piece.
+    last_news: Moment,
+    /// When the scheduler was last told what is wanted.
+    last_want: Option<Moment>,
+    /// How long requests to parents take, smoothed.
+    usual_request: Option<Duration>,
     next_fetch: u64,
     rng: SmallRng,
     over: bool,
@@ -67,7 +84,7 @@ impl Task {
     /// A task of which nothing is known but its name.
     pub fn new(settings: Settings, now: Moment) -> Self {
         let mut rng = SmallRng::seed_from_u64(settings.seed);
-        let jitter = rng.random_range(0.75..1.25);
+        let jitter = rng.random_range(JITTER);
         Self {
             settings,
             content: None,
@@ -75,16 +92,21 @@ impl Task {
             parents: Parents::default(),
             fetches: BTreeMap::new(),
             under_way: PieceSet::new(0),
+            checking: BTreeSet::new(),
             gate: Gate::new(jitter),
             last_progress: now,
+            last_news: now,
+            last_want: None,
+            usual_request: None,
             next_fetch: 0,
             rng,
             over: false,
         }
     }
 
-    /// Takes over what the store kept from an earlier life: the chain's states from border 1 on and the pieces that
-    /// it claims. Nothing of it is released before it is linked again.
+    /// Takes over what the store kept from an earlier life, before any event: the chain's states from border 1 on,
+    /// which an author of trust vouched for (see [`Action::KeepStates`]), the pieces that it claims, which are linked
+    /// again before anybody gets them, and those that were linked in this life.
     pub fn restore(
         &mut self,
         layout: PieceLayout,
@@ -93,13 +115,18 @@ impl Task {
         present: &PieceSet,
     ) {
         let mut content = Content::new(self.settings.digest, layout);
-        // The node computed or checked these states itself before it kept them, but they say nothing of trust.
-        if content.learn(1, states, false).is_ok() {
-            content.claimed.insert_all(claimed);
-            content.present.insert_all(present);
+        content.restore(states, claimed, present);
+        self.start_content(content);
+    }
+
+    fn start_content(&mut self, content: Content) {
+        let piece_count = content.layout().piece_count();
+        self.under_way = PieceSet::new(piece_count);
+        for fetch in self.fetches.values_mut() {
+            fetch.run.count = fetch.run.end().min(piece_count).saturating_sub(fetch.run.first);
+            self.under_way.insert_run(fetch.run);
         }
-        self.parents.cut(layout.piece_count());
-        self.under_way = PieceSet::new(layout.piece_count());
+        self.parents.cut(piece_count);
         self.content = Some(content);
     }
 
@@ -155,46 +182,34 @@ impl Task {
 
     fn take(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::ReaderOpened { reader, range } => {
-                if self.readers.is_empty() {
-                    self.last_progress = now;
-                }
-                self.readers.insert(
-                    reader,
-                    Reader {
-                        range,
-                        offset: range.start,
-                    },
-                );
-            }
+            Event::ReaderOpened { reader, range } => self.reader_opened(now, reader, range, actions),
             Event::ReaderMoved { reader, offset } => {
                 if let Some(reader) = self.readers.get_mut(&reader) {
                     reader.offset = offset;
+                    reader.since = now;
                 }
             }
             Event::ReaderClosed { reader } => drop(self.readers.remove(&reader)),
             Event::LengthKnown(length) => drop(self.cut(length, actions)),
-            Event::SchedulerUp => {
-                self.gate.scheduler_up(now);
-                actions.push(Action::Want);
-            }
+            Event::SchedulerUp => self.scheduler_up(now, actions),
             Event::SchedulerDown => self.gate.scheduler_down(),
             Event::ParentsOffered(offers) => self.parents_offered(offers, actions),
-            Event::ParentAlive(host) => self.parents.has(&host, &[]),
-            Event::ParentHas(host, runs) => self.parents.has(&host, &runs),
-            Event::ParentLost(host, failure) => self.parent_failed(now, &host, failure, 0, actions),
+            Event::ParentAlive(host) => self.parents.alive(&host),
+            Event::ParentHas(host, runs) => {
+                if self.parents.has(&host, &runs) {
+                    self.last_news = now;
+                }
+            }
+            Event::ParentLost(host, failure) => self.parent_lost(now, &host, failure, actions),
             Event::LinksCame {
                 length,
                 first,
                 states,
                 trusted,
             } => {
-                self.links_came(length, first, &states, trusted, actions);
+                self.links_came(now, length, first, &states, trusted, actions);
             }
-            Event::LeaseGranted { epoch, runs } => {
-                self.gate.scheduler_answered();
-                self.gate.lease = Some(Lease { epoch, runs });
-            }
+            Event::LeaseGranted { epoch, runs } => self.lease_granted(epoch, runs, actions),
             Event::LeaseRevoked { epoch } => self.lease_revoked(epoch, actions),
             Event::GoAlone => {
                 self.gate.scheduler_answered();

@@ -1,13 +1,63 @@
 //! What each event does to the state; what follows from the new state is for `plan`.
 
-use darter_types::{ChainState, HostId, Moment, PieceLayout, PieceNumber, PieceSet};
+use std::time::Duration;
 
-use super::Task;
+use darter_types::{ByteRange, ChainError, ChainState, HostId, Moment, PieceLayout, PieceNumber};
+
+use super::origin::Source;
+use super::{Reader, Task};
 use crate::content::Content;
-use crate::event::{FetchFailure, FetchId, ParentFailure};
-use crate::{Action, Failure};
+use crate::event::{FetchFailure, FetchId, OriginFailure, ParentFailure, ReaderId};
+use crate::{Action, Failure, ParentOffer};
+
+/// How often at most the scheduler is told again what is wanted.
+const WANT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Task {
+    pub(super) fn reader_opened(
+        &mut self,
+        now: Moment,
+        reader: ReaderId,
+        range: ByteRange,
+        actions: &mut Vec<Action>,
+    ) {
+        if !self.has_demand() {
+            self.last_progress = now;
+        }
+        self.readers.insert(
+            reader,
+            Reader {
+                range,
+                offset: range.start,
+                since: now,
+            },
+        );
+        if !self.settings.whole && self.gate.is_scheduler_up() {
+            self.want(now, actions);
+        }
+    }
+
+    pub(super) fn scheduler_up(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        self.gate.scheduler_up(now);
+        self.last_want = Some(now);
+        actions.push(Action::Want);
+        if let Some(content) = self.content.as_mut() {
+            // It may be another one, or have forgotten.
+            content.scheduler_knows(1);
+            if self.uses_origin() {
+                self.publish_trusted(actions);
+            }
+        }
+    }
+
+    /// Tells the scheduler again what is wanted, unless that was just done.
+    pub(super) fn want(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if self.last_want.is_none_or(|last| now.since(last) >= WANT_PAUSE) {
+            self.last_want = Some(now);
+            actions.push(Action::Want);
+        }
+    }
+
     /// Fixes the length; false if another one is known already or it cannot be cut.
     pub(super) fn cut(&mut self, length: u64, actions: &mut Vec<Action>) -> bool {
         if let Some(content) = &self.content {
@@ -16,40 +66,47 @@ impl Task {
         let Ok(layout) = PieceLayout::of(length) else {
             return false;
         };
-        self.content = Some(Content::new(self.settings.digest, layout));
-        self.under_way = PieceSet::new(layout.piece_count());
-        self.fetches
-            .values()
-            .for_each(|fetch| self.under_way.insert_run(fetch.run));
-        self.parents.cut(layout.piece_count());
+        self.start_content(Content::new(self.settings.digest, layout));
         actions.push(Action::Prepare { length });
         true
     }
 
-    pub(super) fn parents_offered(&mut self, offers: Vec<crate::ParentOffer>, actions: &mut Vec<Action>) {
+    pub(super) fn parents_offered(&mut self, offers: Vec<ParentOffer>, actions: &mut Vec<Action>) {
         self.gate.scheduler_answered();
-        let (new, gone) = self.parents.offer(offers, &self.settings.limits);
-        for host in gone {
+        let changed = self.parents.offer(offers, &self.settings.limits);
+        for host in changed.gone {
             self.cancel_requests_to(&host, actions);
             actions.push(Action::Unwatch(host));
         }
-        actions.extend(new.into_iter().map(|offer| Action::Watch {
-            host: offer.host,
-            address: offer.address,
-        }));
+        watch(changed.new, actions);
     }
 
-    pub(super) fn parent_failed(
+    /// A parent can no longer be listened to.
+    pub(super) fn parent_lost(
         &mut self,
         now: Moment,
+        host: &HostId,
+        failure: ParentFailure,
+        actions: &mut Vec<Action>,
+    ) {
+        if self
+            .parents
+            .drop_parent(host, failure, now, &self.settings.limits)
+        {
+            self.parent_dropped(host, failure, 0, actions);
+        }
+    }
+
+    fn parent_dropped(
+        &mut self,
         host: &HostId,
         failure: ParentFailure,
         piece: PieceNumber,
         actions: &mut Vec<Action>,
     ) {
-        if self.parents.failed(host, failure, now, &self.settings.limits) {
-            self.cancel_requests_to(host, actions);
-            actions.push(Action::Unwatch(host.clone()));
+        self.cancel_requests_to(host, actions);
+        actions.push(Action::Unwatch(host.clone()));
+        if failure != ParentFailure::Busy {
             actions.push(Action::Blame {
                 host: host.clone(),
                 failure,
@@ -60,6 +117,7 @@ impl Task {
 
     pub(super) fn links_came(
         &mut self,
+        now: Moment,
         length: u64,
         first: u32,
         states: &[ChainState],
@@ -68,50 +126,56 @@ impl Task {
     ) {
         self.gate.scheduler_answered();
         if !self.cut(length, actions) {
+            if trusted {
+                // Two lengths of one digest: one of them lies, and only the origin can say which.
+                self.fail(Failure::WrongContent, actions);
+            }
             return;
         }
         let Some(content) = self.content.as_mut() else {
             return;
         };
-        let known = content.chain.known();
         match content.learn(first, states, trusted) {
             Ok(()) => {
-                let now_known = content.chain.known();
-                if now_known > known {
-                    let states = content.chain.states_from(known).to_vec();
-                    actions.push(Action::KeepStates { first: known, states });
-                }
-                actions.extend(content.release().into_iter().map(Action::Release));
+                content.scheduler_knows(first.saturating_add(u32::try_from(states.len()).unwrap_or(0)));
+                self.keep_states(actions);
+                self.release(actions);
             }
-            // Two authors disagree, or one talks nonsense. Who is right shows only at the origin.
-            Err(darter_types::ChainError::Conflict { .. }) => self.fail(Failure::WrongContent, actions),
-            Err(_) => {}
+            // Two authors disagree. Who is right shows only at the origin.
+            Err(ChainError::Conflict { .. }) => self.fail(Failure::WrongContent, actions),
+            // States before these got lost on the way: what is known is told with the want.
+            Err(ChainError::Gap { .. }) => self.want(now, actions),
+            Err(ChainError::Malformed { .. }) => {}
         }
     }
 
-    pub(super) fn lease_revoked(&mut self, epoch: u64, actions: &mut Vec<Action>) {
-        if self.lease_epoch() == Some(epoch) {
-            self.gate.lease = None;
-            if !self.gate.alone {
-                self.cancel(|fetch| fetch.host.is_none(), actions);
-            }
+    pub(super) fn keep_states(&mut self, actions: &mut Vec<Action>) {
+        if let Some((first, states)) = self.content.as_mut().and_then(Content::take_states_to_keep) {
+            actions.push(Action::KeepStates { first, states });
+        }
+    }
+
+    pub(super) fn release(&mut self, actions: &mut Vec<Action>) {
+        if let Some(content) = self.content.as_mut() {
+            actions.extend(content.release().into_iter().map(Action::Release));
         }
     }
 
     pub(super) fn piece_linked(
         &mut self,
         now: Moment,
-        fetch: FetchId,
+        id: FetchId,
         piece: PieceNumber,
         actions: &mut Vec<Action>,
     ) {
-        let Some(from) = self.fetches.get(&fetch).map(|fetch| fetch.host.clone()) else {
+        let Some(fetch) = self.fetches.get(&id).filter(|fetch| fetch.run.contains(piece)) else {
             return;
         };
-        if let Some(host) = &from {
+        let source = Source::of(id, fetch);
+        if let Source::Parent(_, host) = &source {
             self.parents.succeeded(host);
+            self.piece_here(now, piece, source, actions);
         }
-        self.piece_here(now, piece, from, actions);
     }
 
     /// A piece is linked and written, whoever it came from.
@@ -119,24 +183,28 @@ impl Task {
         &mut self,
         now: Moment,
         piece: PieceNumber,
-        from: Option<HostId>,
+        source: Source,
         actions: &mut Vec<Action>,
     ) {
         let Some(content) = self.content.as_mut() else {
             return;
         };
+        let from_origin = matches!(source, Source::Origin(_));
         self.last_progress = now;
-        content.claimed.remove(piece);
-        if !content.present.insert(piece) {
+        self.gate.progressed(from_origin);
+        if !content.arrived(piece, from_origin) {
             return;
         }
+        let released = content.release_one(piece);
+        let fetch = source.fetch();
+        let from = match source {
+            Source::Parent(_, host) => Some(host),
+            Source::Origin(_) | Source::Store => None,
+        };
+        self.keep_states(actions);
         actions.push(Action::Have { piece, from });
-        if content.is_proved() {
-            actions.extend(content.release().into_iter().map(Action::Release));
-        } else {
-            actions.extend(content.release_one(piece).map(Action::Release));
-        }
-        self.cancel_duplicates(piece, actions);
+        actions.extend(released.map(Action::Release));
+        self.cancel_idle(piece, fetch, actions);
     }
 
     pub(super) fn fetch_ended(
@@ -149,15 +217,41 @@ impl Task {
         let Some(fetch) = self.remove_fetch(id) else {
             return;
         };
+        let missing = self.first_missing(fetch.run);
+        if failure.is_none() && missing.is_none() && fetch.host.is_some() {
+            let took = now.since(fetch.started);
+            self.usual_request = Some(self.usual_request.map_or(took, |usual| (usual * 7 + took) / 8));
+        }
         match (failure, fetch.host) {
-            (None, _) => {}
+            (None, _) if missing.is_none() => {}
+            // It says that it answered whole, but did not.
+            (None, None) => self.origin_failed(now, OriginFailure::Transient, actions),
+            (None, Some(host)) => self.parent_failed(now, &host, ParentFailure::Missing, fetch.run, actions),
             (Some(FetchFailure::Parent(failure)), Some(host)) => {
-                let missing = self.first_missing(fetch.run);
-                self.parent_failed(now, &host, failure, missing, actions);
+                self.parent_failed(now, &host, failure, fetch.run, actions);
             }
             (Some(FetchFailure::Origin(failure)), _) => self.origin_failed(now, failure, actions),
             (Some(FetchFailure::Store), _) => self.fail(Failure::Store, actions),
-            (Some(FetchFailure::Parent(_)), None) => {}
+            (Some(FetchFailure::Parent(_)), None) => {
+                self.origin_failed(now, OriginFailure::Transient, actions);
+            }
+        }
+    }
+
+    fn parent_failed(
+        &mut self,
+        now: Moment,
+        host: &HostId,
+        failure: ParentFailure,
+        run: darter_types::PieceRun,
+        actions: &mut Vec<Action>,
+    ) {
+        let piece = self.first_missing(run).unwrap_or(run.first);
+        if failure == ParentFailure::Missing {
+            self.parents.lacks(host, piece..run.end());
+        }
+        if self.parents.failed(host, failure, now, &self.settings.limits) {
+            self.parent_dropped(host, failure, piece, actions);
         }
     }
 
@@ -168,24 +262,26 @@ impl Task {
         good: bool,
         actions: &mut Vec<Action>,
     ) {
-        self.under_way.remove(piece);
-        if let Some(content) = self.content.as_mut() {
-            content.claimed.remove(piece);
-            if good {
-                self.piece_here(now, piece, None, actions);
-            }
+        self.checking.remove(&piece);
+        let Some(content) = self.content.as_mut() else {
+            return;
+        };
+        if content.claimed.remove(piece) && good {
+            self.piece_here(now, piece, Source::Store, actions);
         }
     }
 
     pub(super) fn fail(&mut self, failure: Failure, actions: &mut Vec<Action>) {
         self.cancel(|_| true, actions);
-        if let Some(lease) = self.gate.lease.take() {
-            actions.push(Action::EndLease {
-                epoch: lease.epoch,
-                failure: Some(failure),
-            });
-        }
+        self.end_lease(Some(failure), actions);
         actions.push(Action::Fail(failure));
         self.over = true;
     }
+}
+
+pub(super) fn watch(parents: Vec<ParentOffer>, actions: &mut Vec<Action>) {
+    actions.extend(parents.into_iter().map(|offer| Action::Watch {
+        host: offer.host,
+        address: offer.address,
+    }));
 }

@@ -1,100 +1,43 @@
 //! The origin: when a request to it starts, where, and what its answers do.
 //!
 //! What must hold: one request at a time, and it begins at a border whose state is known, or nobody could link
-//! what it brings.
+//! what it brings. Where the pieces that are needed lie beyond the known chain, it walks there.
 
 use darter_types::{ChainState, Digest, Moment, PieceLayout, PieceNumber, PieceRun};
 
-use super::Task;
+use super::{Fetch, Task};
+use crate::content::Content;
 use crate::event::{FetchId, OriginFailure};
+use crate::gate::Lease;
 use crate::{Action, Failure};
 
 impl Task {
-    /// Reads the origin where it may: one request at a time, from a border whose state is known.
-    pub(super) fn ask_origin(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        let wanted = self.settings.background || !self.readers.is_empty() || self.gate.lease.is_some();
-        if !wanted || self.origin_requests() > 0 || !self.gate.is_open(now) {
-            return;
+    // === what events do ===
+
+    pub(super) fn lease_granted(&mut self, epoch: u64, runs: Vec<PieceRun>, actions: &mut Vec<Action>) {
+        self.gate.scheduler_answered();
+        if !self.gate.alone && !runs.is_empty() {
+            // What an earlier lease began may lie outside of this one.
+            self.cancel_origin(actions);
         }
-        if self.content.is_none() {
-            // The origin's answer tells the length; the run is cut down to it by the shell.
-            let run = PieceRun {
-                first: 0,
-                count: PieceLayout::PIECES_MAX,
-            };
-            let before = ChainState::initial(self.settings.digest.algorithm());
-            let fetch = self.add_fetch(now, None, run);
-            return actions.push(Action::FetchOrigin { fetch, run, before });
-        }
-        let Some(run) = self.origin_run() else {
-            return self.end_lease_if_covered(actions);
-        };
-        let Some(content) = &self.content else { return };
-        let Some(before) = content.chain.states_from(run.first).first().copied() else {
-            return;
-        };
-        let fetch = self.add_fetch(now, None, run);
-        actions.push(Action::FetchOrigin { fetch, run, before });
+        self.gate.granted(Lease { epoch, runs });
+        self.publish_trusted(actions);
     }
 
-    /// The first stretch that is missing and can be linked on the way: up to the next piece that is here or
-    /// under way.
-    pub(super) fn origin_run(&self) -> Option<PieceRun> {
-        let content = self.content.as_ref()?;
-        let known = content.chain.known();
-        let count = content.layout().piece_count();
-        let missing = |piece: &PieceNumber| {
-            content.is_missing(*piece) && !self.under_way.contains(*piece) && self.is_wanted(*piece)
-        };
-        let leased = |piece: &PieceNumber| self.gate.alone || self.in_lease(*piece);
-        let first = (0..known.min(count))
-            .find(|piece| missing(piece) && leased(piece))
-            .or_else(|| {
-                // What the lease covers lies beyond the chain: walk there, or nobody could ever link it.
-                (self.has_leased_gap() || self.gate.alone)
-                    .then_some(known.checked_sub(1)?)
-                    .filter(missing)
-            })?;
-        let end = (first + 1..count).find(|piece| !missing(piece)).unwrap_or(count);
-        Some(PieceRun {
-            first,
-            count: end - first,
-        })
-    }
-
-    pub(super) fn in_lease(&self, piece: PieceNumber) -> bool {
-        self.gate
-            .lease
-            .as_ref()
-            .is_some_and(|lease| lease.runs.is_empty() || lease.runs.iter().any(|run| run.contains(piece)))
-    }
-
-    pub(super) fn has_leased_gap(&self) -> bool {
-        self.content.as_ref().is_some_and(|content| {
-            let mut piece = content.present.next_missing(0);
-            while piece < content.present.capacity() {
-                if self.in_lease(piece) && !self.under_way.contains(piece) {
-                    return true;
-                }
-                piece = content.present.next_missing(piece + 1);
+    pub(super) fn lease_revoked(&mut self, epoch: u64, actions: &mut Vec<Action>) {
+        if self.lease_epoch() == Some(epoch) {
+            self.gate.lease = None;
+            if !self.gate.alone {
+                self.cancel_origin(actions);
             }
-            false
-        })
+        }
     }
 
-    /// A lease whose pieces are all here is done, though others of the content may still be missing.
-    pub(super) fn end_lease_if_covered(&mut self, actions: &mut Vec<Action>) {
-        let Some(content) = &self.content else { return };
-        let mut missing = (0..content.present.capacity()).filter(|piece| !content.present.contains(*piece));
-        if missing.any(|piece| self.in_lease(piece)) {
-            return;
-        }
-        if let Some(lease) = self.gate.lease.take() {
-            actions.push(Action::EndLease {
-                epoch: lease.epoch,
-                failure: None,
-            });
-        }
+    /// Whether `fetch` is a request to the origin for `piece`: answers of others are not taken.
+    fn is_origin_request(&self, fetch: FetchId, piece: PieceNumber) -> bool {
+        self.fetches
+            .get(&fetch)
+            .is_some_and(|fetch| fetch.host.is_none() && fetch.run.contains(piece))
     }
 
     pub(super) fn origin_border(
@@ -105,32 +48,38 @@ impl Task {
         state: ChainState,
         actions: &mut Vec<Action>,
     ) {
-        if !self.fetches.contains_key(&fetch) {
+        let epoch = self.lease_epoch();
+        if !self.is_origin_request(fetch, piece) {
             return;
         }
-        let epoch = self.lease_epoch();
         let Some(content) = self.content.as_mut() else {
             return;
         };
-        let border = piece + 1;
+        let border = piece.saturating_add(1);
         let news = border >= content.chain.known();
         if content.learn(border, &[state], true).is_err() {
             // What the origin gave over TLS contradicts the chain that others published.
             return self.fail(Failure::WrongContent, actions);
         }
-        if news {
-            actions.push(Action::KeepStates {
-                first: border,
-                states: vec![state],
-            });
+        if news && border >= content.trusted {
+            // Behind states of doubtful authors: this node's word covers only its own.
+            content.scheduler_knows(border + 1);
             actions.push(Action::Publish {
                 epoch,
                 first: border,
                 states: vec![state],
             });
         }
-        self.gate.progressed();
-        self.piece_here(now, piece, None, actions);
+        self.publish_trusted(actions);
+        self.piece_here(now, piece, Source::Origin(fetch), actions);
+    }
+
+    /// Tells the scheduler those trusted states that it does not know.
+    pub(super) fn publish_trusted(&mut self, actions: &mut Vec<Action>) {
+        let epoch = self.lease_epoch();
+        if let Some((first, states)) = self.content.as_mut().and_then(Content::take_states_to_tell) {
+            actions.push(Action::Publish { epoch, first, states });
+        }
     }
 
     pub(super) fn origin_last(
@@ -140,16 +89,16 @@ impl Task {
         digest: Digest,
         actions: &mut Vec<Action>,
     ) {
-        if !self.fetches.contains_key(&fetch) {
+        let Some(last) = self.layout().map(PieceLayout::last_piece) else {
+            return;
+        };
+        if !self.is_origin_request(fetch, last) {
             return;
         }
         if digest != self.settings.digest {
             return self.fail(Failure::WrongContent, actions);
         }
-        self.gate.progressed();
-        if let Some(last) = self.layout().map(PieceLayout::last_piece) {
-            self.piece_here(now, last, None, actions);
-        }
+        self.piece_here(now, last, Source::Origin(fetch), actions);
     }
 
     pub(super) fn origin_bytes(
@@ -160,37 +109,161 @@ impl Task {
         actions: &mut Vec<Action>,
     ) {
         let Some(layout) = self.layout() else { return };
-        if self.fetches.contains_key(&fetch) {
-            self.last_progress = now;
-            self.gate.progressed();
-            // The last piece waits for the proof of the whole.
-            let end = layout.piece_range(layout.last_piece()).start;
-            actions.push(Action::ReleaseBytes {
-                offset: offset.min(end),
-            });
+        let Some(run) = self
+            .fetches
+            .get(&fetch)
+            .filter(|fetch| fetch.host.is_none())
+            .map(|fetch| fetch.run)
+        else {
+            return;
+        };
+        self.last_progress = now;
+        self.gate.reached(offset);
+        // The last piece waits for the proof of the whole.
+        let offset = offset.min(layout.piece_range(layout.last_piece()).start);
+        if offset > layout.piece_range(run.first).start {
+            actions.push(Action::ReleaseBytes { offset });
         }
     }
 
     pub(super) fn origin_failed(&mut self, now: Moment, failure: OriginFailure, actions: &mut Vec<Action>) {
         let over = match failure {
             OriginFailure::WrongContent => return self.fail(Failure::WrongContent, actions),
-            OriginFailure::Refused => Failure::Refused,
-            OriginFailure::Absent => Failure::Absent,
+            OriginFailure::Refused => return self.fail(Failure::Refused, actions),
+            OriginFailure::Absent => return self.fail(Failure::Absent, actions),
             OriginFailure::Transient if !self.gate.failed(now, &self.settings.limits) => return,
             OriginFailure::Transient => Failure::Unavailable,
         };
+        // Others may be luckier with the origin; what they fetch reaches this node as long as one of them lives.
+        if self.parents.any_alive() && self.gate.give_up() {
+            self.end_lease(Some(over), actions);
+            self.last_progress = now;
+            self.want(now, actions);
+        } else {
+            self.fail(over, actions);
+        }
+    }
+
+    // === what follows from the state ===
+
+    /// Reads the origin where it may: one request at a time, from a border whose state is known.
+    pub(super) fn ask_origin(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if !self.has_demand() && self.gate.lease.is_none() {
+            return self.cancel_origin(actions);
+        }
+        if !self.gate.is_open(now) || self.origin_requests() > 0 {
+            return;
+        }
+        let (run, before) = match &self.content {
+            // The origin's answer tells the length; the run is cut down to it then.
+            None => {
+                let run = PieceRun {
+                    first: 0,
+                    count: PieceLayout::PIECES_MAX,
+                };
+                (run, ChainState::initial(self.settings.digest.algorithm()))
+            }
+            Some(content) => {
+                let Some(run) = self.origin_run(content) else {
+                    return self.end_lease_if_covered(actions);
+                };
+                let Some(before) = content.chain.states_from(run.first).first().copied() else {
+                    return;
+                };
+                (run, before)
+            }
+        };
+        let fetch = self.add_fetch(now, None, run);
+        actions.push(Action::FetchOrigin { fetch, run, before });
+    }
+
+    /// The first stretch that the origin shall bring, up to the next piece that is here or under way.
+    fn origin_run(&self, content: &Content) -> Option<PieceRun> {
+        let known = content.chain.known();
+        let count = content.layout().piece_count();
+        let needed = |piece: PieceNumber| self.origin_lacks(content, piece) && self.origin_shall_bring(piece);
+        let target = (content.present.next_missing(0)..count).find(|piece| needed(*piece))?;
+        let first = if target < known {
+            target
+        } else {
+            known.checked_sub(1)?
+        };
+        let longest = self.origin_run_max(content.layout());
+        let end = (first..count.min(first.saturating_add(longest)))
+            .find(|piece| !self.origin_lacks(content, *piece) || (*piece > target && !needed(*piece)))
+            .unwrap_or(count.min(first.saturating_add(longest)));
+        (end > first).then_some(PieceRun {
+            first,
+            count: end - first,
+        })
+    }
+
+    /// Whether the piece is neither here nor under way, nor claimed such that its claim can be checked.
+    fn origin_lacks(&self, content: &Content, piece: PieceNumber) -> bool {
+        let claimed = content.claimed.contains(piece) && content.is_linkable(piece);
+        !content.present.contains(piece) && !claimed && !self.under_way.contains(piece)
+    }
+
+    fn origin_shall_bring(&self, piece: PieceNumber) -> bool {
+        self.in_lease(piece) || (self.gate.alone && self.is_wanted(piece))
+    }
+
+    /// Most pieces of one request: little while parents may bring the rest sooner.
+    fn origin_run_max(&self, layout: PieceLayout) -> u32 {
+        if self.gate.lease.is_some() || !self.parents.any_alive() {
+            return u32::MAX;
+        }
+        let pieces = self.settings.limits.origin_run_bytes / u64::from(layout.piece_length());
+        u32::try_from(pieces).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn in_lease(&self, piece: PieceNumber) -> bool {
+        self.gate
+            .lease
+            .as_ref()
+            .is_some_and(|lease| lease.runs.is_empty() || lease.runs.iter().any(|run| run.contains(piece)))
+    }
+
+    /// A lease whose pieces are all here is done, though others of the content may still be missing.
+    fn end_lease_if_covered(&mut self, actions: &mut Vec<Action>) {
+        let Some(content) = &self.content else { return };
+        let mut missing = (0..content.present.capacity()).filter(|piece| !content.present.contains(*piece));
+        if self.gate.lease.is_some() && !missing.any(|piece| self.in_lease(piece)) {
+            self.end_lease(None, actions);
+        }
+    }
+
+    pub(super) fn end_lease(&mut self, failure: Option<Failure>, actions: &mut Vec<Action>) {
         if let Some(lease) = self.gate.lease.take() {
             actions.push(Action::EndLease {
                 epoch: lease.epoch,
-                failure: Some(over),
+                failure,
             });
         }
-        // Others may be luckier with the origin; what they fetch reaches this node as long as one of them lives.
-        if self.parents.any_alive() && over == Failure::Unavailable {
-            self.gate.alone = false;
-            self.gate.failures = 0;
-        } else {
-            self.fail(over, actions);
+    }
+}
+
+/// Where a piece came from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Parent(FetchId, darter_types::HostId),
+    Origin(FetchId),
+    /// It was in the store before.
+    Store,
+}
+
+impl Source {
+    pub(super) fn of(id: FetchId, fetch: &Fetch) -> Self {
+        match &fetch.host {
+            Some(host) => Self::Parent(id, host.clone()),
+            None => Self::Origin(id),
+        }
+    }
+
+    pub(super) fn fetch(&self) -> Option<FetchId> {
+        match self {
+            Self::Parent(fetch, _) | Self::Origin(fetch) => Some(*fetch),
+            Self::Store => None,
         }
     }
 }

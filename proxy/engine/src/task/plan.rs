@@ -1,14 +1,16 @@
 //! What follows from the state: which parent is asked for what, and when the task is done.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use darter_types::{ByteRange, HostId, Moment, PieceLayout, PieceNumber, PieceRun};
 use rand::RngExt;
 
-use super::{Reader, Task};
+use super::{Fetch, Reader, Task, arrivals};
 use crate::Action;
 use crate::content::Content;
 use crate::event::ReaderId;
+use crate::gate::Waiting;
 use crate::picker::Choice;
 
 impl Task {
@@ -17,62 +19,102 @@ impl Task {
         if self.finish_if_proved(actions) {
             return;
         }
-        let waiting = self.waiting_since();
-        self.gate
-            .consider(now, waiting, self.parents.any_alive(), &self.settings.limits);
+        arrivals::watch(self.parents.returning(now), actions);
+        let waiting = self.waiting();
+        self.gate.consider(now, waiting, &self.settings.limits);
         self.check_claims(actions);
         self.ask_parents(now, actions);
         self.ask_origin(now, actions);
     }
 
-    pub(super) fn finish_if_proved(&mut self, actions: &mut Vec<Action>) -> bool {
+    fn finish_if_proved(&mut self, actions: &mut Vec<Action>) -> bool {
         if !self.content.as_ref().is_some_and(Content::is_proved) {
             return false;
         }
+        self.keep_states(actions);
+        self.release(actions);
         self.cancel(|_| true, actions);
-        if let Some(lease) = self.gate.lease.take() {
-            actions.push(Action::EndLease {
-                epoch: lease.epoch,
-                failure: None,
-            });
-        }
+        self.end_lease(None, actions);
         actions.push(Action::Proved);
         self.over = true;
         true
     }
 
-    /// Since when somebody waits for a byte; `None` if nobody does.
-    pub(super) fn waiting_since(&self) -> Option<Moment> {
-        (self.settings.background || !self.readers.is_empty()).then_some(self.last_progress)
+    /// Whether anybody here wants the content.
+    pub(super) fn has_demand(&self) -> bool {
+        self.settings.background || !self.readers.is_empty()
     }
 
-    /// Claimed pieces are read back and linked as soon as their states are known.
-    pub(super) fn check_claims(&mut self, actions: &mut Vec<Action>) {
+    /// How long somebody has waited for a byte; `None` if nobody does.
+    fn waiting(&self) -> Option<Waiting> {
+        let since = if self.settings.whole {
+            self.has_demand().then_some(self.last_progress)?
+        } else {
+            // What other readers get is no comfort to the one that waits.
+            self.readers
+                .values()
+                .filter(|reader| self.is_blocked(reader))
+                .map(|reader| reader.since)
+                .min()?
+        };
+        Some(Waiting {
+            since,
+            news: self.last_news,
+            parent_alive: self.parents.any_alive(),
+        })
+    }
+
+    fn is_blocked(&self, reader: &Reader) -> bool {
+        let Some(content) = &self.content else { return true };
+        reader.offset < reader.range.end && !content.may_release(content.layout().piece_at(reader.offset))
+    }
+
+    /// Claimed pieces are read back and linked when their states are known, those that readers need first.
+    fn check_claims(&mut self, actions: &mut Vec<Action>) {
         let Some(content) = &self.content else { return };
-        for piece in content.claimed.iter() {
-            if self.under_way.contains(piece) {
+        if content.claimed.is_empty() {
+            return;
+        }
+        let urgent = self.urgent_pieces();
+        let urgent = urgent
+            .into_iter()
+            .filter(|piece| content.claimed.contains(*piece));
+        let mut free = self
+            .settings
+            .limits
+            .checks_max
+            .saturating_sub(self.checking.len());
+        let mut chosen = Vec::new();
+        for piece in urgent.chain(content.claimed.iter()) {
+            if free == 0 {
+                break;
+            }
+            if self.checking.contains(&piece) || chosen.contains(&piece) || !self.is_wanted(piece) {
                 continue;
             }
             if let Some(proof) = content.chain.proof(piece) {
                 actions.push(Action::Check { piece, proof });
-                self.under_way.insert(piece);
+                chosen.push(piece);
+                free -= 1;
             }
         }
+        self.checking.extend(chosen);
     }
 
-    pub(super) fn ask_parents(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if self.readers.is_empty() && !self.settings.background {
+    fn ask_parents(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let requests_max = self.settings.limits.requests_max;
+        if !self.has_demand() || self.content.is_none() || self.peer_requests() >= requests_max {
             return;
         }
+        let urgent = self.urgent_pieces();
         // One request for each parent in turn, so that a slot is not all one parent's.
         loop {
             let mut asked = false;
-            let hosts: Vec<HostId> = self.askable_parents(now);
-            for host in hosts {
-                if self.peer_requests() >= self.settings.limits.requests_max {
+            for host in self.askable_parents(now) {
+                if self.peer_requests() >= requests_max {
                     return;
                 }
-                if let Some(run) = self.choose(now, &host) {
+                if let Some(run) = self.choose(now, &host, &urgent) {
                     self.ask_parent(now, &host, run, actions);
                     asked = true;
                 }
@@ -84,22 +126,22 @@ impl Task {
     }
 
     /// Parents with a free slot, those with the fewest requests first, equals at random.
-    pub(super) fn askable_parents(&mut self, now: Moment) -> Vec<HostId> {
+    fn askable_parents(&mut self, now: Moment) -> Vec<HostId> {
         let limits = &self.settings.limits;
         let rng = &mut self.rng;
-        let mut hosts: Vec<(usize, u32, HostId)> = self
+        let mut hosts: Vec<(usize, u32, &HostId)> = self
             .parents
             .by_host
             .iter()
             .filter(|(_, parent)| parent.may_be_asked(now, limits))
-            .map(|(host, parent)| (parent.requests, rng.random(), host.clone()))
+            .map(|(host, parent)| (parent.requests, rng.random(), host))
             .collect();
         hosts.sort_unstable();
-        hosts.into_iter().map(|(_, _, host)| host).collect()
+        hosts.into_iter().map(|(_, _, host)| host.clone()).collect()
     }
 
-    pub(super) fn choose(&mut self, now: Moment, host: &HostId) -> Option<PieceRun> {
-        let urgent = self.urgent_pieces();
+    fn choose(&mut self, now: Moment, host: &HostId, urgent: &[PieceNumber]) -> Option<PieceRun> {
+        let late = self.late_piece(now, host, urgent);
         let Self {
             content,
             parents,
@@ -120,37 +162,53 @@ impl Task {
                     && (settings.whole || is_read(readers, content.layout(), piece))
             },
             rarity: |piece| parents.count(piece),
-            urgent: &urgent,
             run_bytes: settings.limits.run_bytes,
         };
-        choice.pick(rng).or_else(|| self.hedge(now, host))
+        let urgent = choice.urgent(urgent).or(late.map(PieceRun::one));
+        urgent
+            .or_else(|| choice.rarest(rng))
+            .or_else(|| self.hedge(now, host))
     }
 
-    /// A piece that another parent has been asked for too long ago, when nothing else is left to ask for.
-    pub(super) fn hedge(&self, now: Moment, host: &HostId) -> Option<PieceRun> {
-        let content = self.content.as_ref()?;
-        let parent = self.parents.by_host.get(host)?;
-        self.fetches
-            .values()
-            .filter(|fetch| fetch.host.as_ref() != Some(host))
-            .filter(|fetch| now.since(fetch.started) >= self.settings.limits.hedge_after)
+    /// A piece that a reader waits for and that was asked of another parent too long ago.
+    fn late_piece(&self, now: Moment, host: &HostId, urgent: &[PieceNumber]) -> Option<PieceNumber> {
+        let has = &self.parents.by_host.get(host)?.has;
+        self.late_requests(now, host)
+            .flat_map(|fetch| urgent.iter().filter(|piece| fetch.run.contains(**piece)))
+            .copied()
+            .find(|piece| has.contains(*piece) && self.may_hedge(*piece))
+    }
+
+    /// A piece that another parent was asked for too long ago, when nothing else is left to ask for.
+    fn hedge(&self, now: Moment, host: &HostId) -> Option<PieceRun> {
+        let has = &self.parents.by_host.get(host)?.has;
+        self.late_requests(now, host)
             .flat_map(|fetch| fetch.run.pieces())
-            .find(|piece| {
-                parent.has.contains(*piece)
-                    && !content.present.contains(*piece)
-                    && content.is_linkable(*piece)
-                    && self
-                        .fetches
-                        .values()
-                        .filter(|fetch| fetch.run.contains(*piece))
-                        .count()
-                        < 2
-            })
+            .find(|piece| has.contains(*piece) && self.may_hedge(*piece))
             .map(PieceRun::one)
     }
 
+    /// Requests to others that take much longer than usual.
+    fn late_requests(&self, now: Moment, host: &HostId) -> impl Iterator<Item = &Fetch> {
+        let usual = self.usual_request.unwrap_or(Duration::ZERO);
+        let patience = self.settings.limits.hedge_after.max(usual * 3);
+        self.fetches
+            .values()
+            .filter(move |fetch| fetch.host.as_ref() != Some(host) && now.since(fetch.started) >= patience)
+    }
+
+    fn may_hedge(&self, piece: PieceNumber) -> bool {
+        let Some(content) = &self.content else {
+            return false;
+        };
+        content.is_missing(piece)
+            && content.is_linkable(piece)
+            && self.is_wanted(piece)
+            && self.requests_for(piece) < 2
+    }
+
     /// The next pieces that each reader lacks, in order.
-    pub(super) fn urgent_pieces(&self) -> Vec<PieceNumber> {
+    fn urgent_pieces(&self) -> Vec<PieceNumber> {
         let Some(content) = &self.content else {
             return Vec::new();
         };
@@ -171,7 +229,7 @@ impl Task {
         urgent
     }
 
-    /// Whether anybody wants the piece.
+    /// Whether anybody here wants the piece.
     pub(super) fn is_wanted(&self, piece: PieceNumber) -> bool {
         self.settings.whole
             || self
@@ -179,22 +237,15 @@ impl Task {
                 .is_some_and(|layout| is_read(&self.readers, layout, piece))
     }
 
-    pub(super) fn ask_parent(
-        &mut self,
-        now: Moment,
-        host: &HostId,
-        run: PieceRun,
-        actions: &mut Vec<Action>,
-    ) {
+    fn ask_parent(&mut self, now: Moment, host: &HostId, run: PieceRun, actions: &mut Vec<Action>) {
         let Some(content) = &self.content else { return };
         let proofs: Vec<_> = run
             .pieces()
             .map_while(|piece| content.chain.proof(piece))
             .collect();
-        let Some(parent) = self.parents.by_host.get_mut(host) else {
+        let Some(parent) = self.parents.by_host.get(host) else {
             return;
         };
-        parent.requests += 1;
         let address = parent.address.clone();
         let fetch = self.add_fetch(now, Some(host.clone()), run);
         actions.push(Action::FetchPeer {
@@ -207,9 +258,12 @@ impl Task {
     }
 }
 
-/// Whether a reader will come to the piece.
+/// Whether a reader will come to the piece. An empty content is its one empty piece, wanted by whoever reads.
 fn is_read(readers: &BTreeMap<ReaderId, Reader>, layout: PieceLayout, piece: PieceNumber) -> bool {
-    readers
-        .values()
-        .any(|reader| layout.pieces_of(reader.range).contains(piece))
+    readers.values().any(|reader| {
+        layout.length() == 0
+            || layout
+                .pieces_of(ByteRange::new(reader.offset, reader.range.end))
+                .contains(piece)
+    })
 }

@@ -11,6 +11,9 @@ impl Task {
         let id = FetchId(self.next_fetch);
         self.next_fetch += 1;
         self.under_way.insert_run(run);
+        if let Some(parent) = host.as_ref().and_then(|host| self.parents.by_host.get_mut(host)) {
+            parent.requests += 1;
+        }
         self.fetches.insert(
             id,
             Fetch {
@@ -33,7 +36,7 @@ impl Task {
         }
         let end = fetch.run.end().min(self.under_way.capacity());
         for piece in fetch.run.first..end {
-            if !self.fetches.values().any(|other| other.run.contains(piece)) {
+            if self.requests_for(piece) == 0 {
                 self.under_way.remove(piece);
             }
         }
@@ -57,24 +60,40 @@ impl Task {
         self.cancel(|fetch| fetch.host.as_ref() == Some(host), actions);
     }
 
-    /// A piece came: other requests for it alone are for nothing.
-    pub(super) fn cancel_duplicates(&mut self, piece: PieceNumber, actions: &mut Vec<Action>) {
-        let twice = self
+    pub(super) fn cancel_origin(&mut self, actions: &mut Vec<Action>) {
+        self.cancel(|fetch| fetch.host.is_none(), actions);
+    }
+
+    /// A piece came by the request `by`: others of which nothing is missing any more are for nothing.
+    pub(super) fn cancel_idle(&mut self, piece: PieceNumber, by: Option<FetchId>, actions: &mut Vec<Action>) {
+        let Some(content) = &self.content else { return };
+        let idle = |fetch: &Fetch| fetch.run.pieces().all(|piece| content.present.contains(piece));
+        let ids: Vec<FetchId> = self
             .fetches
-            .values()
-            .filter(|fetch| fetch.run.contains(piece))
-            .count()
-            > 1;
-        if twice {
-            self.cancel(|fetch| fetch.run == PieceRun::one(piece), actions);
+            .iter()
+            .filter(|(id, fetch)| Some(**id) != by && fetch.run.contains(piece) && idle(fetch))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.remove_fetch(id);
+            actions.push(Action::Cancel(id));
         }
     }
 
-    pub(super) fn first_missing(&self, run: PieceRun) -> PieceNumber {
-        let present = self.present();
-        run.pieces()
-            .find(|piece| present.is_none_or(|set| !set.contains(*piece)))
-            .unwrap_or(run.first)
+    /// The first piece of `run` that is not here.
+    pub(super) fn first_missing(&self, run: PieceRun) -> Option<PieceNumber> {
+        let Some(present) = self.present() else {
+            return Some(run.first);
+        };
+        Some(present.next_missing(run.first)).filter(|piece| *piece < run.end().min(present.capacity()))
+    }
+
+    /// How many requests cover `piece`.
+    pub(super) fn requests_for(&self, piece: PieceNumber) -> usize {
+        self.fetches
+            .values()
+            .filter(|fetch| fetch.run.contains(piece))
+            .count()
     }
 
     pub(crate) fn peer_requests(&self) -> usize {
