@@ -1,0 +1,260 @@
+//! Serves HTTP/1.1 on a listener: one task a connection, within limits, until asked to stop.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::{Listener, PeerAddr, Stream};
+use crate::supervise::Tasks;
+
+/// Pause after a failed accept: the process may be out of file descriptors, which only time heals.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection that was refused may take to read why.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Bounds of one server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at the same time; further ones are answered 503 and closed.
+    pub connections_max: usize,
+    /// How long the head of a request may take.
+    pub header_timeout: Duration,
+    /// Longest head of a request, in bytes; at least 8192.
+    pub head_bytes_max: usize,
+    /// Most headers of a request.
+    pub headers_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            header_timeout: Duration::from_secs(10),
+            head_bytes_max: 64 * 1024,
+            headers_max: 128,
+        }
+    }
+}
+
+/// Turns an accepted connection into what is served: the plain stream, TLS, or one that sends files by itself.
+pub trait Wrap: Clone + Send + Sync + 'static {
+    /// What is served.
+    type Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static;
+
+    /// Wraps one connection; an error (a failed handshake) closes it.
+    fn wrap(&self, stream: Stream) -> impl Future<Output = std::io::Result<Self::Io>> + Send;
+}
+
+/// Serves connections as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Wrap for Plain {
+    type Io = TokioIo<Stream>;
+
+    #[expect(clippy::manual_async_fn, reason = "the trait names its future as Send")]
+    fn wrap(&self, stream: Stream) -> impl Future<Output = std::io::Result<Self::Io>> + Send {
+        async move { Ok(TokioIo::new(stream)) }
+    }
+}
+
+/// What a handler answers requests with.
+pub trait Handler<B>: Clone + Send + Sync + 'static {
+    /// Answers one request of a peer.
+    fn answer(&self, request: Request<Incoming>, peer: PeerAddr) -> impl Future<Output = Response<B>> + Send;
+}
+
+impl<B, F, Answer> Handler<B> for F
+where
+    F: Fn(Request<Incoming>, PeerAddr) -> Answer + Clone + Send + Sync + 'static,
+    Answer: Future<Output = Response<B>> + Send,
+{
+    fn answer(&self, request: Request<Incoming>, peer: PeerAddr) -> impl Future<Output = Response<B>> + Send {
+        self(request, peer)
+    }
+}
+
+/// One HTTP server.
+#[derive(Debug)]
+pub struct HttpServer<W> {
+    /// Names its tasks.
+    pub name: &'static str,
+    /// Its bounds.
+    pub limits: Limits,
+    /// Owns its connections.
+    pub tasks: Tasks,
+    /// What connections are wrapped in.
+    pub wrap: W,
+}
+
+impl<W: Wrap> HttpServer<W> {
+    /// Accepts until `stop`; connections then finish the request that they are at and close.
+    pub async fn serve<B, H>(self, mut listener: Box<dyn Listener>, handler: H, stop: CancellationToken)
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        H: Handler<B>,
+    {
+        let room = Arc::new(Semaphore::new(self.limits.connections_max));
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(server = self.name, %error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                self.tasks.spawn("refusal of a connection", refuse(stream));
+                continue;
+            };
+            let (wrap, limits, handler, stop) =
+                (self.wrap.clone(), self.limits, handler.clone(), stop.clone());
+            self.tasks.spawn(self.name, async move {
+                let _permit = permit;
+                match wrap.wrap(stream).await {
+                    Ok(io) => serve_connection(io, limits, handler, peer, stop).await,
+                    Err(error) => tracing::debug!(%error, "a connection was not established"),
+                }
+            });
+        }
+    }
+}
+
+async fn serve_connection<I, B, H>(io: I, limits: Limits, handler: H, peer: PeerAddr, stop: CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    H: Handler<B>,
+{
+    let service = service_fn(move |request| {
+        let handler = handler.clone();
+        async move { Ok::<_, Infallible>(handler.answer(request, peer).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.head_bytes_max.max(8192))
+        .max_headers(limits.headers_max);
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let served = match stop.run_until_cancelled(connection.as_mut()).await {
+        Some(served) => served,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        // Clients leave when they have what they came for: an early close is no fault.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Says 503 rather than nothing: a client that hears nothing waits, one that hears 503 goes to its next host.
+async fn refuse(stream: Stream) {
+    let service = service_fn(|_: Request<Incoming>| async {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"too many connections\n")));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        Ok::<_, Infallible>(response)
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(REFUSAL_PAUSE, connection).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Network as _, TokioNetwork};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn server(limits: Limits, stop: &CancellationToken) -> (String, Tasks) {
+        let listener = TokioNetwork.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tasks = Tasks::new();
+        let server = HttpServer {
+            name: "test",
+            limits,
+            tasks: tasks.clone(),
+            wrap: Plain,
+        };
+        let handler = |request: Request<Incoming>, _| async move {
+            assert_ne!(request.uri().path(), "/panic", "on purpose");
+            Response::new(Full::new(Bytes::from_static(b"hello")))
+        };
+        let stop = stop.clone();
+        tasks.spawn(
+            "server",
+            async move { server.serve(listener, handler, stop).await },
+        );
+        (address, tasks)
+    }
+
+    async fn ask(address: &str, path: &str) -> String {
+        let mut stream = TokioNetwork.connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_panic_closes_its_connection_only() {
+        let stop = CancellationToken::new();
+        let (address, _tasks) = server(Limits::default(), &stop).await;
+        assert_eq!(ask(&address, "/panic").await, "");
+        assert!(ask(&address, "/").await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_hears_503() {
+        let stop = CancellationToken::new();
+        let (address, _tasks) = server(
+            Limits {
+                connections_max: 1,
+                ..Limits::default()
+            },
+            &stop,
+        )
+        .await;
+        let mut first = TokioNetwork.connect(&address).await.unwrap();
+        first.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let mut answer = String::new();
+        while !answer.starts_with("HTTP/1.1 503") {
+            answer = ask(&address, "/").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn stops_when_asked() {
+        let stop = CancellationToken::new();
+        let (address, tasks) = server(Limits::default(), &stop).await;
+        assert!(ask(&address, "/").await.ends_with("hello"));
+        stop.cancel();
+        tasks.shut_down(Duration::from_secs(5)).await;
+        assert!(TokioNetwork.connect(&address).await.is_err());
+    }
+}
