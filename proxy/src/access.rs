@@ -18,6 +18,7 @@ mod recent;
 mod tests;
 mod upstream;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use darter_origin::{Credentials, OriginError};
@@ -99,13 +100,19 @@ pub struct Access {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     upstream: Arc<dyn Upstream>,
     hash_key: [u8; 32],
     config: AccessConfig,
     grants: Mutex<Grants>,
     flights: Flights<FlightKey, HeadResult>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the key nor what it hashed belongs into a log.
+        f.debug_struct("Access").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Access {

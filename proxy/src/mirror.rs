@@ -13,7 +13,7 @@ mod config;
 mod content;
 pub(crate) mod duration;
 mod giveup;
-mod manifest;
+pub mod manifest;
 mod memory;
 mod metrics;
 mod passthrough;

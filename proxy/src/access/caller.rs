@@ -18,7 +18,10 @@ impl fmt::Debug for CallerKey {
 
 impl CallerKey {
     pub(super) fn of(key: &[u8; 32], authorization: &HeaderValue) -> Self {
-        let mut mac = Hmac::<Sha256>::new(&(*key).into());
+        // A key shorter than the block is padded with zeros (RFC 2104 section 2).
+        let mut block = [0; 64];
+        block.iter_mut().zip(key).for_each(|(padded, byte)| *padded = *byte);
+        let mut mac = Hmac::<Sha256>::new(&block.into());
         mac.update(authorization.as_bytes());
         Self(mac.finalize().into_bytes().into())
     }

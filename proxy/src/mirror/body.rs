@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use darter_types::ByteRange;
-use futures_util::Stream as _;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 

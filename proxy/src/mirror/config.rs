@@ -36,6 +36,8 @@ pub struct MirrorConfig {
     /// How long a content that broke off is answered by 503, so that clients go on at their next host. Default 5s.
     #[serde(with = "duration")]
     pub hand_over: Duration,
+    /// Most connections of clients; more are told 503 and closed. Default 2048.
+    pub connections_max: usize,
     /// Most requests that are answered at one time; more get 503 at once. Default 1024.
     pub requests_max: usize,
     /// Most tags whose last known digest is kept. Default 4096.
@@ -54,6 +56,7 @@ impl Default for MirrorConfig {
             first_byte_deadline: Duration::from_secs(1),
             slow_origin_deadline: Duration::from_secs(10),
             hand_over: Duration::from_secs(5),
+            connections_max: 2048,
             requests_max: 1024,
             tags_max: 4096,
             lengths_max: 65_536,
@@ -74,6 +77,7 @@ impl MirrorConfig {
         wrong("firstByteDeadline", self.first_byte_deadline.is_zero(), "must be more than 0s");
         let reversed = self.slow_origin_deadline < self.first_byte_deadline;
         wrong("slowOriginDeadline", reversed, "must not be below firstByteDeadline");
+        wrong("connectionsMax", self.connections_max == 0, "must be at least 1");
         wrong("requestsMax", self.requests_max == 0, "must be at least 1");
         wrong("tagsMax", self.tags_max == 0, "must be at least 1");
         wrong("lengthsMax", self.lengths_max == 0, "must be at least 1");

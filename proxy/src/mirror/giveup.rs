@@ -20,7 +20,7 @@ const ENDED_AT_ONCE_MAX: usize = 2;
 
 /// What a new request for a content gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub(super) enum Opening {
     /// What it asks for.
     Serve,
     /// Headers and no byte: ranges that were open before still run out.
@@ -31,7 +31,7 @@ pub enum Opening {
 
 /// The streams that run, and the contents that were given up. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Streams {
+pub(super) struct Streams {
     hand_over: Duration,
     contents: Arc<Mutex<BTreeMap<TaskId, Content>>>,
 }
@@ -46,14 +46,14 @@ struct Content {
 
 /// One body that is being sent.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     task: TaskId,
     streams: Streams,
 }
 
 impl Streams {
     /// Contents stay given up for `hand_over`.
-    pub fn new(hand_over: Duration) -> Self {
+    pub(super) fn new(hand_over: Duration) -> Self {
         Self {
             hand_over,
             contents: Arc::default(),
@@ -65,7 +65,7 @@ impl Streams {
     }
 
     /// What a new request for this content gets.
-    pub fn opening(&self, task: TaskId) -> Opening {
+    pub(super) fn opening(&self, task: TaskId) -> Opening {
         let now = Instant::now();
         match self.contents().get_mut(&task) {
             Some(content) if content.is_given_up(now, self.hand_over) => content.refuse(),
@@ -74,7 +74,7 @@ impl Streams {
     }
 
     /// Counts a body until the returned value is dropped.
-    pub fn start(&self, task: TaskId) -> Running {
+    pub(super) fn start(&self, task: TaskId) -> Running {
         self.contents().entry(task).or_default().running += 1;
         Running {
             task,
@@ -83,7 +83,7 @@ impl Streams {
     }
 
     /// Remembers that this content broke off.
-    pub fn give_up(&self, task: TaskId) {
+    pub(super) fn give_up(&self, task: TaskId) {
         let now = Instant::now();
         let mut contents = self.contents();
         contents.retain(|_, content| content.is_needed(now, self.hand_over));
@@ -102,7 +102,7 @@ impl Streams {
     }
 
     /// Forgets that it broke off: it works again.
-    pub fn works_again(&self, task: TaskId) {
+    pub(super) fn works_again(&self, task: TaskId) {
         if let Some(content) = self.contents().get_mut(&task) {
             content.given_up = None;
         }
@@ -129,7 +129,7 @@ impl Content {
 
 impl Running {
     /// Gives the content up.
-    pub fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         self.streams.give_up(self.task);
     }
 }

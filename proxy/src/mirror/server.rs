@@ -5,14 +5,21 @@
 //! for a moment first.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+
+use darter_service::net::{Listener, Stream};
+use darter_service::supervise::Tasks;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::Mirror;
 
@@ -24,27 +31,77 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a connection that wait for a slow client; a body's own chunk comes on top.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// Pause after a failed accept: the process may be out of file descriptors, which only time heals.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are told at one time that there are too many; further ones are closed without a word.
+const REFUSALS_MAX: usize = 256;
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
 impl Mirror {
-    /// Serves one connection until it ends. Dropping the future drops the connection.
-    pub async fn serve_connection<I>(&self, io: I)
+    /// Serves the connections of a listener until `stop`; then they finish the request that they are at.
+    pub async fn serve(&self, mut listener: Box<dyn Listener>, tasks: &Tasks, stop: CancellationToken) {
+        let room = Arc::new(Semaphore::new(self.inner.config.connections_max.min(Semaphore::MAX_PERMITS)));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a client's connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            if let Ok(slot) = Arc::clone(&room).try_acquire_owned() {
+                let (mirror, stop) = (self.clone(), stop.clone());
+                tasks.spawn("mirror connection", async move {
+                    let _slot = slot;
+                    mirror.serve_connection(stream, stop).await;
+                });
+            } else if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
+                tasks.spawn("refusal of a connection", async move {
+                    let _slot = slot;
+                    refuse(stream).await;
+                });
+            }
+        }
+    }
+
+    /// Serves one connection until it ends, or until its request is answered once `stop` is there. Dropping the
+    /// future drops the connection.
+    pub async fn serve_connection<I>(&self, io: I, stop: CancellationToken)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn(|request| {
             let mirror = self.clone();
-            async move { Ok::<_, Infallible>(mirror.answer(request).await) }
+            Box::pin(async move { Ok::<_, Infallible>(mirror.answer(request).await) })
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(io), service);
-        if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
+        let mut stopping = Some(Box::pin(stop.cancelled_owned()));
+        let ended = poll_fn(|cx| {
+            if stopping.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
+                stopping = None;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            connection.poll_without_shutdown(cx)
+        });
+        if let Err(error) = ended.await {
             // The client left, or a body was given up and logged where that happened.
             tracing::debug!(%error, "connection ended");
         }
         end(connection.into_parts().io.into_inner()).await;
     }
+}
+
+/// Says 503 rather than nothing: a client that hears nothing waits, one that hears 503 goes to its next host.
+async fn refuse(mut stream: Stream) {
+    // A client that left needs no answer.
+    _ = timeout(LINGER, stream.write_all(REFUSAL)).await;
+    end(stream).await;
 }
 
 /// Ends a connection by FIN, never by RST.
