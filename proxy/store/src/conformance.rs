@@ -289,6 +289,14 @@ fn proved_needs_all_pieces_and_ends_with_the_first_lost<S: Subject>() {
     subject.restart();
     assert!(!proved(&subject));
     assert_eq!(subject.store().list()[0].held.iter().collect::<Vec<_>>(), [0]);
+    let stored = subject.store().find(task(1)).unwrap();
+    put(&stored, 1);
+    drop(stored);
+    subject.restart();
+    assert!(
+        subject.store().list()[0].held.is_full() && !proved(&subject),
+        "nobody proved it again"
+    );
 }
 
 fn the_quota_binds_whole_and_lazy_tasks<S: Subject>() {

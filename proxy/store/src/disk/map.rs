@@ -143,6 +143,22 @@ mod tests {
     }
 
     #[test]
+    fn a_slice_that_reaches_beyond_a_mapping_is_none_of_it() {
+        let bytes = [0; 32];
+        let registry = Mappings::default();
+        let region = Region {
+            length: 16,
+            file: Arc::new(tempfile::tempfile().unwrap()),
+        };
+        write(&registry.regions).insert(bytes[8..].as_ptr().addr(), region);
+        assert_eq!(registry.find(&bytes[20..24]).unwrap().offset, 12);
+        assert_eq!(registry.find(&bytes[8..24]).unwrap().offset, 0);
+        for outside in [&bytes[7..9], &bytes[20..25], &bytes[24..25], &bytes] {
+            assert!(registry.find(outside).is_none());
+        }
+    }
+
+    #[test]
     fn refuses_to_map_beyond_the_end_of_a_file() {
         let registry = Arc::new(Mappings::default());
         let file = Arc::new(tempfile::tempfile().unwrap());

@@ -199,3 +199,20 @@ fn a_data_file_that_is_a_link_is_not_followed() {
     let (_, recovery) = open(dir.path(), u64::MAX);
     assert_eq!((recovery.tasks, recovery.dropped), (0, LENGTHS.len() as u64));
 }
+
+#[test]
+fn an_index_in_the_place_of_another_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let index = |store: &DiskStore, number| data_file(store, number).with_file_name("index");
+    let (from, to) = {
+        let (store, _) = open(dir.path(), u64::MAX);
+        for number in [0, 1] {
+            put(&store.open(task(number), &facts(PIECE, true)).unwrap(), 0);
+        }
+        (index(&store, 0), index(&store, 1))
+    };
+    std::fs::copy(from, to).unwrap();
+    let (store, recovery) = open(dir.path(), u64::MAX);
+    assert_eq!((recovery.tasks, recovery.dropped), (1, 1));
+    assert!(store.find(task(0)).is_some() && store.find(task(1)).is_none());
+}
