@@ -5,5 +5,10 @@
 //! registries, [`peer`] to other nodes, [`scheduling`] to schedulers; [`app`] puts them together.
 
 pub mod access;
+pub mod app;
+pub mod config;
+pub mod metrics;
 pub mod mirror;
+pub mod peer;
 pub mod pull;
+pub mod scheduling;

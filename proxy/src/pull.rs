@@ -1,8 +1,216 @@
 //! One download for all who want a content: the shell around the engine.
 //!
-//! [`Pulls`] knows the running pulls; [`Pull`] is one content; [`Reader`] streams a byte range of it as the
-//! bytes are proved. Many readers, one download (single flight).
+//! [`Pulls`] knows the running pulls, [`Pull`] is one content, [`Reader`] streams a byte range of it as the bytes are
+//! proved. Many readers, one download (single flight): the first opens a driver, the others join it.
+//!
+//! A pull runs while somebody reads it, or while the node holds the lease for it, and for a short time after. What it
+//! fetched stays in the store either way.
 
+mod availability;
+mod check;
+mod contents;
+mod driver;
+mod env;
+mod origin_fetch;
+mod reader;
+mod readers;
 mod request;
+mod shared;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_engine::Event;
+use darter_origin::Credentials;
+use darter_store::ContentFacts;
+use darter_types::{ByteRange, ChainState, PieceSet, TaskId};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use availability::Availability;
+pub use env::{Env, EnvParts, PullConfig};
+pub use reader::Reader;
 pub use request::{PullError, PullRequest};
+pub(crate) use shared::Shared;
+
+use self::driver::{Driver, EVENTS_MAX};
+
+/// The running pulls of one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pulls {
+    env: Arc<Env>,
+    stop: CancellationToken,
+}
+
+impl Pulls {
+    /// No pull yet. `stop` ends them all.
+    pub fn new(env: Arc<Env>, stop: CancellationToken) -> Self {
+        Self { env, stop }
+    }
+
+    /// Joins the running pull of a content, or starts one.
+    pub fn open(&self, request: PullRequest) -> Result<Pull, PullError> {
+        self.start(request, false)
+    }
+
+    fn start(&self, request: PullRequest, background: bool) -> Result<Pull, PullError> {
+        let task = request.task();
+        let patience = self.env.config.reader_patience.into();
+        let mut running = self.env.running();
+        if let Some(shared) = running.get(&task) {
+            shared.add_credentials(request.credentials);
+            return Ok(Pull {
+                shared: Arc::clone(shared),
+                patience,
+            });
+        }
+        if let Some(shared) = self.complete(task) {
+            return Ok(Pull { shared, patience });
+        }
+        let limit = self.env.config.pulls_max;
+        if running.len() >= limit {
+            return Err(PullError::Busy { limit });
+        }
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let shared = Arc::new(Shared::new(request.credentials.clone(), sender));
+        running.insert(task, Arc::clone(&shared));
+        self.env.metrics.running(running.len());
+        drop(running);
+        let driver = Driver::new(
+            request,
+            background,
+            Arc::clone(&shared),
+            Arc::clone(&self.env),
+            events,
+        );
+        let stop = self.stop.clone();
+        self.env.tasks.spawn("pull", driver.run(stop));
+        self.env.arrivals.send_modify(|count| *count += 1);
+        Ok(Pull { shared, patience })
+    }
+
+    /// A pull of a content that the store holds whole, linked in this life of the process.
+    fn complete(&self, task: TaskId) -> Option<Arc<Shared>> {
+        let stored = self.env.store.find(task)?;
+        let present = stored.present();
+        present
+            .is_full()
+            .then(|| Arc::new(Shared::complete(stored, &present)))
+    }
+
+    /// What the store knows of a content that it holds whole, proved.
+    pub fn holds(&self, task: TaskId) -> Option<ContentFacts> {
+        let stored = self.env.store.find(task)?;
+        stored.present().is_full().then(|| stored.facts())
+    }
+
+    /// What is being fetched or stored of a content, to serve it to other nodes.
+    pub fn find(&self, task: TaskId) -> Option<Arc<Availability>> {
+        if let Some(shared) = self.env.running().get(&task) {
+            return Some(Arc::clone(&shared.availability));
+        }
+        if let Some(shared) = self.complete(task) {
+            return Some(Arc::clone(&shared.availability));
+        }
+        self.revive(task)
+    }
+
+    /// Links again what the store kept over a restart, because somebody asks for it.
+    fn revive(&self, task: TaskId) -> Option<Arc<Availability>> {
+        let facts = self.env.store.find(task)?.facts();
+        let request = PullRequest {
+            locator: facts.origin?,
+            length: Some(facts.layout.length()),
+            media_type: facts.media_type,
+            credentials: Credentials::Anonymous,
+            public: facts.public,
+        };
+        Some(self.start(request, false).ok()?.shared.availability.clone())
+    }
+
+    /// Wakes when a pull starts.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.env.arrivals.subscribe()
+    }
+
+    /// Hands what the scheduler says of a task to its driver; false if there is none.
+    pub(crate) fn deliver(&self, task: TaskId, event: Event) -> bool {
+        let sender = self.env.running().get(&task).map(|shared| shared.events.clone());
+        // A full queue loses the message; the want is told again while it is not met.
+        sender.is_some_and(|sender| sender.try_send(event).is_ok())
+    }
+
+    /// Fetches for the cluster, under a lease.
+    pub(crate) fn lease(&self, request: PullRequest, event: Event) -> Result<(), PullError> {
+        let task = request.task();
+        self.start(request, true)?;
+        self.deliver(task, event);
+        Ok(())
+    }
+
+    /// Tells every driver that its scheduler came or went.
+    pub(crate) fn broadcast(&self, event: &Event, concerns: impl Fn(TaskId) -> bool) {
+        for (task, shared) in self.env.running().iter().filter(|(task, _)| concerns(**task)) {
+            if shared.events.try_send(event.clone()).is_err() {
+                tracing::debug!(%task, "a busy pull missed news of the scheduler");
+            }
+        }
+    }
+
+    /// Everything that the store holds of public contents, for the scheduler.
+    pub(crate) fn holdings(&self) -> Vec<(TaskId, ContentFacts, PieceSet)> {
+        let held = self.env.store.list().into_iter().filter(|line| line.facts.public);
+        held.map(|line| (line.task, line.facts, line.held)).collect()
+    }
+
+    /// Borders of a content's chain that the store knows, the first included.
+    pub(crate) fn states_known(&self, task: TaskId) -> u32 {
+        let states = self
+            .env
+            .store
+            .find(task)
+            .map_or(0, |stored| stored.states().len());
+        u32::try_from(states).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
+    /// The stored chain of a content: its length in bytes, its states from border 1 on, and whether it is proved.
+    pub(crate) fn chain(&self, task: TaskId) -> Option<(u64, Vec<ChainState>, bool)> {
+        let stored = self.env.store.find(task)?;
+        let proved = stored.present().is_full();
+        Some((stored.facts().layout.length(), stored.states(), proved))
+    }
+
+    /// Drops a content: the scheduler says that it was deleted.
+    pub(crate) fn remove(&self, task: TaskId) {
+        if let Err(error) = self.env.store.remove(task) {
+            tracing::warn!(%task, %error, "a content could not be deleted");
+        }
+    }
+}
+
+/// One content that somebody reads.
+#[derive(Clone, Debug)]
+pub struct Pull {
+    shared: Arc<Shared>,
+    patience: Duration,
+}
+
+impl Pull {
+    /// What the content is, as soon as its length is known. Cancel safe.
+    pub async fn facts(&self) -> Result<ContentFacts, PullError> {
+        // A reader of nothing, so that the pull knows that it is waited for.
+        let _waiting = self.shared.register(ByteRange::new(0, 0));
+        self.shared.stored().await.map(|(stored, _)| stored.facts())
+    }
+
+    /// Reads `range`, in order. The range must lie within the content.
+    pub fn reader(&self, range: ByteRange) -> Reader {
+        let registration = self.shared.register(range);
+        Reader::new(
+            range,
+            Arc::clone(&self.shared.availability),
+            registration,
+            self.patience,
+        )
+    }
+}

@@ -1,0 +1,260 @@
+//! A node, put together top to bottom.
+//!
+//! [`start`] wires the components to what they are given (sockets, store, time and randomness come from outside, so the
+//! simulation runs this very code); [`run`] is `darter proxy run`: real sockets, a store on disk, the admin port.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use darter_origin::{Metrics as OriginMetrics, Origins};
+use darter_proto::WIRE_VERSION;
+use darter_proto::scheduler::{Hello, Load};
+use darter_service::http_server::{HttpServer, Limits, Plain};
+use darter_service::net::{Address, Listener, Network};
+use darter_service::supervise::Tasks;
+use darter_store::PieceStore;
+use darter_types::HostId;
+use prometheus_client::registry::Registry;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::config::Config;
+use crate::metrics::{PeerMetrics, PullMetrics};
+use crate::mirror::{Mirror, MirrorMetrics};
+use crate::peer::{PeerServer, Peers};
+use crate::pull::{Env, EnvParts, Pulls};
+use crate::scheduling::{LinkParts, LoadSource, Scheduling};
+
+/// What a node is made of.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each field is what its type says")]
+pub struct NodeParts<'a> {
+    pub config: Config,
+    /// The node's name, already resolved.
+    pub host: HostId,
+    pub network: Arc<dyn Network>,
+    pub store: Arc<dyn PieceStore>,
+    pub registry: &'a mut Registry,
+    pub tasks: Tasks,
+    pub stop: CancellationToken,
+    /// Seed of all its randomness.
+    pub seed: u64,
+}
+
+/// A node that runs until its `stop`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its downloads.
+    pub pulls: Pulls,
+    /// Its streams to schedulers.
+    pub scheduling: Scheduling,
+    /// Where its mirror listens.
+    pub mirror_address: String,
+    /// Where its peer server listens.
+    pub peer_address: String,
+}
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A port is taken or an address is not this machine's.
+    #[error("cannot listen on {address} for {what}: is another process there?")]
+    Bind {
+        /// The address.
+        address: Address,
+        /// What it is for.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The section `origin` cannot be used.
+    #[error("origin: {0}")]
+    Origin(#[from] darter_origin::OriginConfigError),
+}
+
+/// Binds, wires and starts everything. When it returns, the node serves.
+pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
+    let NodeParts {
+        config,
+        host,
+        network,
+        store,
+        registry,
+        tasks,
+        stop,
+        seed,
+    } = parts;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mirror_listen = Address::Tcp(config.mirror.listen.to_string());
+    let mirror_listener = bind(&*network, &mirror_listen, "the mirror").await?;
+    let peer_listener = bind(&*network, &config.peer.listen, "other nodes").await?;
+    let (mirror_address, peer_address) = (
+        local(&*mirror_listener, &mirror_listen),
+        local(&*peer_listener, &config.peer.listen),
+    );
+
+    let own = registry.sub_registry_with_prefix("darter_proxy");
+    let pull_metrics = Arc::new(PullMetrics::register(own));
+    let peer_metrics = Arc::new(PeerMetrics::register(own));
+    let mirror_metrics = MirrorMetrics::register(own);
+    let origin_metrics = OriginMetrics::register(own);
+
+    let origins = Origins::new(
+        &config.origin,
+        Arc::clone(&network),
+        tasks.clone(),
+        Some(origin_metrics),
+        rng.random(),
+    )?;
+    let scheduling = Scheduling::new(config.scheduler.clone());
+    let peers = Peers::new(&config.peer, host.clone(), Arc::clone(&network), tasks.clone());
+    let env = Env::new(EnvParts {
+        config: config.pull.clone(),
+        origins: origins.clone(),
+        store,
+        peers: peers.clone(),
+        scheduling: scheduling.clone(),
+        tasks: tasks.clone(),
+        metrics: pull_metrics,
+        seed: rng.random(),
+    });
+    let pulls = Pulls::new(Arc::new(env), stop.clone());
+
+    let access = Access::new(Arc::new(origins.clone()), config.access.clone(), rng.random());
+    let mirror = Mirror::new(
+        config.mirror.clone(),
+        Arc::new(pulls.clone()),
+        access,
+        Arc::new(origins),
+        mirror_metrics,
+    );
+    serve_mirror(mirror, mirror_listener, &tasks, &stop);
+    let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
+    serve_peers(peer_server, peer_listener, &config, &tasks, &stop);
+
+    scheduling.start(LinkParts {
+        network,
+        tasks,
+        pulls: pulls.clone(),
+        hello: hello(&config, host, &peer_address),
+        load: Arc::new(NodeLoad::new(peer_metrics, peers)),
+        stop,
+        seed: rng.random(),
+    });
+    Ok(Node {
+        pulls,
+        scheduling,
+        mirror_address,
+        peer_address,
+    })
+}
+
+async fn bind(
+    network: &dyn Network,
+    address: &Address,
+    what: &'static str,
+) -> Result<Box<dyn Listener>, StartError> {
+    let wrong = |source| StartError::Bind {
+        address: address.clone(),
+        what,
+        source,
+    };
+    network.bind(address).await.map_err(wrong)
+}
+
+fn local(listener: &dyn Listener, address: &Address) -> String {
+    listener
+        .local_addr()
+        .map_or_else(|_| address.to_string(), |local| local.to_string())
+}
+
+fn serve_mirror(mirror: Mirror, listener: Box<dyn Listener>, tasks: &Tasks, stop: &CancellationToken) {
+    let (owned, stop) = (tasks.clone(), stop.clone());
+    tasks.spawn(
+        "mirror",
+        async move { mirror.serve(listener, &owned, stop).await },
+    );
+}
+
+fn serve_peers(
+    server: PeerServer,
+    listener: Box<dyn Listener>,
+    config: &Config,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) {
+    let limits = Limits {
+        connections_max: config.peer.connections_max,
+        ..Limits::default()
+    };
+    let http = HttpServer {
+        name: "connection from a peer",
+        limits,
+        tasks: tasks.clone(),
+        wrap: Plain,
+    };
+    let handler = move |request, _| {
+        let server = server.clone();
+        async move { server.answer(request).await }
+    };
+    let stop = stop.clone();
+    tasks.spawn(
+        "peer server",
+        async move { http.serve(listener, handler, stop).await },
+    );
+}
+
+fn hello(config: &Config, host: HostId, peer_address: &str) -> Hello {
+    let port = peer_address.rsplit_once(':').map_or("4000", |(_, port)| port);
+    let address = config
+        .peer
+        .advertise
+        .clone()
+        .unwrap_or_else(|| format!("{host}:{port}"));
+    Hello {
+        wire_version: WIRE_VERSION,
+        host,
+        address,
+        locality: config.locality.clone(),
+        role: config.role.into(),
+        upload_bytes_per_second_max: config.peer.upload_bytes_per_second_max.map(|rate| rate.as_u64()),
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// What the node is doing, as the scheduler wants to know.
+#[derive(Debug)]
+struct NodeLoad {
+    metrics: Arc<PeerMetrics>,
+    peers: Peers,
+    last: Mutex<(Instant, u64)>,
+}
+
+impl NodeLoad {
+    fn new(metrics: Arc<PeerMetrics>, peers: Peers) -> Self {
+        let last = Mutex::new((Instant::now(), metrics.sent_total()));
+        Self { metrics, peers, last }
+    }
+}
+
+impl LoadSource for NodeLoad {
+    fn load(&self) -> Load {
+        let (now, sent) = (Instant::now(), self.metrics.sent_total());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = (now - last.0).max(Duration::from_millis(1));
+        let bytes = u128::from(sent - last.1);
+        *last = (now, sent);
+        Load {
+            upload_bytes_per_second: u64::try_from(bytes * 1000 / elapsed.as_millis()).unwrap_or(u64::MAX),
+            uploads_running: self.metrics.uploads_running(),
+            uploads_waiting: 0,
+            store_free_bytes: 0,
+            costs: self.peers.take_costs(),
+        }
+    }
+}

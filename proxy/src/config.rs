@@ -1,0 +1,127 @@
+//! The proxy's configuration: one section a component, defined beside it.
+
+use std::path::PathBuf;
+
+use darter_origin::RegistriesConfig;
+use darter_proto::scheduler::Role;
+use darter_service::config::ByteSize;
+use darter_service::net::Address;
+use darter_types::{HostId, Locality};
+use serde::{Deserialize, Serialize};
+
+use crate::access::AccessConfig;
+use crate::mirror::MirrorConfig;
+use crate::peer::PeerConfig;
+use crate::pull::PullConfig;
+use crate::scheduling::SchedulingConfig;
+
+/// What a node does for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeRole {
+    /// Fetches for itself and shares what it has.
+    #[default]
+    Peer,
+    /// Also fetches from registries on behalf of the cluster: a seed peer.
+    Seed,
+}
+
+impl From<NodeRole> for Role {
+    fn from(role: NodeRole) -> Self {
+        match role {
+            NodeRole::Peer => Self::Peer,
+            NodeRole::Seed => Self::Seed,
+        }
+    }
+}
+
+/// `proxy.yaml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Version of the file's form. 1 is the only one.
+    pub version: u32,
+    /// The node's name in the cluster; absent = the host name. No two nodes may share one.
+    pub host: Option<HostId>,
+    /// Where the node stands, `idc|zone|rack`; parts at the end may be missing. Near nodes are preferred.
+    pub locality: Locality,
+    /// `peer`, or `seed` for a node that fetches from registries on behalf of the cluster.
+    pub role: NodeRole,
+    /// The registry mirror for this node's container runtime.
+    pub mirror: MirrorConfig,
+    /// How long rights to read are remembered.
+    pub access: AccessConfig,
+    /// Registries: their addresses, authorities, limits.
+    pub origin: RegistriesConfig,
+    /// Downloads.
+    pub pull: PullConfig,
+    /// Exchange with other nodes.
+    pub peer: PeerConfig,
+    /// The schedulers of the cluster.
+    pub scheduler: SchedulingConfig,
+    /// Where pieces are kept.
+    pub store: StoreConfig,
+    /// Health, metrics, and what to look at when something is wrong.
+    pub admin: AdminConfig,
+    /// What is logged.
+    pub log: darter_service::log::LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            host: None,
+            locality: Locality::default(),
+            role: NodeRole::Peer,
+            mirror: MirrorConfig::default(),
+            access: AccessConfig::default(),
+            origin: RegistriesConfig::default(),
+            pull: PullConfig::default(),
+            peer: PeerConfig::default(),
+            scheduler: SchedulingConfig::default(),
+            store: StoreConfig::default(),
+            admin: AdminConfig::default(),
+            log: darter_service::log::LogConfig::default(),
+        }
+    }
+}
+
+/// Section `store`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Directory of the pieces, on a file system of its own where possible. It is made with mode 0700.
+    pub dir: PathBuf,
+    /// Most bytes that pieces may take. What was used longest ago makes room.
+    pub quota: ByteSize,
+    /// Bytes that stay free on the file system, whatever the quota says.
+    pub free_floor: ByteSize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("/var/lib/darter/store"),
+            quota: ByteSize::gib(100),
+            free_floor: ByteSize::gib(5),
+        }
+    }
+}
+
+/// Section `admin`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Where `/livez`, `/readyz`, `/metrics`, `/config`, `/loglevel` and `/debug/tasks` are answered. It has no
+    /// authentication: keep it on loopback or on a pod's address.
+    pub listen: Address,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            listen: Address::Tcp("127.0.0.1:4002".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Between nodes: pieces over plain HTTP/1.1, and the news of who has which.
+//!
+//! `GET /v1/tasks/<task>/pieces` with a `Range` gives bytes of pieces that are linked; `GET /v1/tasks/<task>/have` is a
+//! long-lived stream of lines that says which those are ([`news`]). Both ends bound what they take from the other.
+
+mod client;
+mod fetch;
+pub mod news;
+mod pool;
+mod server;
+mod watch;
+
+use std::time::Duration;
+
+use darter_service::config::{ByteSize, Period};
+use darter_service::net::Address;
+use serde::{Deserialize, Serialize};
+
+pub use client::Peers;
+pub(crate) use fetch::PeerFetch;
+pub use server::PeerServer;
+pub(crate) use watch::PeerWatch;
+
+/// Header that names the node that asks.
+pub(crate) const HOST_HEADER: &str = "darter-host";
+/// Header of a `have` request: contents of at most so many bytes may come along in the answer.
+pub(crate) const INLINE_HEADER: &str = "darter-inline";
+/// Longest content that travels with the first answer, in bytes.
+pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Section `peer` of the proxy's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// Where other nodes reach this one's pieces.
+    pub listen: Address,
+    /// The address that other nodes are told, `host:port`. Without it: the host name, and the port of `listen`.
+    pub advertise: Option<String>,
+    /// Connections from other nodes at the same time; further ones are refused with 503.
+    pub connections_max: usize,
+    /// Requests for pieces that are answered at the same time. Fewer make each piece arrive sooner, so that it can be
+    /// passed on sooner.
+    pub uploads_max: usize,
+    /// Most bytes a second that are sent to other nodes; absent = no limit.
+    pub upload_bytes_per_second_max: Option<ByteSize>,
+    /// Most bytes of pieces that wait in memory until they are linked, over all contents; at least 8 MiB.
+    pub buffer_bytes_max: ByteSize,
+    /// Idle connections kept to each other node.
+    pub idle_connections_max: usize,
+    /// How long another node may stay silent before it is replaced.
+    pub silence_max: Period,
+    /// How long a connection to another node may take.
+    pub connect_timeout: Period,
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        Self {
+            listen: Address::Tcp("0.0.0.0:4000".to_owned()),
+            advertise: None,
+            connections_max: 4096,
+            uploads_max: 16,
+            upload_bytes_per_second_max: None,
+            buffer_bytes_max: ByteSize::mib(64),
+            idle_connections_max: 4,
+            silence_max: Period::from(Duration::from_secs(2)),
+            connect_timeout: Period::from(Duration::from_millis(500)),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The asking side: one for the node, shared by all pulls.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_proto::limits::SOURCES_MAX;
+use darter_proto::scheduler::PieceCost;
+use darter_service::net::Network;
+use darter_service::supervise::Tasks;
+use darter_types::{HostId, TaskId};
+use http::{Request, Response, header};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use super::pool::{Connection, Pool};
+use super::{HOST_HEADER, PeerConfig};
+use darter_engine::ParentFailure;
+
+/// Contents that came along with news and wait to be asked for.
+const INLINE_CONTENTS_MAX: usize = 256;
+
+/// Asks other nodes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    host: HostId,
+    pool: Pool,
+    silence_max: Duration,
+    /// Kilobytes of pieces that may wait in memory.
+    room: Semaphore,
+    inline: Mutex<BTreeMap<(HostId, TaskId), Bytes>>,
+    /// Time and bytes of pieces by parent since the last report.
+    costs: Mutex<BTreeMap<HostId, Cost>>,
+}
+
+#[derive(Debug, Default)]
+struct Cost {
+    time: Duration,
+    bytes: u64,
+    pieces: u32,
+}
+
+impl Peers {
+    /// Asks as `host` through `network`.
+    pub fn new(config: &PeerConfig, host: HostId, network: Arc<dyn Network>, tasks: Tasks) -> Self {
+        let pool = Pool::new(
+            network,
+            tasks,
+            config.connect_timeout.into(),
+            config.idle_connections_max,
+        );
+        let inner = Inner {
+            host,
+            pool,
+            silence_max: config.silence_max.into(),
+            room: Semaphore::new(
+                usize::try_from(config.buffer_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX >> 3),
+            ),
+            inline: Mutex::default(),
+            costs: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Waits until a piece of so many bytes may be held in memory; the room is free again when the result is dropped.
+    pub(super) async fn room(&self, bytes: u32) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed, and configuration makes it larger than the largest piece.
+        self.inner.room.acquire_many(bytes.div_ceil(1024)).await.ok()
+    }
+
+    /// How long a node may stay silent.
+    pub(super) fn silence_max(&self) -> Duration {
+        self.inner.silence_max
+    }
+
+    /// Sends a request and waits for the head of its answer. A connection that the other side had closed meanwhile is
+    /// replaced once.
+    pub(super) async fn ask(
+        &self,
+        address: &str,
+        path: &str,
+        name: header::HeaderName,
+        value: &str,
+    ) -> Result<(Connection, Response<Incoming>), ParentFailure> {
+        loop {
+            let taken = self.inner.pool.take(address).await;
+            let (mut connection, used) = taken.map_err(|error| {
+                tracing::debug!(address, %error, "no connection to a peer");
+                ParentFailure::Unreachable
+            })?;
+            let request = Request::get(path)
+                .header(header::HOST, address)
+                .header(HOST_HEADER, self.inner.host.as_str())
+                .header(name.clone(), value)
+                .body(Empty::new())
+                .map_err(|_| ParentFailure::Unreachable)?;
+            match timeout(self.inner.silence_max, connection.send_request(request)).await {
+                Ok(Ok(answer)) => return Ok((connection, answer)),
+                Ok(Err(_)) if used => {}
+                Ok(Err(_)) => return Err(ParentFailure::Unreachable),
+                Err(_) => return Err(ParentFailure::Silent),
+            }
+        }
+    }
+
+    /// Gives a connection back whose answer was read to its end.
+    pub(super) fn give_back(&self, address: &str, connection: Connection) {
+        self.inner.pool.give_back(address, connection);
+    }
+
+    /// Keeps a content that came along with news, until it is asked for.
+    pub(super) fn keep_inline(&self, host: HostId, task: TaskId, content: Vec<u8>) {
+        let mut inline = self.inner.inline.lock().unwrap_or_else(PoisonError::into_inner);
+        if inline.len() >= INLINE_CONTENTS_MAX {
+            inline.pop_first();
+        }
+        inline.insert((host, task), content.into());
+    }
+
+    /// The content that came along with a node's news.
+    pub(super) fn take_inline(&self, host: &HostId, task: TaskId) -> Option<Bytes> {
+        let mut inline = self.inner.inline.lock().unwrap_or_else(PoisonError::into_inner);
+        inline.remove(&(host.clone(), task))
+    }
+
+    /// Notes what a piece of a parent cost.
+    pub(super) fn note_cost(&self, host: &HostId, bytes: u64, time: Duration) {
+        let mut costs = self.inner.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        if costs.len() < SOURCES_MAX || costs.contains_key(host) {
+            let cost = costs.entry(host.clone()).or_default();
+            cost.time += time;
+            cost.bytes += bytes;
+            cost.pieces += 1;
+        }
+    }
+
+    /// What pieces of each parent cost since the last call.
+    pub(crate) fn take_costs(&self) -> Vec<PieceCost> {
+        let costs = std::mem::take(&mut *self.inner.costs.lock().unwrap_or_else(PoisonError::into_inner));
+        #[expect(clippy::cast_precision_loss, reason = "a mean needs no more than 53 bits")]
+        let cost_of = |(parent, cost): (HostId, Cost)| PieceCost {
+            parent,
+            nanos_per_byte: cost.time.as_nanos() as f64 / cost.bytes.max(1) as f64,
+            pieces: cost.pieces,
+        };
+        costs.into_iter().map(cost_of).collect()
+    }
+}

@@ -1,0 +1,409 @@
+//! The answering side: pieces that are linked, and the news of which those are.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_service::limit::Limiter;
+use darter_store::StoredTask;
+use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, TaskId};
+use futures_util::stream;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use super::news::write_have;
+use super::{HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig};
+use crate::metrics::PeerMetrics;
+use crate::pull::{Availability, PullError, Pulls};
+
+/// Body of an answer.
+pub type PeerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, PullError>;
+
+/// How long a request waits for its turn before it is refused with 503.
+const QUEUE: Duration = Duration::from_secs(1);
+/// How often a node says that it lives.
+const PING: Duration = Duration::from_millis(500);
+/// How long a node that asks for news of an unknown content waits for it to begin here.
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// Longest slice that is sent at once, in bytes.
+const SLICE_BYTES_MAX: u64 = 1024 * 1024;
+/// Contents whose news are remembered beside their streams.
+const SERVING_MAX: usize = 4096;
+
+/// Answers other nodes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PeerServer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pulls: Pulls,
+    uploads: Arc<Semaphore>,
+    limiter: Limiter,
+    metrics: Arc<PeerMetrics>,
+    /// Contents with listeners: their news outlive the pull that made them.
+    serving: Mutex<BTreeMap<TaskId, Weak<Availability>>>,
+}
+
+impl PeerServer {
+    /// Serves what `pulls` fetches and has stored.
+    pub fn new(config: &PeerConfig, pulls: Pulls, metrics: Arc<PeerMetrics>) -> Self {
+        let limiter = config
+            .upload_bytes_per_second_max
+            .map_or_else(Limiter::unlimited, |rate| {
+                Limiter::bytes_per_second(rate.as_u64())
+            });
+        let uploads = Arc::new(Semaphore::new(config.uploads_max.max(1)));
+        Self {
+            inner: Arc::new(Inner {
+                pulls,
+                uploads,
+                limiter,
+                metrics,
+                serving: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Answers one request.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<PeerBody> {
+        let parts = parse_path(request.uri().path());
+        let answer = match (request.method(), parts) {
+            (&Method::GET, Some((task, "pieces"))) => self.pieces(task, request.headers()).await,
+            (&Method::GET, Some((task, "have"))) => Ok(self.have(task, request.headers())),
+            (&Method::GET, _) => Err(StatusCode::NOT_FOUND),
+            _ => Err(StatusCode::METHOD_NOT_ALLOWED),
+        };
+        answer.unwrap_or_else(plain)
+    }
+
+    fn find(&self, task: TaskId) -> Option<Arc<Availability>> {
+        let mut serving = self.inner.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = serving.get(&task).and_then(Weak::upgrade) {
+            return Some(found);
+        }
+        let found = self.inner.pulls.find(task)?;
+        if serving.len() >= SERVING_MAX {
+            serving.retain(|_, weak| weak.strong_count() > 0);
+        }
+        if serving.len() < SERVING_MAX {
+            serving.insert(task, Arc::downgrade(&found));
+        }
+        Some(found)
+    }
+
+    // === pieces ===
+
+    async fn pieces(&self, task: TaskId, headers: &HeaderMap) -> Result<Response<PeerBody>, StatusCode> {
+        let availability = self.find(task).ok_or(StatusCode::NOT_FOUND)?;
+        let (stored, layout) = availability.stored().ok_or(StatusCode::NOT_FOUND)?;
+        let range = match headers.get(header::RANGE) {
+            None => ByteRange::new(0, layout.length()),
+            Some(value) => value
+                .to_str()
+                .ok()
+                .and_then(parse_range)
+                .ok_or(StatusCode::BAD_REQUEST)?,
+        };
+        if range.end > layout.length() {
+            return Err(StatusCode::RANGE_NOT_SATISFIABLE);
+        }
+        let run = layout.pieces_of(range);
+        if !stored.facts().public || !availability.has(run) {
+            return Err(StatusCode::NOT_FOUND);
+        }
+        let turn = timeout(QUEUE, Arc::clone(&self.inner.uploads).acquire_owned()).await;
+        let turn = turn
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        self.inner.metrics.upload_began();
+        let upload = Upload {
+            stored,
+            availability,
+            layout,
+            range,
+            offset: range.start,
+            limiter: self.inner.limiter.clone(),
+            metrics: Arc::clone(&self.inner.metrics),
+            _turn: turn,
+        };
+        Response::builder()
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_LENGTH, range.len())
+            .header(
+                header::CONTENT_RANGE,
+                format!(
+                    "bytes {}-{}/{}",
+                    range.start,
+                    range.end.saturating_sub(1),
+                    layout.length()
+                ),
+            )
+            .body(upload.into_body())
+            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    // === news ===
+
+    fn have(&self, task: TaskId, headers: &HeaderMap) -> Response<PeerBody> {
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &http::HeaderValue| value.to_str().ok())
+        };
+        let child = text(HOST_HEADER).and_then(|host| host.parse::<HostId>().ok());
+        let inline = text(INLINE_HEADER)
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(0);
+        let story = Story {
+            server: self.clone(),
+            task,
+            child,
+            inline_max: INLINE_BYTES_MAX.min(inline),
+            told: None,
+            listening: None,
+            asked: Instant::now(),
+            over: false,
+        };
+        let lines = stream::unfold(story, |mut story| async move {
+            let bytes = story.next().await?;
+            Some((Ok(Frame::data(bytes)), story))
+        });
+        Response::new(StreamBody::new(lines).boxed_unsync())
+    }
+}
+
+fn plain(status: StatusCode) -> Response<PeerBody> {
+    let text = format!("{status}\n");
+    let body = Full::from(text)
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+/// `/v1/tasks/<task>/<what>`
+fn parse_path(path: &str) -> Option<(TaskId, &str)> {
+    let (task, what) = path.strip_prefix("/v1/tasks/")?.split_once('/')?;
+    Some((task.parse().ok()?, what))
+}
+
+/// One bounded range, as a child asks for it: `bytes=<first>-<last>`.
+fn parse_range(text: &str) -> Option<ByteRange> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let digits = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse::<u64>().ok())?
+    };
+    let (first, last) = (digits(first)?, digits(last)?);
+    (first <= last).then(|| ByteRange::new(first, last.saturating_add(1)))
+}
+
+/// The body of one answer with pieces.
+struct Upload {
+    stored: Arc<dyn StoredTask>,
+    availability: Arc<Availability>,
+    layout: PieceLayout,
+    range: ByteRange,
+    offset: u64,
+    limiter: Limiter,
+    metrics: Arc<PeerMetrics>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Upload {
+    fn into_body(self) -> PeerBody {
+        let frames = stream::unfold(self, |mut upload| async move {
+            let next = upload.next().await?;
+            Some((next.map(Frame::data), upload))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, PullError>> {
+        if self.offset >= self.range.end {
+            for piece in self.layout.pieces_of(self.range).pieces() {
+                self.availability.sent(piece);
+            }
+            return None;
+        }
+        let end = self.range.end.min(self.offset + SLICE_BYTES_MAX);
+        self.limiter.take(end - self.offset).await;
+        let bytes = self.stored.read(ByteRange::new(self.offset, end));
+        let bytes = bytes.map_err(|error| PullError::Store(error.to_string()));
+        if let Ok(bytes) = &bytes {
+            self.offset += bytes.len() as u64;
+            self.metrics.sent(bytes.len());
+        }
+        Some(bytes)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.metrics.upload_ended();
+    }
+}
+
+/// The body of one answer with news.
+struct Story {
+    server: PeerServer,
+    task: TaskId,
+    child: Option<HostId>,
+    inline_max: u64,
+    /// Pieces that the child was told of.
+    told: Option<PieceSet>,
+    listening: Option<Arc<Availability>>,
+    asked: Instant,
+    over: bool,
+}
+
+impl Story {
+    /// The next lines; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        let Some(availability) = self.listening.clone() else {
+            return self.wait_for_content().await;
+        };
+        loop {
+            let mut changes = availability.watch();
+            changes.borrow_and_update();
+            if let Some(lines) = self.news(&availability) {
+                return Some(lines);
+            }
+            if availability.outcome().is_some_and(|outcome| outcome.is_err()) {
+                return None;
+            }
+            if timeout(PING, changes.changed()).await.is_err() {
+                availability.offers_tick();
+                return Some(
+                    self.news(&availability)
+                        .unwrap_or_else(|| Bytes::from_static(b"ping\n")),
+                );
+            }
+        }
+    }
+
+    /// The content may be about to begin here: the child was sent ahead of the lease.
+    async fn wait_for_content(&mut self) -> Option<Bytes> {
+        let mut arrivals = self.server.inner.pulls.arrivals();
+        arrivals.borrow_and_update();
+        if let Some(availability) = self.server.find(self.task) {
+            if let Some(child) = &self.child {
+                availability.child_joined(child);
+            }
+            self.listening = Some(availability);
+            return Some(Bytes::from_static(b"ping\n"));
+        }
+        if self.asked.elapsed() >= UNKNOWN {
+            return None;
+        }
+        // Either way there is something to look at again, and the child hears that this node lives.
+        let _ = timeout(PING, arrivals.changed()).await;
+        Some(Bytes::from_static(b"ping\n"))
+    }
+
+    /// What the child was not told yet.
+    fn news(&mut self, availability: &Availability) -> Option<Bytes> {
+        let (present, length) = availability.visible_to(self.child.as_ref())?;
+        let mut lines = String::new();
+        let first = self.told.is_none();
+        let told = self.told.get_or_insert_with(|| PieceSet::new(present.capacity()));
+        let mut new = PieceSet::new(present.capacity());
+        for piece in present.iter().filter(|piece| !told.contains(*piece)) {
+            new.insert(piece);
+        }
+        told.insert_all(&new);
+        let complete = told.is_full();
+        if first {
+            lines = format!("length {length}\n");
+        }
+        let mut bytes = Vec::new();
+        if complete
+            && length > 0
+            && length <= self.inline_max
+            && let Some(content) = inline(availability, length)
+        {
+            bytes.extend(format!("{lines}inline {length}\n").into_bytes());
+            bytes.extend(&content);
+            lines = String::new();
+        }
+        lines.push_str(&write_have(new.runs()));
+        if complete {
+            lines.push_str("end\n");
+            self.over = true;
+        }
+        bytes.extend(lines.into_bytes());
+        (!bytes.is_empty()).then(|| bytes.into())
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if let (Some(availability), Some(child)) = (&self.listening, &self.child) {
+            availability.child_left(child);
+        }
+    }
+}
+
+/// A small content as a whole, if it may be given away.
+fn inline(availability: &Availability, length: u64) -> Option<Bytes> {
+    let (stored, _) = availability.stored()?;
+    let content = stored.read(ByteRange::new(0, length)).ok()?;
+    (stored.facts().public && content.len() as u64 == length).then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_one_bounded_range_only() {
+        assert_eq!(parse_range("bytes=0-9"), Some(ByteRange::new(0, 10)));
+        for bad in [
+            "",
+            "bytes=",
+            "bytes=5-",
+            "bytes=-5",
+            "bytes=9-5",
+            "bytes=0-1,3-4",
+            "bytes=+1-2",
+            "items=0-1",
+        ] {
+            assert_eq!(parse_range(bad), None, "{bad:?}");
+        }
+        assert_eq!(
+            parse_range(&format!("bytes=0-{}", u64::MAX)),
+            Some(ByteRange::new(0, u64::MAX))
+        );
+    }
+
+    #[test]
+    fn takes_tasks_by_their_name_only() {
+        let task = TaskId::of_url("x", "", "", "");
+        assert_eq!(
+            parse_path(&format!("/v1/tasks/{task}/have")),
+            Some((task, "have"))
+        );
+        for bad in [
+            "/",
+            "/v1/tasks//have",
+            "/v1/tasks/../have",
+            "/v1/tasks/sha256:00/have",
+            "/v1/tasks/x",
+        ] {
+            assert!(parse_path(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! What of a content may be read now: written by its driver, watched by readers and by the peer server.
+//!
+//! One small lock that is never held across an await or an I/O call; a version that grows with every change wakes
+//! whoever waits.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use darter_engine::Offers;
+use darter_store::{ContentFacts, StoredTask};
+use darter_types::{ByteRange, HostId, Moment, PieceLayout, PieceNumber, PieceRun, PieceSet};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::PullError;
+
+/// The shared view of one running pull.
+#[derive(Debug)]
+pub struct Availability {
+    state: Mutex<State>,
+    version: watch::Sender<u64>,
+    started: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: Option<Ready>,
+    /// Nodes that listen to what this one has.
+    children: BTreeSet<HostId>,
+    /// This node reads the origin: it shows each piece to one child first.
+    source: bool,
+    outcome: Option<Result<(), PullError>>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    layout: PieceLayout,
+    stored: Arc<dyn StoredTask>,
+    /// Linked: other nodes may have them.
+    present: PieceSet,
+    /// Clients may have them.
+    released: PieceSet,
+    /// Bytes of a piece that is arriving from the origin which clients may have already.
+    partial: ByteRange,
+    /// Which of them each child may know of; absent = all.
+    offers: Option<Offers>,
+}
+
+/// What a reader finds at its offset.
+#[derive(Debug)]
+pub(crate) enum Readable {
+    /// These bytes, from this place.
+    Bytes(Arc<dyn StoredTask>, ByteRange),
+    /// Nothing yet.
+    NotYet,
+    /// Never.
+    Failed(PullError),
+}
+
+impl Availability {
+    /// Nothing is known yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            version: watch::Sender::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere cannot leave the state half changed: each change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, with: impl FnOnce(&mut State)) {
+        with(&mut self.lock());
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn change_ready(&self, with: impl FnOnce(&mut Ready)) {
+        self.change(|state| {
+            if let Some(ready) = state.ready.as_mut() {
+                with(ready);
+            }
+        });
+    }
+
+    /// Wakes at every change from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    // === the driver's side ===
+
+    pub(crate) fn ready(&self, stored: Arc<dyn StoredTask>, layout: PieceLayout) {
+        let none = PieceSet::new(layout.piece_count());
+        let partial = ByteRange::new(0, 0);
+        self.change(|state| {
+            state.ready = Some(Ready {
+                layout,
+                stored,
+                present: none.clone(),
+                released: none,
+                partial,
+                offers: None,
+            });
+        });
+        self.make_offers();
+    }
+
+    /// This node reads the origin for the cluster: from now on each piece is shown to one child first.
+    pub(crate) fn become_source(&self) {
+        self.lock().source = true;
+        self.make_offers();
+    }
+
+    fn make_offers(&self) {
+        let now = self.now();
+        self.change(|state| {
+            let Some(ready) = state
+                .ready
+                .as_mut()
+                .filter(|ready| state.source && ready.offers.is_none())
+            else {
+                return;
+            };
+            let mut offers = Offers::new(ready.layout.piece_count());
+            state
+                .children
+                .iter()
+                .for_each(|child| offers.child_joined(child.clone(), now));
+            ready
+                .present
+                .iter()
+                .for_each(|piece| offers.piece_arrived(piece, now));
+            ready.offers = Some(offers);
+        });
+    }
+
+    fn now(&self) -> Moment {
+        Moment::after_start(self.started.elapsed())
+    }
+
+    pub(crate) fn set_present(&self, piece: PieceNumber) {
+        let now = self.now();
+        self.change_ready(|ready| {
+            ready.present.insert(piece);
+            if let Some(offers) = ready.offers.as_mut() {
+                offers.piece_arrived(piece, now);
+            }
+        });
+    }
+
+    // === the peer server's side ===
+
+    pub(crate) fn child_joined(&self, child: &HostId) {
+        let now = self.now();
+        self.change(|state| {
+            state.children.insert(child.clone());
+            if let Some(offers) = state.ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
+                offers.child_joined(child.clone(), now);
+            }
+        });
+    }
+
+    pub(crate) fn child_left(&self, child: &HostId) {
+        let now = self.now();
+        self.change(|state| {
+            state.children.remove(child);
+            if let Some(offers) = state.ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
+                offers.child_left(child, now);
+            }
+        });
+    }
+
+    /// A piece went out whole.
+    pub(crate) fn sent(&self, piece: PieceNumber) {
+        if self
+            .lock()
+            .ready
+            .as_ref()
+            .is_some_and(|ready| ready.offers.is_some())
+        {
+            self.change_ready(|ready| {
+                if let Some(offers) = ready.offers.as_mut() {
+                    offers.piece_sent(piece);
+                }
+            });
+        }
+    }
+
+    /// Lets time pass for what children were shown.
+    pub(crate) fn offers_tick(&self) {
+        let now = self.now();
+        if let Some(offers) = self.lock().ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
+            offers.tick(now);
+        }
+    }
+
+    /// Whether all pieces of `run` may be given to other nodes.
+    pub(crate) fn has(&self, run: PieceRun) -> bool {
+        self.lock()
+            .ready
+            .as_ref()
+            .is_some_and(|ready| run.pieces().all(|piece| ready.present.contains(piece)))
+    }
+
+    /// Pieces that a child may know of, and the content's length in bytes.
+    pub(crate) fn visible_to(&self, child: Option<&HostId>) -> Option<(PieceSet, u64)> {
+        let state = self.lock();
+        let ready = state.ready.as_ref()?;
+        let mut visible = ready.present.clone();
+        if let (Some(offers), Some(child)) = (&ready.offers, child) {
+            ready
+                .present
+                .iter()
+                .filter(|piece| !offers.shows(child, *piece))
+                .for_each(|piece| {
+                    visible.remove(piece);
+                });
+        }
+        Some((visible, ready.layout.length()))
+    }
+
+    pub(crate) fn release(&self, run: PieceRun) {
+        self.change_ready(|ready| ready.released.insert_run(run));
+    }
+
+    /// Bytes of the arriving piece up to `offset` may be read.
+    pub(crate) fn release_bytes(&self, offset: u64) {
+        self.change_ready(|ready| {
+            let piece = ready.layout.piece_at(offset.saturating_sub(1));
+            ready.partial = ByteRange::new(ready.layout.piece_range(piece).start, offset);
+        });
+    }
+
+    /// Ends the pull. The first outcome stands.
+    pub(crate) fn end(&self, outcome: Result<(), PullError>) {
+        self.change(|state| {
+            state.outcome.get_or_insert(outcome);
+        });
+    }
+
+    // === the readers' side ===
+
+    /// Whether it ended, and how.
+    pub(crate) fn outcome(&self) -> Option<Result<(), PullError>> {
+        self.lock().outcome.clone()
+    }
+
+    /// What is known of the content, once its length is.
+    pub(crate) fn facts(&self) -> Option<ContentFacts> {
+        self.lock().ready.as_ref().map(|ready| ready.stored.facts())
+    }
+
+    /// Where the content is kept, once its length is known.
+    pub(crate) fn stored(&self) -> Option<(Arc<dyn StoredTask>, PieceLayout)> {
+        self.lock()
+            .ready
+            .as_ref()
+            .map(|ready| (Arc::clone(&ready.stored), ready.layout))
+    }
+
+    /// What can be read at `offset`, up to `end`.
+    pub(crate) fn readable(&self, offset: u64, end: u64) -> Readable {
+        let state = self.lock();
+        let until = state
+            .ready
+            .as_ref()
+            .map_or(offset, |ready| ready.readable_until(offset))
+            .min(end);
+        match (&state.ready, &state.outcome) {
+            (Some(ready), _) if until > offset => {
+                Readable::Bytes(Arc::clone(&ready.stored), ByteRange::new(offset, until))
+            }
+            (_, Some(Err(error))) => Readable::Failed(error.clone()),
+            _ => Readable::NotYet,
+        }
+    }
+}
+
+impl Ready {
+    fn readable_until(&self, offset: u64) -> u64 {
+        let piece = self.layout.piece_at(offset);
+        let next = self.released.next_missing(piece);
+        let released = if next > piece {
+            self.layout.piece_range(next - 1).end
+        } else {
+            offset
+        };
+        if self.partial.contains(released) {
+            self.partial.end
+        } else {
+            released
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use darter_store::{MemoryStore, PieceStore as _};
+    use darter_types::{Algorithm, Digest};
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn available(length: u64) -> Availability {
+        let layout = PieceLayout::of(length).unwrap();
+        let facts = ContentFacts {
+            layout,
+            origin: None,
+            media_type: None,
+            whole: true,
+            public: true,
+        };
+        let stored = MemoryStore::default()
+            .open(Digest::of(Algorithm::Sha256, b"x").into(), &facts)
+            .unwrap();
+        let availability = Availability::new();
+        availability.ready(stored, layout);
+        availability
+    }
+
+    fn until(availability: &Availability, offset: u64) -> Option<u64> {
+        match availability.readable(offset, u64::MAX) {
+            Readable::Bytes(_, range) => Some(range.end),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn reads_on_from_released_pieces_into_the_arriving_one() {
+        let availability = available(MIB);
+        assert_eq!(until(&availability, 0), None);
+        availability.release_bytes(1000);
+        assert_eq!(until(&availability, 0), Some(1000));
+        assert_eq!(until(&availability, 1000), None);
+        availability.release(PieceRun::one(0));
+        availability.release_bytes(MIB / 4 + 10);
+        assert_eq!(until(&availability, 5), Some(MIB / 4 + 10));
+        availability.release(PieceRun { first: 1, count: 3 });
+        assert_eq!(until(&availability, 5), Some(MIB));
+    }
+
+    #[test]
+    fn a_failure_comes_after_what_can_be_read() {
+        let availability = available(MIB);
+        availability.release(PieceRun::one(0));
+        availability.end(Err(PullError::WrongContent));
+        availability.end(Ok(()));
+        assert_eq!(until(&availability, 0), Some(MIB / 4));
+        assert!(matches!(
+            availability.readable(MIB / 4, MIB),
+            Readable::Failed(PullError::WrongContent)
+        ));
+    }
+}

@@ -1,0 +1,190 @@
+//! One running pull: next event, apply, perform.
+//!
+//! The driver owns the engine's task and is the only one that talks to it. Requests run as tasks of their own and
+//! report through one bounded channel; nothing that the driver does waits.
+
+mod perform;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_engine::{Action, Event, FetchId, Settings, Task};
+use darter_store::StoredTask;
+use darter_types::{HostId, Moment};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::report::Report;
+use super::readers::Told;
+use super::{Env, PullError, PullRequest, Shared};
+
+/// Events that wait for one driver. A full queue holds back the requests that fill it.
+pub(super) const EVENTS_MAX: usize = 1024;
+/// How often time is told to the engine and reports are sent.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a pull that nobody reads goes on.
+const LINGER: Duration = Duration::from_secs(30);
+/// How often a want that is not met is told again: the scheduler may have lost it.
+const WANT_AGAIN: Duration = Duration::from_secs(5);
+
+pub(super) struct Driver {
+    engine: Task,
+    request: PullRequest,
+    shared: Arc<Shared>,
+    env: Arc<Env>,
+    events: mpsc::Receiver<Event>,
+    told: Told,
+    stored: Option<Arc<dyn StoredTask>>,
+    fetches: BTreeMap<FetchId, CancellationToken>,
+    watches: BTreeMap<HostId, CancellationToken>,
+    report: Report,
+    started: Instant,
+    busy_at: Instant,
+    wanted_at: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        request: PullRequest,
+        background: bool,
+        shared: Arc<Shared>,
+        env: Arc<Env>,
+        events: mpsc::Receiver<Event>,
+    ) -> Self {
+        let settings = Settings {
+            digest: request.locator.digest,
+            whole: true,
+            background,
+            limits: env.limits.clone(),
+            seed: env.next_seed(),
+        };
+        let now = Instant::now();
+        Self {
+            engine: Task::new(settings, env.moment(now)),
+            request,
+            shared,
+            env,
+            events,
+            told: Told::default(),
+            stored: None,
+            fetches: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            report: Report::default(),
+            started: now,
+            busy_at: now,
+            wanted_at: None,
+        }
+    }
+
+    /// Runs until the content is proved, cannot be had, or nobody wants it any more.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        self.begin();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shared = Arc::clone(&self.shared);
+        while !self.engine.is_over() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.end(Err(PullError::Stopping)),
+                Some(event) = self.events.recv() => self.apply(event),
+                () = shared.readers.changed.notified() => self.readers_changed(),
+                _ = ticks.tick() => {
+                    if self.tick() {
+                        return self.end(Err(PullError::Stopping));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over what the store has, and says what is known.
+    fn begin(&mut self) {
+        if let Some(stored) = self.env.store.find(self.request.task()) {
+            let layout = stored.facts().layout;
+            self.engine
+                .restore(layout, &stored.states(), &stored.claimed(), &stored.present());
+            self.use_store(stored, layout);
+        }
+        if let Some(length) = self.request.length {
+            self.apply(Event::LengthKnown(length));
+        }
+        self.readers_changed();
+        let task = self.request.task();
+        let shared = self.request.public && !self.env.is_distrusted(task);
+        if shared && self.env.scheduling.is_up(task) {
+            self.apply(Event::SchedulerUp);
+        } else {
+            self.apply(Event::SchedulerDown);
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        if matches!(event, Event::ParentAlive(_)) {
+            self.shared.set_hopeful(true);
+        }
+        let mut actions = Vec::new();
+        self.engine.apply(self.now(), event, &mut actions);
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.env.moment(Instant::now())
+    }
+
+    fn readers_changed(&mut self) {
+        for event in self.told.update(&self.shared.readers) {
+            self.apply(event);
+        }
+    }
+
+    /// Tells the engine the time and the scheduler the news; true if nobody needs the pull any more.
+    fn tick(&mut self) -> bool {
+        self.readers_changed();
+        self.apply(Event::Tick);
+        self.send_report();
+        let now = Instant::now();
+        if self.wanted_at.is_some_and(|at| now - at >= WANT_AGAIN) {
+            self.perform(Action::Want);
+        }
+        if self.shared.readers.count() > 0 || self.engine.lease_epoch().is_some() {
+            self.busy_at = now;
+        }
+        now - self.busy_at >= LINGER && self.env.retire(self.request.task(), &self.shared)
+    }
+
+    /// Ends the pull for all who wait, whatever was under way.
+    fn end(&mut self, outcome: Result<(), PullError>) {
+        for token in self.fetches.values().chain(self.watches.values()) {
+            token.cancel();
+        }
+        self.send_report();
+        self.env.scheduling.unwant(self.request.task());
+        self.finished(&outcome);
+        self.shared.availability.end(outcome);
+        self.env.forget(self.request.task(), &self.shared);
+    }
+
+    /// One line a pull that says where its bytes came from.
+    fn finished(&self, outcome: &Result<(), PullError>) {
+        let sources = &self.report.totals;
+        let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (origin_bytes, peer_bytes, peers) =
+            (sources.origin_bytes, sources.peer_bytes, sources.parents.len());
+        let task = self.request.task();
+        match outcome {
+            Ok(()) => tracing::info!(%task, origin_bytes, peer_bytes, peers, elapsed_ms, "pull finished"),
+            Err(PullError::Stopping) => {
+                tracing::info!(%task, origin_bytes, peer_bytes, peers, elapsed_ms, "pull stopped");
+            }
+            Err(error) => {
+                tracing::warn!(%task, origin_bytes, peer_bytes, peers, elapsed_ms, %error, "pull failed");
+            }
+        }
+        self.env.metrics.pull_ended(outcome.is_ok());
+    }
+}

@@ -1,0 +1,345 @@
+//! What each action of the engine means outside.
+
+use std::sync::Arc;
+
+use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
+use darter_proto::scheduler::{
+    Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
+};
+use darter_store::{ContentFacts, StoreError, StoredTask};
+use darter_types::{ChainState, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Driver;
+use crate::peer::{PeerFetch, PeerWatch};
+use crate::pull::origin_fetch::OriginFetch;
+use crate::pull::{PullError, check};
+
+impl Driver {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Want => self.want(),
+            Action::Watch { host, address } => self.watch(host, address),
+            Action::Unwatch(host) => self.unwatch(&host),
+            Action::FetchPeer {
+                fetch,
+                host,
+                address,
+                run,
+                proofs,
+            } => {
+                self.fetch_peer(fetch, host, address, run, proofs);
+            }
+            Action::FetchOrigin { fetch, run, before } => self.fetch_origin(fetch, run, before),
+            Action::Cancel(fetch) => self.cancel(fetch),
+            Action::Check { piece, proof } => self.check(piece, proof),
+            Action::Prepare { length } => self.prepare(length),
+            Action::Have { piece, from } => self.have(piece, from),
+            Action::Release(run) => self.shared.availability.release(run),
+            Action::ReleaseBytes { offset } => self.shared.availability.release_bytes(offset),
+            Action::KeepStates { first, states } => self.keep_states(first, &states),
+            Action::Publish { epoch, first, states } => self.publish(epoch, first, states, false),
+            Action::Blame { host, failure, piece } => self.blame(host, failure, piece),
+            Action::EndLease { epoch, failure } => self.end_lease(epoch, failure),
+            Action::Proved => self.proved(),
+            Action::Fail(failure) => self.failed(failure),
+        }
+    }
+
+    // === the store ===
+
+    fn prepare(&mut self, length: u64) {
+        if self.stored.is_some() {
+            return;
+        }
+        match self.open_stored(length) {
+            Ok((stored, layout)) => self.use_store(stored, layout),
+            Err(error) => {
+                // Whatever is under way reports to a driver that is over; readers go past the store.
+                self.end(Err(PullError::Store(error.to_string())));
+            }
+        }
+    }
+
+    fn open_stored(&self, length: u64) -> Result<(Arc<dyn StoredTask>, PieceLayout), StoreError> {
+        let task = self.request.task();
+        let layout = PieceLayout::of(length).map_err(|_| StoreError::NoSpace { wanted_bytes: length })?;
+        let facts = ContentFacts {
+            layout,
+            origin: Some(self.request.locator.clone()),
+            media_type: self.request.media_type.clone(),
+            whole: true,
+            public: self.request.public,
+        };
+        let stored = match self.env.store.open(task, &facts) {
+            Err(StoreError::NoSpace { wanted_bytes }) => {
+                self.env.make_room(wanted_bytes);
+                self.env.store.open(task, &facts)?
+            }
+            other => other?,
+        };
+        Ok((stored, layout))
+    }
+
+    pub(super) fn use_store(&mut self, stored: Arc<dyn StoredTask>, layout: PieceLayout) {
+        self.shared.availability.ready(Arc::clone(&stored), layout);
+        for piece in stored.present().iter() {
+            self.shared.availability.set_present(piece);
+        }
+        self.stored = Some(stored);
+    }
+
+    fn have(&mut self, piece: PieceNumber, from: Option<HostId>) {
+        let Some(stored) = &self.stored else { return };
+        let bytes = stored.facts().layout.piece_range(piece).len();
+        if let Err(error) = stored.mark_present(piece) {
+            tracing::debug!(task = %self.request.task(), piece, %error, "store did not record a piece");
+        }
+        self.env.metrics.piece(from.is_some(), bytes);
+        self.report.add(piece, from, bytes);
+        self.shared.availability.set_present(piece);
+    }
+
+    fn keep_states(&self, first: u32, states: &[ChainState]) {
+        if let Some(Err(error)) = self
+            .stored
+            .as_ref()
+            .map(|stored| stored.record_states(first, states))
+        {
+            // Only a restart would need them.
+            tracing::debug!(task = %self.request.task(), %error, "store did not record states");
+        }
+    }
+
+    fn check(&self, piece: PieceNumber, proof: PieceProof) {
+        let (Some(stored), events) = (self.stored.clone(), self.shared.events.clone()) else {
+            return;
+        };
+        self.env.tasks.spawn("check of a stored piece", async move {
+            let good = check::links(&*stored, &proof);
+            if !good {
+                stored.forget(piece);
+            }
+            let _ = events.send(Event::ClaimChecked { piece, good }).await;
+        });
+    }
+
+    // === requests ===
+
+    fn watch(&mut self, host: HostId, address: String) {
+        if self.env.is_blocked(&host) {
+            return;
+        }
+        let token = CancellationToken::new();
+        self.watches.insert(host.clone(), token.clone());
+        let watch = PeerWatch {
+            task: self.request.task(),
+            host,
+            address,
+            events: self.shared.events.clone(),
+        };
+        let peers = self.env.peers.clone();
+        self.env.tasks.spawn("watch of a parent", async move {
+            token.run_until_cancelled(peers.watch(watch)).await;
+        });
+    }
+
+    fn unwatch(&mut self, host: &HostId) {
+        if let Some(token) = self.watches.remove(host) {
+            token.cancel();
+        }
+    }
+
+    fn fetch_peer(
+        &mut self,
+        fetch: FetchId,
+        host: HostId,
+        address: String,
+        run: PieceRun,
+        proofs: Vec<PieceProof>,
+    ) {
+        let Some(stored) = self.stored.clone() else { return };
+        let token = self.begin_fetch(fetch);
+        let request = PeerFetch {
+            fetch,
+            host,
+            address,
+            run,
+            proofs,
+            stored,
+            events: self.shared.events.clone(),
+        };
+        let peers = self.env.peers.clone();
+        self.env.tasks.spawn("fetch from a parent", async move {
+            token.run_until_cancelled(peers.fetch(request)).await;
+        });
+    }
+
+    fn fetch_origin(&mut self, fetch: FetchId, run: PieceRun, before: ChainState) {
+        self.shared.availability.become_source();
+        let token = self.begin_fetch(fetch);
+        let request = OriginFetch {
+            fetch,
+            run,
+            before,
+            locator: self.request.locator.clone(),
+            shared: Arc::clone(&self.shared),
+            origins: self.env.origins.clone(),
+            metrics: Arc::clone(&self.env.metrics),
+        };
+        self.env.tasks.spawn("fetch from the origin", async move {
+            token.run_until_cancelled(request.run()).await;
+        });
+    }
+
+    fn begin_fetch(&mut self, fetch: FetchId) -> CancellationToken {
+        // Those that ended by themselves are dropped here, so that the map stays as small as what runs.
+        self.fetches.retain(|_, token| !token.is_cancelled());
+        let token = CancellationToken::new();
+        self.fetches.insert(fetch, token.clone());
+        token
+    }
+
+    fn cancel(&mut self, fetch: FetchId) {
+        if let Some(token) = self.fetches.remove(&fetch) {
+            token.cancel();
+        }
+    }
+
+    // === the scheduler ===
+
+    fn want(&mut self) {
+        if !self.request.public {
+            // What only this caller may read is nobody else's business.
+            return self.apply(Event::GoAlone);
+        }
+        self.wanted_at = Some(Instant::now());
+        let want = Want {
+            task: self.request.task(),
+            origin: self.request.locator.clone(),
+            length: self.engine.layout().map(PieceLayout::length),
+            held: self
+                .engine
+                .present()
+                .map(|set| set.runs().collect())
+                .unwrap_or_default(),
+            states_known: self.engine.states_known(),
+            public: self.request.public,
+            urgency: if self.shared.readers.count() > 0 {
+                Urgency::Reader
+            } else {
+                Urgency::Background
+            },
+            lease_epoch: self.engine.lease_epoch(),
+        };
+        self.env
+            .scheduling
+            .send(self.request.task(), NodeMessage::Want(want));
+    }
+
+    pub(super) fn send_report(&mut self) {
+        let task = self.request.task();
+        let Some(length) = self.engine.layout().map(PieceLayout::length) else {
+            return;
+        };
+        if let Some(have) = self.report.take(task, length)
+            && self.request.public
+        {
+            self.env.scheduling.send(task, NodeMessage::Have(have));
+        }
+    }
+
+    fn publish(&self, epoch: Option<u64>, first_border: u32, states: Vec<ChainState>, proved: bool) {
+        let Some(length) = self.engine.layout().map(PieceLayout::length) else {
+            return;
+        };
+        if let Some(epoch) = epoch {
+            let task = self.request.task();
+            let links = Links {
+                task,
+                epoch,
+                length,
+                first_border,
+                states,
+                proved,
+            };
+            self.env.scheduling.send(task, NodeMessage::Links(links));
+        }
+    }
+
+    fn blame(&mut self, parent: HostId, failure: ParentFailure, piece: PieceNumber) {
+        let reason = match failure {
+            ParentFailure::Unreachable => FailureReason::Unreachable,
+            ParentFailure::Silent => FailureReason::Silent,
+            ParentFailure::WrongBytes => FailureReason::WrongBytes,
+            ParentFailure::Missing => FailureReason::Missing,
+            ParentFailure::Busy => FailureReason::Refused,
+        };
+        let task = self.request.task();
+        self.env.metrics.parent_failed(failure);
+        if failure == ParentFailure::WrongBytes {
+            tracing::warn!(%task, peer = %parent, piece, "a peer sent wrong bytes and is not asked any more");
+            self.env.block(parent.clone());
+        }
+        self.env.scheduling.send(
+            task,
+            NodeMessage::Failed(Failed {
+                task,
+                parent,
+                reason,
+                piece,
+            }),
+        );
+    }
+
+    fn end_lease(&mut self, epoch: u64, failure: Option<Failure>) {
+        self.send_report();
+        let outcome = match failure {
+            None => LeaseOutcome::Done,
+            Some(Failure::Refused) => LeaseOutcome::Refused,
+            Some(Failure::Absent) => LeaseOutcome::Absent,
+            Some(Failure::WrongContent) => LeaseOutcome::WrongContent,
+            Some(Failure::Unavailable | Failure::Store) => LeaseOutcome::Failed,
+        };
+        let task = self.request.task();
+        let status = self
+            .shared
+            .origin_error()
+            .and_then(|error| error.status())
+            .map(|status| status.as_u16());
+        self.env.scheduling.send(
+            task,
+            NodeMessage::LeaseEnded(LeaseEnded {
+                task,
+                epoch,
+                outcome,
+                status,
+            }),
+        );
+    }
+
+    // === the end ===
+
+    fn proved(&mut self) {
+        if let Some(stored) = &self.stored {
+            stored.record_proved();
+        }
+        self.end(Ok(()));
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        let error = match failure {
+            Failure::WrongContent => {
+                self.env.distrust(self.request.task());
+                PullError::WrongContent
+            }
+            Failure::Store => PullError::Store("the store could not take the bytes".to_owned()),
+            Failure::Refused | Failure::Absent | Failure::Unavailable => self
+                .shared
+                .origin_error()
+                .map_or(PullError::Stalled(std::time::Duration::ZERO), PullError::Origin),
+        };
+        self.end(Err(error));
+    }
+}

@@ -1,0 +1,77 @@
+//! What the scheduler is told of a pull's progress, in batches.
+
+use std::collections::BTreeMap;
+
+use darter_proto::scheduler::Have;
+use darter_types::{HostId, PieceNumber, PieceRun, TaskId};
+
+/// Bytes of one pull by where they came from.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) origin_bytes: u64,
+    pub(super) peer_bytes: u64,
+    pub(super) parents: BTreeMap<HostId, u64>,
+}
+
+/// News since the last batch.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    runs: Vec<PieceRun>,
+    fed: BTreeMap<Option<HostId>, u64>,
+    pub(super) totals: Totals,
+}
+
+impl Report {
+    /// A piece of `bytes` came from a parent or, with `None`, from the origin.
+    pub(super) fn add(&mut self, piece: PieceNumber, from: Option<HostId>, bytes: u64) {
+        match self.runs.last_mut() {
+            Some(run) if run.end() == piece => run.count += 1,
+            _ => self.runs.push(PieceRun::one(piece)),
+        }
+        match &from {
+            None => self.totals.origin_bytes += bytes,
+            Some(host) => {
+                self.totals.peer_bytes += bytes;
+                *self.totals.parents.entry(host.clone()).or_default() += bytes;
+            }
+        }
+        *self.fed.entry(from).or_default() += bytes;
+    }
+
+    /// The batch, if there is anything to tell.
+    pub(super) fn take(&mut self, task: TaskId, length: u64) -> Option<Have> {
+        if self.runs.is_empty() {
+            return None;
+        }
+        let runs = std::mem::take(&mut self.runs);
+        let fed = std::mem::take(&mut self.fed).into_iter().collect();
+        Some(Have {
+            task,
+            length,
+            runs,
+            fed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use darter_types::{Algorithm, Digest};
+
+    #[test]
+    fn batches_runs_and_sources() {
+        let task = Digest::of(Algorithm::Sha256, b"x").into();
+        let parent: HostId = "a".parse().unwrap();
+        let mut report = Report::default();
+        assert_eq!(report.take(task, 9), None);
+        report.add(3, None, 5);
+        report.add(4, Some(parent.clone()), 6);
+        report.add(7, Some(parent.clone()), 1);
+        let have = report.take(task, 9).unwrap();
+        assert_eq!(have.runs, [PieceRun { first: 3, count: 2 }, PieceRun::one(7)]);
+        assert_eq!(have.fed, [(None, 5), (Some(parent), 7)]);
+        assert_eq!(report.take(task, 9), None);
+        assert_eq!((report.totals.origin_bytes, report.totals.peer_bytes), (5, 7));
+    }
+}

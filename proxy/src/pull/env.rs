@@ -1,0 +1,200 @@
+//! What every pull of a node needs: the origin, the store, other nodes, the scheduler, and the node's own memory.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use darter_engine::Limits;
+use darter_origin::Origins;
+use darter_service::config::Period;
+use darter_service::supervise::Tasks;
+use darter_store::PieceStore;
+use darter_types::{HostId, Moment, TaskId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::metrics::PullMetrics;
+use crate::peer::Peers;
+use crate::scheduling::Scheduling;
+
+/// How long a node that sent wrong bytes is not asked.
+const BLOCKED: Duration = Duration::from_secs(600);
+/// How long a content whose chain was wrong is fetched from its origin alone.
+const DISTRUSTED: Duration = Duration::from_secs(600);
+/// Hosts and contents remembered for either; the oldest are forgotten first.
+const REMEMBERED_MAX: usize = 4096;
+
+/// Section `pull` of the proxy's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PullConfig {
+    /// Contents that are fetched at the same time. Further ones are answered 503, which makes containerd go to its
+    /// next host.
+    pub pulls_max: usize,
+    /// How long a reader waits for its next byte before its stream is ended and the client goes elsewhere.
+    pub reader_patience: Period,
+    /// Requests to all parents of one content together. More keeps more links busy, but each piece then takes longer
+    /// to arrive whole, and only whole pieces are passed on.
+    pub requests_max: usize,
+    /// Parents of one content that are listened to at the same time.
+    pub parents_max: usize,
+}
+
+impl Default for PullConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            pulls_max: 4096,
+            reader_patience: Period::from(Duration::from_secs(10)),
+            requests_max: limits.requests_max,
+            parents_max: limits.parents_max,
+        }
+    }
+}
+
+/// What every pull of a node needs.
+#[derive(Debug)]
+pub struct Env {
+    pub(crate) config: PullConfig,
+    pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
+    pub(crate) store: Arc<dyn PieceStore>,
+    pub(crate) peers: Peers,
+    pub(crate) scheduling: Scheduling,
+    pub(crate) tasks: Tasks,
+    pub(crate) metrics: Arc<PullMetrics>,
+    pub(crate) arrivals: watch::Sender<u64>,
+    running: Mutex<BTreeMap<TaskId, Arc<Shared>>>,
+    blocked: Mutex<BTreeMap<HostId, Instant>>,
+    distrusted: Mutex<BTreeMap<TaskId, Instant>>,
+    started: Instant,
+    seeds: AtomicU64,
+}
+
+/// The parts that an [`Env`] is made of.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each field is what its type says")]
+pub struct EnvParts {
+    pub config: PullConfig,
+    pub origins: Origins,
+    pub store: Arc<dyn PieceStore>,
+    pub peers: Peers,
+    pub scheduling: Scheduling,
+    pub tasks: Tasks,
+    pub metrics: Arc<PullMetrics>,
+    /// Seed of all its randomness.
+    pub seed: u64,
+}
+
+impl Env {
+    /// Puts the parts together.
+    pub fn new(parts: EnvParts) -> Self {
+        let limits = Limits {
+            requests_max: parts.config.requests_max,
+            parents_max: parts.config.parents_max,
+            ..Limits::default()
+        };
+        Self {
+            config: parts.config,
+            limits,
+            origins: parts.origins,
+            store: parts.store,
+            peers: parts.peers,
+            scheduling: parts.scheduling,
+            tasks: parts.tasks,
+            metrics: parts.metrics,
+            arrivals: watch::Sender::new(0),
+            running: Mutex::default(),
+            blocked: Mutex::default(),
+            distrusted: Mutex::default(),
+            started: Instant::now(),
+            seeds: AtomicU64::new(parts.seed),
+        }
+    }
+
+    pub(super) fn running(&self) -> MutexGuard<'_, BTreeMap<TaskId, Arc<Shared>>> {
+        lock(&self.running)
+    }
+
+    pub(super) fn moment(&self, now: Instant) -> Moment {
+        Moment::after_start(now.saturating_duration_since(self.started))
+    }
+
+    pub(super) fn next_seed(&self) -> u64 {
+        self.seeds.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes an idle pull out of the running ones, unless somebody just joined it.
+    pub(super) fn retire(&self, task: TaskId, shared: &Arc<Shared>) -> bool {
+        let mut running = self.running();
+        // One for the map, one for the driver, and the caller's.
+        let idle = shared.readers.count() == 0 && Arc::strong_count(shared) <= 3;
+        if idle {
+            running.remove(&task);
+        }
+        idle
+    }
+
+    /// Takes a pull that ended out of the running ones.
+    pub(super) fn forget(&self, task: TaskId, shared: &Arc<Shared>) {
+        let mut running = self.running();
+        if running.get(&task).is_some_and(|other| Arc::ptr_eq(other, shared)) {
+            running.remove(&task);
+        }
+        self.metrics.running(running.len());
+    }
+
+    /// Evicts until `bytes` more fit, and withdraws what went.
+    pub(super) fn make_room(&self, bytes: u64) {
+        for task in self.store.make_room(bytes) {
+            self.scheduling.withdraw(task);
+        }
+    }
+
+    pub(super) fn block(&self, host: HostId) {
+        remember(&self.blocked, host);
+    }
+
+    pub(super) fn is_blocked(&self, host: &HostId) -> bool {
+        lock(&self.blocked)
+            .get(host)
+            .is_some_and(|since| since.elapsed() < BLOCKED)
+    }
+
+    /// Nothing that others say of this content is believed for a while, and nothing of it stays.
+    pub(super) fn distrust(&self, task: TaskId) {
+        remember(&self.distrusted, task);
+        if let Err(error) = self.store.remove(task) {
+            tracing::warn!(%task, %error, "a content with a wrong chain could not be dropped");
+        }
+        self.scheduling.withdraw(task);
+    }
+
+    pub(super) fn is_distrusted(&self, task: TaskId) -> bool {
+        lock(&self.distrusted)
+            .get(&task)
+            .is_some_and(|since| since.elapsed() < DISTRUSTED)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember<K: Ord + Clone>(map: &Mutex<BTreeMap<K, Instant>>, key: K) {
+    let mut map = lock(map);
+    map.insert(key, Instant::now());
+    while map.len() > REMEMBERED_MAX {
+        let oldest = map
+            .iter()
+            .min_by_key(|(_, since)| **since)
+            .map(|(key, _)| key.clone());
+        match oldest {
+            Some(key) => drop(map.remove(&key)),
+            None => break,
+        }
+    }
+}

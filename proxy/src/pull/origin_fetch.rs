@@ -1,0 +1,212 @@
+//! Reading a run of pieces from the origin: write, hash, report each border.
+//!
+//! A broken connection is resumed at the byte where it broke, with the hash as it stood, so that a flaky origin costs
+//! no byte twice. What the origin says about the length is compared with what is known before a byte is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_engine::{Event, FetchFailure, FetchId, OriginFailure};
+use darter_origin::{Fetch, OriginError, Origins};
+use darter_store::StoredTask;
+use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
+
+use super::Shared;
+use crate::metrics::PullMetrics;
+
+/// Times in a row that a broken answer is resumed without a byte of progress.
+const RESUMES_MAX: u32 = 3;
+/// Pause before the first resume; doubled each time.
+const RESUME_PAUSE: Duration = Duration::from_millis(100);
+
+/// One request to the origin.
+#[derive(Debug)]
+pub(super) struct OriginFetch {
+    pub(super) fetch: FetchId,
+    pub(super) run: PieceRun,
+    /// State at the run's first border.
+    pub(super) before: ChainState,
+    pub(super) locator: OriginLocator,
+    pub(super) shared: Arc<Shared>,
+    pub(super) origins: Origins,
+    pub(super) metrics: Arc<PullMetrics>,
+}
+
+/// Where the walk stands.
+struct Walk {
+    hasher: PieceHasher,
+    layout: PieceLayout,
+    stored: Arc<dyn StoredTask>,
+    end: u64,
+}
+
+impl OriginFetch {
+    /// Runs to its end and reports it.
+    pub(super) async fn run(self) {
+        let failure = self.read().await.err();
+        let _ = self
+            .shared
+            .events
+            .send(Event::FetchEnded {
+                fetch: self.fetch,
+                failure,
+            })
+            .await;
+    }
+
+    async fn read(&self) -> Result<(), FetchFailure> {
+        let mut walk = None;
+        let mut resumes = 0;
+        loop {
+            let before = walk.as_ref().map(|walk: &Walk| walk.hasher.offset());
+            match self.read_once(&mut walk).await {
+                Ok(()) => return Ok(()),
+                Err(Broken::Final(failure)) => return Err(failure),
+                Err(Broken::Origin(error)) => {
+                    let progressed = walk.as_ref().map(|walk| walk.hasher.offset()) > before;
+                    resumes = if progressed { 0 } else { resumes + 1 };
+                    tracing::debug!(task = %self.locator.digest, %error, resumes, "the origin broke off");
+                    let failure = classify(&error);
+                    let refused = self.shared.origin_failed(error);
+                    if failure == OriginFailure::Refused && refused {
+                        continue;
+                    }
+                    if failure != OriginFailure::Transient || resumes >= RESUMES_MAX {
+                        return Err(FetchFailure::Origin(failure));
+                    }
+                    tokio::time::sleep(RESUME_PAUSE * 2u32.pow(resumes)).await;
+                }
+            }
+        }
+    }
+
+    async fn read_once(&self, walk: &mut Option<Walk>) -> Result<(), Broken> {
+        let credentials = self.shared.credentials();
+        let (start, end) = match (walk.as_ref(), self.shared.availability.facts()) {
+            (Some(walk), _) => (walk.hasher.offset(), Some(walk.end)),
+            (None, Some(facts)) => {
+                let range = facts.layout.run_range(self.run);
+                (range.start, Some(range.end))
+            }
+            (None, None) => (0, None),
+        };
+        let length = self
+            .shared
+            .availability
+            .facts()
+            .map(|facts| facts.layout.length());
+        // To the end of the content no end is named: some registries answer such requests from a cheaper place.
+        let until = end.filter(|end| Some(*end) != length);
+        self.shared.set_hopeful(true);
+        let mut answer = self
+            .origins
+            .fetch(&self.locator, start, until, &credentials)
+            .await?;
+        if walk.is_none() {
+            *walk = Some(self.begin(&answer, start).await?);
+        }
+        let Some(walk) = walk.as_mut() else { return Ok(()) };
+        if answer.length != walk.layout.length() || answer.range.start != walk.hasher.offset() {
+            return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
+        }
+        while walk.hasher.offset() < walk.end {
+            let Some(bytes) = answer.next().await? else {
+                let (registry, received) = (self.locator.registry.to_string(), walk.hasher.offset() - start);
+                return Err(Broken::Origin(OriginError::Cut { registry, received }));
+            };
+            self.take(walk, bytes).await?;
+        }
+        if walk.layout.length() == 0 {
+            self.border(walk).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the store is ready for a content of the length that the origin told.
+    async fn begin(&self, answer: &Fetch, start: u64) -> Result<Walk, Broken> {
+        let _ = self.shared.events.send(Event::LengthKnown(answer.length)).await;
+        let (stored, layout) = self
+            .shared
+            .stored()
+            .await
+            .map_err(|_| Broken::Final(FetchFailure::Store))?;
+        let end = layout.run_range(self.run).end;
+        Ok(Walk {
+            hasher: PieceHasher::resume(self.before, start),
+            layout,
+            stored,
+            end,
+        })
+    }
+
+    /// Writes and hashes bytes, piece by piece.
+    async fn take(&self, walk: &mut Walk, mut bytes: Bytes) -> Result<(), Broken> {
+        self.metrics.origin_bytes(bytes.len());
+        while !bytes.is_empty() {
+            let offset = walk.hasher.offset();
+            let piece = walk.layout.piece_range(walk.layout.piece_at(offset));
+            let here = ByteRange::new(offset, piece.end.min(walk.end));
+            if here.is_empty() {
+                break;
+            }
+            let part = bytes.split_to(bytes.len().min(usize::try_from(here.len()).unwrap_or(usize::MAX)));
+            walk.stored.write(offset, &part).map_err(|error| {
+                tracing::debug!(task = %self.locator.digest, %error, "store refused bytes");
+                Broken::Final(FetchFailure::Store)
+            })?;
+            let offset = offset + part.len() as u64;
+            let _ = self
+                .shared
+                .events
+                .send(Event::OriginBytes {
+                    fetch: self.fetch,
+                    offset,
+                })
+                .await;
+            walk.hasher.update(&part);
+            if offset == piece.end {
+                self.border(walk).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports the piece that ends here.
+    async fn border(&self, walk: &Walk) {
+        let piece = walk.layout.piece_at(walk.hasher.offset().saturating_sub(1));
+        let fetch = self.fetch;
+        let event = match walk.hasher.state() {
+            _ if piece == walk.layout.last_piece() => Event::OriginLast {
+                fetch,
+                digest: walk.hasher.clone().digest(),
+            },
+            Some(state) => Event::OriginBorder { fetch, piece, state },
+            None => return,
+        };
+        let _ = self.shared.events.send(event).await;
+    }
+}
+
+enum Broken {
+    /// The connection or the answer; resuming may help.
+    Origin(OriginError),
+    /// Nothing helps.
+    Final(FetchFailure),
+}
+
+impl From<OriginError> for Broken {
+    fn from(error: OriginError) -> Self {
+        Self::Origin(error)
+    }
+}
+
+fn classify(error: &OriginError) -> OriginFailure {
+    if error.is_credential() {
+        OriginFailure::Refused
+    } else if error.is_absent() {
+        OriginFailure::Absent
+    } else {
+        OriginFailure::Transient
+    }
+}

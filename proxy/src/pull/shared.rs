@@ -1,0 +1,143 @@
+//! What a pull's driver, its readers and its requests share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use darter_engine::Event;
+use darter_origin::{Credentials, OriginError};
+use darter_store::StoredTask;
+use darter_types::{ByteRange, PieceLayout, PieceRun, PieceSet};
+use tokio::sync::mpsc;
+
+use super::PullError;
+use super::availability::Availability;
+use super::readers::{Readers, Registration};
+
+/// Credentials of different callers that one pull keeps.
+const CREDENTIALS_MAX: usize = 4;
+
+/// The shared part of one pull.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) availability: Arc<Availability>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) events: mpsc::Sender<Event>,
+    origin: Mutex<OriginSide>,
+    /// Somebody who can give the content was reached: patience is worth it.
+    hopeful: AtomicBool,
+    complete: bool,
+}
+
+#[derive(Debug, Default)]
+struct OriginSide {
+    /// Tried in order; one that the origin refuses is dropped.
+    credentials: Vec<Credentials>,
+    error: Option<Arc<OriginError>>,
+}
+
+impl Shared {
+    pub(super) fn new(credentials: Credentials, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            availability: Arc::new(Availability::new()),
+            readers: Arc::default(),
+            events,
+            origin: Mutex::new(OriginSide {
+                credentials: vec![credentials],
+                error: None,
+            }),
+            hopeful: AtomicBool::new(false),
+            complete: false,
+        }
+    }
+
+    /// Of a content that is all there: no driver, nothing to wait for.
+    pub(super) fn complete(stored: Arc<dyn StoredTask>, present: &PieceSet) -> Self {
+        let (events, _) = mpsc::channel(1);
+        let availability = Availability::new();
+        let layout = stored.facts().layout;
+        availability.ready(stored, layout);
+        present.iter().for_each(|piece| availability.set_present(piece));
+        availability.release(PieceRun {
+            first: 0,
+            count: layout.piece_count(),
+        });
+        availability.end(Ok(()));
+        Self {
+            availability: Arc::new(availability),
+            readers: Arc::default(),
+            events,
+            origin: Mutex::default(),
+            hopeful: AtomicBool::new(true),
+            complete: true,
+        }
+    }
+
+    /// Signs a reader in, if anybody needs to know.
+    pub(super) fn register(&self, range: ByteRange) -> Option<Registration> {
+        (!self.complete).then(|| self.readers.register(range))
+    }
+
+    /// Waits until the length is known and the store is ready. Cancel safe.
+    pub(super) async fn stored(&self) -> Result<(Arc<dyn StoredTask>, PieceLayout), PullError> {
+        let mut changes = self.availability.watch();
+        loop {
+            changes.borrow_and_update();
+            if let Some(ready) = self.availability.stored() {
+                return Ok(ready);
+            }
+            if let Some(Err(error)) = self.availability.outcome() {
+                return Err(error);
+            }
+            if changes.changed().await.is_err() {
+                return Err(PullError::Stopping);
+            }
+        }
+    }
+
+    fn origin(&self) -> std::sync::MutexGuard<'_, OriginSide> {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whether somebody who can give the content was reached.
+    pub(super) fn set_hopeful(&self, hopeful: bool) {
+        self.hopeful.store(hopeful, Ordering::Relaxed);
+    }
+
+    /// Whether an answer with the content may be on its way.
+    pub(super) fn is_hopeful(&self) -> bool {
+        self.hopeful.load(Ordering::Relaxed)
+    }
+
+    /// The credentials to ask the origin with.
+    pub(super) fn credentials(&self) -> Credentials {
+        self.origin()
+            .credentials
+            .first()
+            .cloned()
+            .unwrap_or(Credentials::Anonymous)
+    }
+
+    /// Another caller's credentials, should the first ones be refused.
+    pub(super) fn add_credentials(&self, credentials: Credentials) {
+        let mut origin = self.origin();
+        if origin.credentials.len() < CREDENTIALS_MAX && !origin.credentials.contains(&credentials) {
+            origin.credentials.push(credentials);
+        }
+    }
+
+    /// Notes a failure of the origin; true if it refused a caller and another one's credentials are left.
+    pub(super) fn origin_failed(&self, error: OriginError) -> bool {
+        let mut origin = self.origin();
+        let refused = error.is_credential();
+        origin.error = Some(Arc::new(error));
+        if refused && !origin.credentials.is_empty() {
+            origin.credentials.remove(0);
+        }
+        refused && !origin.credentials.is_empty()
+    }
+
+    /// The last failure of the origin.
+    pub(super) fn origin_error(&self) -> Option<Arc<OriginError>> {
+        self.origin().error.clone()
+    }
+}
