@@ -70,3 +70,51 @@ pub enum OriginError {
         reason: String,
     },
 }
+
+impl OriginError {
+    /// The status that it answered, where that is the failure.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether it refused the credentials (401, 403): another caller's may do.
+    pub fn is_credential(&self) -> bool {
+        matches!(
+            self.status(),
+            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        )
+    }
+
+    /// Whether it says that it does not have what was asked (404).
+    pub fn is_absent(&self) -> bool {
+        self.status() == Some(StatusCode::NOT_FOUND)
+    }
+
+    /// Whether the same request may do better later. The requests of this crate have been retried already where no
+    /// byte had come, so that this is for what goes on in the middle of a content.
+    pub fn may_retry(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => is_passing(*status),
+            Self::RateLimited { .. } | Self::Unreachable { .. } | Self::Cut { .. } | Self::Silent { .. } => {
+                true
+            }
+            Self::Unusable { .. } | Self::NotAllowed { .. } => false,
+        }
+    }
+}
+
+/// Whether a status speaks of the moment rather than of the request.
+pub(crate) fn is_passing(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}

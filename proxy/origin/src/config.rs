@@ -1,0 +1,257 @@
+//! Which registries may be asked, where they stand, and how long they are waited for.
+//!
+//! [`RegistriesConfig`] is what an operator writes; [`Settings`] is the same after every rule has been checked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use darter_service::config::Period;
+use darter_types::RegistryName;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use url::Url;
+
+/// The key of what holds for all registries that are not written down by name.
+const ALL: &str = "*";
+const CONNECTIONS_MAX_DEFAULT: usize = 20;
+const CONNECTIONS_MAX_LIMIT: usize = 1000;
+const RETRIES_LIMIT: u32 = 10;
+
+/// How registries are reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RegistriesConfig {
+    /// One entry for each registry that needs one, under its name as images have it (`docker.io`,
+    /// `registry.example.com:5000`); the entry `*` holds for all others. Empty by default: most registries need none.
+    /// A registry that is written down may stand at a private address; others must be public.
+    pub registries: BTreeMap<String, RegistryConfig>,
+    /// Refuses every registry that has no entry of its own. `false` by default, so that pulls work with no
+    /// configuration; set it where clients are not trusted to choose.
+    pub allow_only_configured: bool,
+    /// For a connection with its TLS handshake, over all addresses of a name. 5 s by default.
+    pub connect_timeout: Period,
+    /// From a request to the head of its answer. 30 s by default: some registries look for long.
+    pub header_timeout: Period,
+    /// Between two parts of a body; the request then counts as broken. 10 s by default.
+    pub silence_timeout: Period,
+    /// How often a request is repeated that failed before a byte of its body came, with a random pause before each. 3 by
+    /// default, at most 10; 0 leaves it to the client.
+    pub retries: u32,
+}
+
+impl Default for RegistriesConfig {
+    fn default() -> Self {
+        Self {
+            registries: BTreeMap::new(),
+            allow_only_configured: false,
+            connect_timeout: Period::from(Duration::from_secs(5)),
+            header_timeout: Period::from(Duration::from_secs(30)),
+            silence_timeout: Period::from(Duration::from_secs(10)),
+            retries: 3,
+        }
+    }
+}
+
+/// How one registry is reached. There is no way to skip the verification of certificates: name the authority instead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RegistryConfig {
+    /// Its address, for example `https://registry.internal:5000`, with a path where it has one before `/v2`. By default
+    /// `https://<name>`, and `https://registry-1.docker.io` for `docker.io`. Not for `*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Speaks http without TLS where `endpoint` is not given. `false` by default; anybody on the way can then read what
+    /// is pulled, and tokens. Not for `*`.
+    pub plain_http: bool,
+    /// A PEM file with certificates of authorities that are trusted for this registry, its token realm and its
+    /// redirects, besides the system's. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Requests that run at one time; more wait. A quarter is kept free of blobs, so that a tag is resolved while layers
+    /// load. 20 by default, 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<usize>,
+}
+
+/// Why the registries' configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OriginConfigError {
+    /// These values are wrong, each with its path.
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+    /// A file of certificates cannot be used.
+    #[error("{path}: {reason}")]
+    CaFile {
+        /// The path of the key.
+        path: String,
+        /// What is wrong with which file.
+        reason: String,
+    },
+    /// TLS cannot be set up at all.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+impl RegistriesConfig {
+    /// All that is wrong with it; each text starts with the path of the key, below `at`.
+    pub fn problems(&self, at: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        let times = [
+            ("connectTimeout", self.connect_timeout),
+            ("headerTimeout", self.header_timeout),
+            ("silenceTimeout", self.silence_timeout),
+        ];
+        for (key, time) in times {
+            if Duration::from(time).is_zero() {
+                problems.push(format!(
+                    "{at}.{key}: nothing answers in no time; write for example 5s"
+                ));
+            }
+        }
+        if self.retries > RETRIES_LIMIT {
+            problems.push(format!(
+                "{at}.retries: {} is more than {RETRIES_LIMIT}",
+                self.retries
+            ));
+        }
+        for (name, registry) in &self.registries {
+            registry.problems(&format!("{at}.registries[{name:?}]"), name, &mut problems);
+        }
+        problems
+    }
+}
+
+impl RegistryConfig {
+    fn problems(&self, at: &str, name: &str, problems: &mut Vec<String>) {
+        if name == ALL {
+            if self.endpoint.is_some() || self.plain_http {
+                problems.push(format!(
+                    "{at}: endpoint and plainHttp are for one registry; write its name instead of *"
+                ));
+            }
+        } else {
+            match name.parse::<RegistryName>() {
+                Ok(name) => problems.extend(
+                    self.url(&name)
+                        .err()
+                        .map(|reason| format!("{at}.endpoint: {reason}")),
+                ),
+                Err(error) => problems.push(format!("{at}: {error}")),
+            }
+        }
+        if let Some(max) = self.connections_max
+            && !(1..=CONNECTIONS_MAX_LIMIT).contains(&max)
+        {
+            problems.push(format!(
+                "{at}.connectionsMax: {max} is not within 1 to {CONNECTIONS_MAX_LIMIT}"
+            ));
+        }
+    }
+
+    /// Where the registry stands.
+    fn url(&self, name: &RegistryName) -> Result<Url, String> {
+        let scheme = if self.plain_http { "http" } else { "https" };
+        let Some(endpoint) = &self.endpoint else {
+            let host = match name.as_str() {
+                "docker.io" | "index.docker.io" => "registry-1.docker.io",
+                other => other,
+            };
+            return Url::parse(&format!("{scheme}://{host}/")).map_err(|error| format!("{host}: {error}"));
+        };
+        let url = Url::parse(endpoint)
+            .map_err(|error| format!("{endpoint:?}: {error}; write https://host:port"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!("{endpoint:?} begins with neither https:// nor http://"));
+        }
+        if self.plain_http && url.scheme() == "https" {
+            return Err(format!("{endpoint:?} is https, but plainHttp is set; remove one"));
+        }
+        if !url.username().is_empty()
+            || url.password().is_some()
+            || url.query().is_some()
+            || url.fragment().is_some()
+        {
+            return Err("it may have a scheme, a host, a port and a path, nothing else".to_owned());
+        }
+        Ok(url)
+    }
+}
+
+/// Where and how one registry is reached, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct RegistrySettings {
+    pub(crate) endpoint: Url,
+    /// Whether an operator wrote it down.
+    pub(crate) configured: bool,
+    /// Under which key of the configuration its authorities stand, if it has some.
+    pub(crate) ca_key: Option<String>,
+    pub(crate) connections_max: usize,
+}
+
+/// The configuration, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    config: RegistriesConfig,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) header_timeout: Duration,
+    pub(crate) silence_timeout: Duration,
+    pub(crate) retries: u32,
+}
+
+impl Settings {
+    pub(crate) fn new(config: &RegistriesConfig) -> Result<Self, OriginConfigError> {
+        let problems = config.problems("origin");
+        if !problems.is_empty() {
+            return Err(OriginConfigError::Invalid(problems));
+        }
+        Ok(Self {
+            config: config.clone(),
+            connect_timeout: config.connect_timeout.into(),
+            header_timeout: config.header_timeout.into(),
+            silence_timeout: config.silence_timeout.into(),
+            retries: config.retries,
+        })
+    }
+
+    /// The files of authorities, with the key of the entry that names each.
+    pub(crate) fn ca_files(&self) -> impl Iterator<Item = (&String, &PathBuf)> {
+        let entries = self.config.registries.iter();
+        entries.filter_map(|(name, registry)| Some((name, registry.ca_file.as_ref()?)))
+    }
+
+    /// Whether any registry can be asked over TLS.
+    pub(crate) fn uses_tls(&self) -> bool {
+        let tls = |(name, registry): (&String, &RegistryConfig)| {
+            let url = name.parse().ok().and_then(|name| registry.url(&name).ok());
+            url.is_none_or(|url| url.scheme() == "https")
+        };
+        !self.config.allow_only_configured || self.config.registries.iter().any(tls)
+    }
+
+    /// How a registry is reached; an error says why it is not.
+    pub(crate) fn registry(&self, name: &RegistryName) -> Result<RegistrySettings, String> {
+        let entry = self.config.registries.get(name.as_str());
+        if entry.is_none() && self.config.allow_only_configured {
+            return Err("it has no entry below `registries`, and allowOnlyConfigured is set".to_owned());
+        }
+        let common = self.config.registries.get(ALL);
+        let own = entry.cloned().unwrap_or_default();
+        let ca_key = [(name.as_str(), entry), (ALL, common)]
+            .into_iter()
+            .find_map(|(key, entry)| entry?.ca_file.as_ref().map(|_| key.to_owned()));
+        let common_max = common.and_then(|common| common.connections_max);
+        Ok(RegistrySettings {
+            endpoint: own.url(name)?,
+            configured: entry.is_some(),
+            ca_key,
+            connections_max: own
+                .connections_max
+                .or(common_max)
+                .unwrap_or(CONNECTIONS_MAX_DEFAULT),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

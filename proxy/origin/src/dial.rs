@@ -1,0 +1,195 @@
+//! From an address to a connection: resolve, look at what came out, connect to just that, TLS.
+//!
+//! What must hold: the address that the guard saw is the address that is connected to.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_service::net::{Network, Stream};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use crate::guard::{Nearness, Purpose};
+
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
+
+/// Who is spoken to: connections to one target are interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    secure: bool,
+    host: Host<String>,
+    port: u16,
+}
+
+impl Target {
+    /// The target of an `http` or `https` address.
+    pub(crate) fn of(url: &Url) -> Option<Self> {
+        let secure = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        Some(Self {
+            secure,
+            host: url.host()?.to_owned(),
+            port: url.port_or_known_default()?,
+        })
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The value of `Host`.
+    pub(crate) fn host_header(&self) -> String {
+        let default = if self.secure { 443 } else { 80 };
+        if self.port == default {
+            self.host.to_string()
+        } else {
+            self.authority()
+        }
+    }
+
+    fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    fn server_name(&self) -> Result<ServerName<'static>, DialError> {
+        match &self.host {
+            Host::Domain(name) => {
+                ServerName::try_from(name.clone()).map_err(|error| DialError::Final(error.to_string()))
+            }
+            Host::Ipv4(address) => Ok(ServerName::from(IpAddr::from(*address))),
+            Host::Ipv6(address) => Ok(ServerName::from(IpAddr::from(*address))),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum DialError {
+    /// All its addresses are forbidden; which, and why.
+    Forbidden(String),
+    /// It will not do better soon.
+    Final(String),
+    /// It may do better in a moment.
+    Passing(String),
+}
+
+/// Makes connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    network: Arc<dyn Network>,
+    timeout: Duration,
+}
+
+impl Dialer {
+    pub(crate) fn new(network: Arc<dyn Network>, timeout: Duration) -> Self {
+        Self { network, timeout }
+    }
+
+    /// A connection, with TLS where the target wants it, and how near its address is.
+    pub(crate) async fn connect(
+        &self,
+        target: &Target,
+        purpose: Purpose,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<(Stream, Nearness), DialError> {
+        let dialing = async {
+            let addresses = self.addresses(target, purpose).await?;
+            let (stream, nearness) = self.first(&addresses).await?;
+            if !target.secure {
+                return Ok((stream, nearness));
+            }
+            let name = target.server_name()?;
+            let stream = TlsConnector::from(Arc::clone(tls))
+                .connect(name, stream)
+                .await
+                .map_err(tls_error)?;
+            Ok((Stream::Other(Box::new(stream)), nearness))
+        };
+        let late = || {
+            DialError::Final(format!(
+                "no connection to {} within {:?}",
+                target.authority(),
+                self.timeout
+            ))
+        };
+        timeout(self.timeout, dialing).await.map_err(|_| late())?
+    }
+
+    /// The addresses that may be connected to.
+    async fn addresses(&self, target: &Target, purpose: Purpose) -> Result<Vec<SocketAddr>, DialError> {
+        let authority = target.authority();
+        let all = match target.host {
+            Host::Ipv4(address) => vec![SocketAddr::from((address, target.port))],
+            Host::Ipv6(address) => vec![SocketAddr::from((address, target.port))],
+            Host::Domain(_) => {
+                let lost =
+                    |error: io::Error| DialError::Passing(format!("{authority} cannot be resolved: {error}"));
+                self.network.resolve(&authority).await.map_err(lost)?
+            }
+        };
+        let mut allowed = all.clone();
+        allowed.retain(|address| purpose.allows(address.ip()));
+        allowed.truncate(ADDRESSES_MAX);
+        match (allowed.is_empty(), all.first()) {
+            (false, _) => Ok(allowed),
+            (true, None) => Err(DialError::Passing(format!("{authority} has no address"))),
+            (true, Some(address)) => Err(DialError::Forbidden(forbidden(&authority, address.ip(), purpose))),
+        }
+    }
+
+    /// Connects to the first address that answers; none may use up the time of those behind it.
+    async fn first(&self, addresses: &[SocketAddr]) -> Result<(Stream, Nearness), DialError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut problem = String::new();
+        for (tried, address) in addresses.iter().enumerate() {
+            let left = u32::try_from(addresses.len() - tried).unwrap_or(1);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            match timeout(share, self.network.connect(&address.to_string())).await {
+                Ok(Ok(stream)) => return Ok((stream, Nearness::of(address.ip()))),
+                Ok(Err(error)) => problem = format!("{address}: {error}"),
+                Err(_) => problem = format!("{address}: no answer within {share:?}"),
+            }
+        }
+        Err(DialError::Passing(problem))
+    }
+}
+
+fn forbidden(authority: &str, address: IpAddr, purpose: Purpose) -> String {
+    let stands = match Nearness::of(address) {
+        Nearness::Public => "public",
+        Nearness::Private => "private",
+        Nearness::Loopback => "this machine's own",
+        Nearness::Forbidden => "link-local or reserved",
+    };
+    match purpose {
+        Purpose::SentBy(_) => format!("it sent us to {authority}, whose address {address} is {stands}"),
+        Purpose::Named | Purpose::Configured => format!(
+            "{authority} has the address {address}, which is {stands}; give the registry an entry below \
+             `registries` if that is right"
+        ),
+    }
+}
+
+/// A certificate that is refused once is refused again; a handshake that broke is not.
+fn tls_error(error: io::Error) -> DialError {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(reason)) => DialError::Final(format!(
+            "its certificate is refused: {reason}; if its authority is your own, name it as the registry's caFile"
+        )),
+        Some(other) => DialError::Final(format!("TLS failed: {other}")),
+        None => DialError::Passing(format!("the TLS handshake broke: {error}")),
+    }
+}

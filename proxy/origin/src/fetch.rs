@@ -1,0 +1,162 @@
+//! The bytes of one content as they come from its registry.
+
+use bytes::Bytes;
+use darter_types::{ByteRange, ContentKind, Digest, OriginLocator};
+use http::StatusCode;
+
+use crate::body::AnswerBody;
+use crate::error::OriginError;
+use crate::exchange::Answer;
+use crate::headers;
+
+/// The most that a manifest may have (distribution specification, "Pushing manifests").
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes that are thrown away when a registry ignores `Range`; beyond that the caller decides.
+const SKIP_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A content, or a part of it, that is being read. Dropping it ends the request.
+#[derive(Debug)]
+pub struct Fetch {
+    /// Bytes of the whole content, as the registry has it.
+    pub length: u64,
+    /// The bytes that [`next`](Self::next) gives, in order. It can end earlier than what was asked.
+    pub range: ByteRange,
+    /// Its media type, where the registry told, in lower case and without parameters.
+    pub media_type: Option<String>,
+    body: AnswerBody,
+    registry: String,
+    /// Bytes still to be thrown away.
+    skip: u64,
+    /// Bytes still to be given.
+    left: u64,
+}
+
+/// What was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) locator: &'a OriginLocator,
+    pub(crate) start: u64,
+    pub(crate) end: Option<u64>,
+}
+
+impl Fetch {
+    /// Takes the answer's word only where it fits what was asked; else the reason.
+    pub(crate) fn new(wanted: Wanted<'_>, answer: Answer) -> Result<Self, String> {
+        let Answer {
+            status,
+            headers,
+            body,
+        } = answer;
+        fits(wanted.locator, &headers)?;
+        let (sent, length) = match status {
+            StatusCode::PARTIAL_CONTENT => part(wanted, &headers)?,
+            StatusCode::OK => {
+                let length =
+                    headers::content_length(&headers).ok_or("it does not tell the length of a content")?;
+                (ByteRange::new(0, length), length)
+            }
+            other => return Err(format!("it answered {other} to a request for a content")),
+        };
+        manifest_fits(wanted.locator.kind, length)?;
+        let range = sent.intersect(ByteRange::new(wanted.start, wanted.end.unwrap_or(length)));
+        let skip = wanted.start - sent.start;
+        if wanted.start > length {
+            return Err(format!(
+                "it has {length} bytes of a content that was asked from byte {}",
+                wanted.start
+            ));
+        }
+        if skip > SKIP_BYTES_MAX {
+            return Err(format!(
+                "it ignores Range, and {skip} bytes would be read for nothing"
+            ));
+        }
+        Ok(Self {
+            length,
+            range,
+            media_type: headers::media_type(&headers),
+            registry: wanted.locator.registry.to_string(),
+            body,
+            skip,
+            left: range.len(),
+        })
+    }
+
+    /// The next bytes, or `None` when the range is complete: never more than the range. Cancel safe.
+    ///
+    /// # Errors
+    /// [`OriginError::Cut`] when the body ends before the range does, [`OriginError::Silent`] when nothing comes. Nothing
+    /// comes after an error: ask again from where it broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        while self.left > 0 {
+            let Some(mut bytes) = self.body.next().await? else {
+                return Err(OriginError::Cut {
+                    registry: self.registry.clone(),
+                    received: self.body.received(),
+                });
+            };
+            let skipped = at_most(bytes.len(), self.skip);
+            let _ = bytes.split_to(skipped);
+            self.skip -= skipped as u64;
+            bytes.truncate(at_most(bytes.len(), self.left));
+            self.left -= bytes.len() as u64;
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn at_most(length: usize, max: u64) -> usize {
+    usize::try_from(max).map_or(length, |max| length.min(max))
+}
+
+/// Whether a head can belong to the content.
+pub(crate) fn fits(locator: &OriginLocator, headers: &http::HeaderMap) -> Result<(), String> {
+    if headers::is_encoded(headers) {
+        return Err("it encodes contents (Content-Encoding) although it was told not to".to_owned());
+    }
+    if locator.kind == ContentKind::Manifest && headers::is_html(headers) {
+        return Err("it sends a web page instead of a manifest; is there a portal in between?".to_owned());
+    }
+    let told = headers::text(headers, headers::DIGEST).and_then(|text| text.parse::<Digest>().ok());
+    match told {
+        Some(told) if told.algorithm() == locator.digest.algorithm() && told != locator.digest => {
+            Err(format!("it has {told} under the digest {}", locator.digest))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a manifest is as small as it must be.
+pub(crate) fn manifest_fits(kind: ContentKind, length: u64) -> Result<(), String> {
+    if kind == ContentKind::Manifest && length > MANIFEST_BYTES_MAX {
+        return Err(format!(
+            "a manifest of {length} bytes is more than the {MANIFEST_BYTES_MAX} that are allowed"
+        ));
+    }
+    Ok(())
+}
+
+/// The range of a 206 and the whole length, where they fit.
+fn part(wanted: Wanted<'_>, headers: &http::HeaderMap) -> Result<(ByteRange, u64), String> {
+    if headers::range_value(wanted.start, wanted.end).is_none() {
+        return Err("it answered 206 although everything was asked".to_owned());
+    }
+    let (range, total) =
+        headers::content_range(headers).ok_or("its Content-Range is missing, wrong or without a total")?;
+    let end = wanted.end.map_or(total, |end| end.min(total));
+    if range.start != wanted.start || range.end > end {
+        return Err(format!(
+            "it sent the bytes {range} of {total} where {}..{end} were asked",
+            wanted.start
+        ));
+    }
+    match headers::content_length(headers) {
+        Some(length) if length != range.len() => {
+            Err(format!("it sends {length} bytes for the range {range}"))
+        }
+        _ => Ok((range, total)),
+    }
+}
