@@ -46,7 +46,9 @@ impl Content {
             self.kept = self.trusted;
             self.claimed.insert_all(claimed);
             self.present.insert_all(present);
-            present.iter().for_each(|piece| drop(self.claimed.remove(piece)));
+            for piece in present.iter() {
+                self.claimed.remove(piece);
+            }
         }
     }
 

@@ -44,9 +44,7 @@ impl Task {
         if let Some(content) = self.content.as_mut() {
             // It may be another one, or have forgotten.
             content.scheduler_knows(1);
-            if self.uses_origin() {
-                self.publish_trusted(actions);
-            }
+            self.publish_trusted(actions);
         }
     }
 
@@ -195,7 +193,12 @@ impl Task {
         if !content.arrived(piece, from_origin) {
             return;
         }
-        let released = content.release_one(piece);
+        // With the last piece all that waits is released together.
+        let released = if content.is_proved() {
+            None
+        } else {
+            content.release_one(piece)
+        };
         let fetch = source.fetch();
         let from = match source {
             Source::Parent(_, host) => Some(host),

@@ -61,9 +61,8 @@ impl Task {
             // What the origin gave over TLS contradicts the chain that others published.
             return self.fail(Failure::WrongContent, actions);
         }
-        if news && border >= content.trusted {
-            // Behind states of doubtful authors: this node's word covers only its own.
-            content.scheduler_knows(border + 1);
+        if news && (epoch.is_none() || border >= content.trusted) {
+            // Alone, or behind states of doubtful authors: this node's word covers only its own.
             actions.push(Action::Publish {
                 epoch,
                 first: border,
@@ -74,11 +73,15 @@ impl Task {
         self.piece_here(now, piece, Source::Origin(fetch), actions);
     }
 
-    /// Tells the scheduler those trusted states that it does not know.
+    /// Tells the scheduler, under a lease, those trusted states that it does not know.
     pub(super) fn publish_trusted(&mut self, actions: &mut Vec<Action>) {
-        let epoch = self.lease_epoch();
+        let Some(epoch) = self.lease_epoch() else { return };
         if let Some((first, states)) = self.content.as_mut().and_then(Content::take_states_to_tell) {
-            actions.push(Action::Publish { epoch, first, states });
+            actions.push(Action::Publish {
+                epoch: Some(epoch),
+                first,
+                states,
+            });
         }
     }
 

@@ -1,0 +1,223 @@
+//! Scripts about parents: who is asked for what, and what becomes of those that fail.
+
+use super::*;
+use crate::ParentFailure;
+
+fn broken(fetch: u64, failure: ParentFailure) -> Event {
+    Event::FetchEnded {
+        fetch: FetchId(fetch),
+        failure: Some(FetchFailure::Parent(failure)),
+    }
+}
+
+fn has(name: &str, first: PieceNumber, count: u32) -> Event {
+    Event::ParentHas(host(name), vec![run(first, count)])
+}
+
+/// A reader, a scheduler that answered, all links, and parents that have nothing yet.
+fn with_parents(names: &[&str]) -> Script {
+    let mut script = Script::with(LENGTH, |settings| settings.limits.run_bytes = 256 * KIB);
+    let links = script.links(1, 5, true);
+    script.given([Event::SchedulerUp, read_all(), offer(names), links]);
+    script
+}
+
+#[test]
+fn parents_are_watched_while_they_are_offered() {
+    let mut script = Script::new();
+    let watch = |name: &str, address: &str| Action::Watch {
+        host: host(name),
+        address: address.into(),
+    };
+    assert_eq!(
+        script.on(offer(&["a", "b"])),
+        [watch("a", "a:4000"), watch("b", "b:4000")]
+    );
+    assert_eq!(
+        script.on(offer(&["b", "c"])),
+        [Action::Unwatch(host("a")), watch("c", "c:4000")]
+    );
+    let moved = ParentOffer {
+        host: host("b"),
+        address: "b:5000".into(),
+    };
+    assert_eq!(
+        script.on(Event::ParentsOffered(vec![moved])),
+        [
+            Action::Unwatch(host("b")),
+            Action::Unwatch(host("c")),
+            watch("b", "b:5000")
+        ]
+    );
+}
+
+#[test]
+fn what_the_reader_needs_is_asked_first_and_no_piece_twice() {
+    let mut script = with_parents(&["a", "b"]);
+    assert_eq!(
+        asked(&script.on(has("a", 0, 5))),
+        [(0, "a".into(), run(0, 1)), (1, "a".into(), run(1, 1))]
+    );
+    let more = asked(&script.on(has("b", 0, 2)));
+    assert_eq!(more, []);
+    let more = asked(&script.on(has("b", 3, 1)));
+    assert_eq!(more, [(2, "b".into(), run(3, 1))]);
+}
+
+#[test]
+fn a_piece_without_a_link_is_not_asked_for() {
+    let mut script = Script::new();
+    let links = script.links(1, 2, true);
+    script.given([Event::SchedulerUp, read_all(), offer(&["a"]), links]);
+    assert_eq!(asked(&script.on(has("a", 0, 5))), [(0, "a".into(), run(0, 1))]);
+}
+
+#[test]
+fn a_content_of_one_piece_needs_no_link() {
+    let mut script = Script::with(1000, |_| ());
+    script.given([
+        Event::SchedulerUp,
+        read_all(),
+        offer(&["a"]),
+        Event::LengthKnown(1000),
+    ]);
+    assert_eq!(asked(&script.on(has("a", 0, 1))), [(0, "a".into(), run(0, 1))]);
+    assert_eq!(
+        script.on(linked(0, 0)),
+        [
+            Action::Have {
+                piece: 0,
+                from: Some(host("a"))
+            },
+            Action::Release(run(0, 1)),
+            Action::Proved
+        ]
+    );
+}
+
+#[test]
+fn wrong_bytes_end_a_parent_for_ever() {
+    let mut script = with_parents(&["a"]);
+    script.given([has("a", 0, 1)]);
+    assert_eq!(
+        script.on(broken(0, ParentFailure::WrongBytes)),
+        [
+            Action::Unwatch(host("a")),
+            Action::Blame {
+                host: host("a"),
+                failure: ParentFailure::WrongBytes,
+                piece: 0
+            }
+        ]
+    );
+    script.given([has("a", 0, 1)]);
+    assert_eq!(script.on(offer(&["a"])), []);
+    let later = script.after(60_000, Event::Tick);
+    assert!(
+        !later.iter().any(|action| matches!(action, Action::Watch { .. })),
+        "{later:?}"
+    );
+}
+
+#[test]
+fn a_silent_parent_comes_back_ever_later() {
+    let mut script = with_parents(&["a", "b"]);
+    script.given([Event::ParentAlive(host("b")), has("a", 0, 2)]);
+    let lost = script.on(broken(0, ParentFailure::Silent));
+    assert_eq!(
+        lost[..2],
+        [Action::Cancel(FetchId(1)), Action::Unwatch(host("a"))]
+    );
+    let watch = Action::Watch {
+        host: host("a"),
+        address: "a:4000".into(),
+    };
+    assert!(!script.after(4900, Event::Tick).contains(&watch));
+    assert!(script.after(100, Event::Tick).contains(&watch));
+    script.given([Event::ParentLost(host("a"), ParentFailure::Unreachable)]);
+    assert!(!script.after(9900, Event::Tick).contains(&watch));
+    assert!(script.after(100, Event::Tick).contains(&watch));
+}
+
+#[test]
+fn a_parent_that_lacks_what_it_told_of_is_asked_for_other_pieces_and_then_dropped() {
+    let mut script = with_parents(&["a"]);
+    script.given([has("a", 0, 4)]);
+    assert_eq!(script.on(broken(0, ParentFailure::Missing)), []);
+    let next = asked(&script.after(300, Event::Tick));
+    assert!(next.iter().all(|(_, _, run)| run.first != 0), "{next:?}");
+    script.given([broken(1, ParentFailure::Missing)]);
+    // An answer without the piece that was asked for is no better.
+    let dropped = script.on(ended(2));
+    assert!(dropped.contains(&Action::Unwatch(host("a"))), "{dropped:?}");
+}
+
+#[test]
+fn a_busy_parent_is_left_alone_for_a_moment() {
+    let mut script = with_parents(&["a"]);
+    script.given([has("a", 0, 1)]);
+    assert_eq!(script.on(broken(0, ParentFailure::Busy)), []);
+    assert_eq!(script.after(299, Event::Tick), []);
+    assert_eq!(asked(&script.after(1, Event::Tick)), [(1, "a".into(), run(0, 1))]);
+}
+
+#[test]
+fn a_late_piece_that_the_reader_needs_is_asked_of_another_though_there_is_other_work() {
+    let mut script = with_parents(&["a", "b"]);
+    script.given([has("a", 0, 1), has("b", 3, 1)]);
+    script.given([has("b", 0, 1)]);
+    assert_eq!(asked(&script.after(999, Event::Tick)), []);
+    assert_eq!(asked(&script.after(1, Event::Tick)), [(2, "b".into(), run(0, 1))]);
+    let came = script.on(linked(2, 0));
+    assert!(came.contains(&Action::Cancel(FetchId(0))) && !came.contains(&Action::Cancel(FetchId(2))));
+}
+
+#[test]
+fn no_more_than_two_are_asked_for_one_piece() {
+    let mut script = with_parents(&["a", "b", "c"]);
+    script.given([has("a", 0, 1), has("b", 0, 1), has("c", 0, 1)]);
+    assert_eq!(asked(&script.after(1000, Event::Tick)).len(), 1);
+    assert_eq!(asked(&script.after(1000, Event::Tick)), []);
+}
+
+#[test]
+fn dead_parents_delay_the_origin_by_less_than_a_second() {
+    for seed in 0..20 {
+        let mut script = Script::with(LENGTH, |settings| settings.seed = seed);
+        script.given([Event::SchedulerUp, read_all(), offer(&["a", "b", "c"])]);
+        script.given([Event::LengthKnown(LENGTH)]);
+        let early = script.after(500, Event::Tick);
+        assert!(!asks_origin(&early));
+        assert!(asks_origin(&script.after(310, Event::Tick)), "seed {seed}");
+    }
+}
+
+#[test]
+fn liars_delay_the_origin_by_less_than_a_second() {
+    let mut script = with_parents(&["a", "b", "c", "d"]);
+    let mut requests = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        requests.extend(asked(&script.on(has(name, 0, 5))));
+    }
+    script.now = script.now + Duration::from_millis(20);
+    while let Some((fetch, _, _)) = requests.pop() {
+        requests.extend(asked(&script.on(broken(fetch, ParentFailure::WrongBytes))));
+    }
+    let later = script.after(800, Event::Tick);
+    assert!(asks_origin(&later), "{later:?}");
+}
+
+#[test]
+fn the_origin_brings_little_at_a_time_while_parents_live() {
+    let mut script = Script::with(20 * 1024 * KIB, |_| ());
+    let links = script.links(1, 80, true);
+    script.given([
+        Event::SchedulerUp,
+        read_all(),
+        offer(&["a"]),
+        Event::ParentAlive(host("a")),
+        links,
+    ]);
+    let actions = script.on(Event::GoAlone);
+    assert_eq!(actions, [script.origin_request(0, run(0, 64))]);
+}
