@@ -13,6 +13,7 @@ mod caller;
 mod config;
 mod flight;
 mod grants;
+mod origins;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -111,7 +112,9 @@ struct Inner {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither the key nor what it hashed belongs into a log.
-        f.debug_struct("Access").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Access")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -177,7 +180,10 @@ impl Access {
         let subject = Subject::Tag(tag);
         match self.ask_as_anybody(&subject, Proof::Itself).await {
             Ok(permit) => Ok(permit),
-            Err(problem) => self.ask_as_caller(&subject, authorization, Proof::Itself, problem).await,
+            Err(problem) => {
+                self.ask_as_caller(&subject, authorization, Proof::Itself, problem)
+                    .await
+            }
         }
     }
 
@@ -208,7 +214,9 @@ impl Access {
     ) -> Option<Permit> {
         let granted = self.granted(content, authorization, proof);
         granted.or_else(|| {
-            let grant = self.grants().stale_public(content, proof == Proof::Itself, Instant::now())?;
+            let grant = self
+                .grants()
+                .stale_public(content, proof == Proof::Itself, Instant::now())?;
             Some(Permit::new(None, grant, None).stale())
         })
     }
@@ -219,6 +227,14 @@ impl Access {
         for child in children {
             grants.cover(permit.caller, &permit.grant, child);
         }
+    }
+
+    /// A number that nobody outside this process can foresee, the same for equal texts.
+    pub(crate) fn secret_number(&self, text: &[u8]) -> u64 {
+        caller::keyed_hash(&self.inner.hash_key, text)
+            .iter()
+            .take(8)
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
     fn caller(&self, authorization: &HeaderValue) -> CallerKey {
@@ -249,15 +265,23 @@ impl Access {
             Verdict::Credential | Verdict::Absent => false,
             Verdict::Forbidden => true,
             // It answered, if only nonsense: with credentials it may do better.
-            Verdict::CannotTell => !matches!(*problem, OriginError::Status { status, .. } if status.is_client_error()),
+            Verdict::CannotTell => {
+                !matches!(*problem, OriginError::Status { status, .. } if status.is_client_error())
+            }
         };
         if hopeless {
             return Err(problem);
         }
-        self.ask(subject, Some((self.caller(authorization), authorization)), proof).await
+        self.ask(subject, Some((self.caller(authorization), authorization)), proof)
+            .await
     }
 
-    async fn ask(&self, subject: &Subject, caller: Caller<'_>, proof: Proof) -> Result<Permit, Arc<OriginError>> {
+    async fn ask(
+        &self,
+        subject: &Subject,
+        caller: Caller<'_>,
+        proof: Proof,
+    ) -> Result<Permit, Arc<OriginError>> {
         if let Subject::Content(content) = subject
             && proof == Proof::Named
             && let Some(permit) = self.renew(content, caller).await?
@@ -281,9 +305,16 @@ impl Access {
     }
 
     /// Asks again about the manifest that named this content; `None` if the content itself has to be asked for.
-    async fn renew(&self, content: &OriginLocator, caller: Caller<'_>) -> Result<Option<Permit>, Arc<OriginError>> {
+    async fn renew(
+        &self,
+        content: &OriginLocator,
+        caller: Caller<'_>,
+    ) -> Result<Option<Permit>, Arc<OriginError>> {
         let key = caller.map(|(key, _)| key);
-        let named_by = self.grants().known(key, content).filter(|grant| grant.root != *content);
+        let named_by = self
+            .grants()
+            .known(key, content)
+            .filter(|grant| grant.root != *content);
         let Some(grant) = named_by else {
             return Ok(None);
         };
@@ -301,7 +332,13 @@ impl Access {
         }
     }
 
-    fn note_refusal(&self, subject: &Subject, caller: Option<CallerKey>, problem: &Arc<OriginError>, now: Instant) {
+    fn note_refusal(
+        &self,
+        subject: &Subject,
+        caller: Option<CallerKey>,
+        problem: &Arc<OriginError>,
+        now: Instant,
+    ) {
         let verdict = verdict(problem);
         if verdict == Verdict::CannotTell {
             return;

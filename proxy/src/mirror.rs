@@ -18,6 +18,7 @@ mod memory;
 mod metrics;
 mod passthrough;
 pub mod path;
+mod possession;
 pub mod range;
 pub mod reply;
 mod server;
@@ -124,7 +125,10 @@ impl Mirror {
         let (parts, _) = request.into_parts();
         let head = parts.method == Method::HEAD;
         let (label, reply) = match Arc::clone(&self.inner.requests).try_acquire_owned() {
-            Err(_) => ("busy", reply::busy("this mirror answers as many requests as it may")),
+            Err(_) => (
+                "busy",
+                reply::busy("this mirror answers as many requests as it may"),
+            ),
             Ok(slot) => {
                 let (label, reply) = self.route(parts, arrived).await;
                 (label, reply.map(|body| Held::new(body, slot).boxed_unsync()))
@@ -132,7 +136,9 @@ impl Mirror {
         };
         let mut reply = if head { reply::without_body(reply) } else { reply };
         reply::set(&mut reply, API_VERSION, HeaderValue::from_static("registry/2.0"));
-        self.inner.metrics.answered(label, reply.status(), arrived.elapsed());
+        self.inner
+            .metrics
+            .answered(label, reply.status(), arrived.elapsed());
         // A body that nobody wanted is not waited for.
         if wordy { reply::close_after(reply) } else { reply }
     }
@@ -177,18 +183,31 @@ impl Mirror {
     /// Which proof the caller's right needs, given which registry the bytes here came from.
     fn proof(&self, content: &OriginLocator, held: Option<&KnownContent>) -> Proof {
         let origin = held.and_then(|held| held.origin.as_ref());
-        let foreign = origin.is_some_and(|origin| {
-            !self.inner.access.config().trust_each_other(&origin.registry, &content.registry)
-        });
+        let foreign = !self.inner.memory.is_source(content)
+            && origin.is_some_and(|origin| {
+                !self
+                    .inner
+                    .access
+                    .config()
+                    .trust_each_other(&origin.registry, &content.registry)
+            });
         if foreign { Proof::Itself } else { Proof::Named }
     }
 
     /// The right to read a content; a refusal is the answer to send.
-    async fn permit(&self, ask: &Ask, content: &OriginLocator, held: Option<&KnownContent>) -> Result<Permit, Box<Reply>> {
+    async fn permit(
+        &self,
+        ask: &Ask,
+        content: &OriginLocator,
+        held: Option<&KnownContent>,
+    ) -> Result<Permit, Box<Reply>> {
         let access = &self.inner.access;
         let proof = self.proof(content, held);
         let check = access.check(content, ask.authorization(), proof);
-        let problem = match self.in_time(ask, &content.registry, self.patience(held), check).await {
+        let problem = match self
+            .in_time(ask, &content.registry, self.patience(held), check)
+            .await
+        {
             Ok(permit) => return Ok(permit),
             Err(problem) => problem,
         };

@@ -18,13 +18,21 @@ impl fmt::Debug for CallerKey {
 
 impl CallerKey {
     pub(super) fn of(key: &[u8; 32], authorization: &HeaderValue) -> Self {
-        // A key shorter than the block is padded with zeros (RFC 2104 section 2).
-        let mut block = [0; 64];
-        block.iter_mut().zip(key).for_each(|(padded, byte)| *padded = *byte);
-        let mut mac = Hmac::<Sha256>::new(&block.into());
-        mac.update(authorization.as_bytes());
-        Self(mac.finalize().into_bytes().into())
+        Self(keyed_hash(key, authorization.as_bytes()))
     }
+}
+
+/// HMAC-SHA256 of a text.
+pub(super) fn keyed_hash(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
+    // A key shorter than the block is padded with zeros (RFC 2104 section 2).
+    let mut block = [0; 64];
+    block
+        .iter_mut()
+        .zip(key)
+        .for_each(|(padded, byte)| *padded = *byte);
+    let mut mac = Hmac::<Sha256>::new(&block.into());
+    mac.update(text);
+    mac.finalize().into_bytes().into()
 }
 
 #[cfg(test)]

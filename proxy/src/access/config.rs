@@ -103,7 +103,10 @@ mod tests {
     fn trust_needs_one_common_group() {
         let name = |text: &str| text.parse::<RegistryName>().unwrap();
         let config = AccessConfig {
-            trust_groups: vec![vec![name("a.test"), name("b.test")], vec![name("b.test"), name("c.test")]],
+            trust_groups: vec![
+                vec![name("a.test"), name("b.test")],
+                vec![name("b.test"), name("c.test")],
+            ],
             ..AccessConfig::default()
         };
         assert!(config.trust_each_other(&name("a.test"), &name("b.test")));

@@ -34,7 +34,8 @@ impl Grant {
     }
 
     fn age(&self, now: Instant) -> Option<Duration> {
-        self.checked().map(|checked| now.saturating_duration_since(checked))
+        self.checked()
+            .map(|checked| now.saturating_duration_since(checked))
     }
 }
 
@@ -122,9 +123,15 @@ impl Grants {
     }
 
     /// Notes that the registry said yes again to what this grant stands for, and so to all that it covers.
-    pub(super) fn renew(&mut self, caller: Option<CallerKey>, grant: &Arc<Grant>, now: Instant) -> Arc<Grant> {
+    pub(super) fn renew(
+        &mut self,
+        caller: Option<CallerKey>,
+        grant: &Arc<Grant>,
+        now: Instant,
+    ) -> Arc<Grant> {
         grant.set_checked(Some(now));
-        self.grants.insert((caller, grant.root.clone()), Arc::clone(grant));
+        self.grants
+            .insert((caller, grant.root.clone()), Arc::clone(grant));
         Arc::clone(grant)
     }
 
@@ -163,7 +170,8 @@ impl Grants {
         problem: &Arc<OriginError>,
         now: Instant,
     ) {
-        self.refusals.insert((registry.clone(), repository.clone()), (now, Arc::clone(problem)));
+        self.refusals
+            .insert((registry.clone(), repository.clone()), (now, Arc::clone(problem)));
     }
 
     /// How the registry refused this repository to everybody a moment ago.

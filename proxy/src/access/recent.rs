@@ -70,7 +70,10 @@ mod tests {
         assert_eq!(recent.get(&"a"), Some(&1));
         recent.insert("c", 3);
         assert_eq!(recent.get(&"b"), None);
-        assert_eq!((recent.get(&"a").copied(), recent.get(&"c").copied()), (Some(1), Some(3)));
+        assert_eq!(
+            (recent.get(&"a").copied(), recent.get(&"c").copied()),
+            (Some(1), Some(3))
+        );
         recent.insert("a", 4);
         assert_eq!(recent.remove(&"a"), Some(4));
         assert_eq!((recent.entries.len(), recent.by_use.len()), (1, 1));

@@ -33,7 +33,13 @@ impl Registry {
         std::mem::take(&mut self.state.lock().unwrap().asked)
     }
 
-    fn answer(&self, repository: &str, what: &str, digest: Option<Digest>, credentials: &Credentials) -> HeadResult {
+    fn answer(
+        &self,
+        repository: &str,
+        what: &str,
+        digest: Option<Digest>,
+        credentials: &Credentials,
+    ) -> HeadResult {
         let mut state = self.state.lock().unwrap();
         let who = match credentials {
             Credentials::Anonymous => "anybody".to_owned(),
@@ -54,15 +60,20 @@ impl Registry {
                 reason: "down".to_owned(),
             }));
         }
-        let allowed = state.public.contains(repository) || state.readers.contains(&(who.clone(), repository.to_owned()));
+        let allowed = state.public.contains(repository)
+            || state.readers.contains(&(who.clone(), repository.to_owned()));
         if !allowed {
             let anonymous = *credentials == Credentials::Anonymous;
-            return Err(status(if anonymous { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN }));
+            return Err(status(if anonymous {
+                StatusCode::UNAUTHORIZED
+            } else {
+                StatusCode::FORBIDDEN
+            }));
         }
         match digest.filter(|digest| state.contents.contains(digest)) {
             Some(digest) => Ok(ContentHead {
                 digest,
-                length: 1,
+                length: Some(1),
                 media_type: None,
             }),
             None => Err(status(StatusCode::NOT_FOUND)),
@@ -79,7 +90,12 @@ impl Upstream for Handle {
         Box::pin(async move {
             tokio::task::yield_now().await;
             let what = name_of(content.digest);
-            registry.answer(content.repository.as_str(), &what, Some(content.digest), &credentials)
+            registry.answer(
+                content.repository.as_str(),
+                &what,
+                Some(content.digest),
+                &credentials,
+            )
         })
     }
 
@@ -89,6 +105,15 @@ impl Upstream for Handle {
             let digest = registry.state.lock().unwrap().tags.get(tag.tag.as_str()).copied();
             registry.answer(tag.repository.as_str(), tag.tag.as_str(), digest, &credentials)
         })
+    }
+
+    fn sample(
+        &self,
+        _: OriginLocator,
+        _: darter_types::ByteRange,
+        _: Credentials,
+    ) -> BoxFuture<'static, Result<Bytes, Arc<OriginError>>> {
+        unreachable!("nothing is read here")
     }
 
     fn relay(
@@ -106,14 +131,22 @@ fn digest(name: &str) -> Digest {
 }
 
 fn name_of(found: Digest) -> String {
-    NAMES.iter().find(|name| digest(name) == found).unwrap().to_string()
+    NAMES
+        .iter()
+        .find(|name| digest(name) == found)
+        .unwrap()
+        .to_string()
 }
 
 fn content(repository: &str, name: &str) -> OriginLocator {
     OriginLocator {
         registry: "r.test".parse().unwrap(),
         repository: repository.parse().unwrap(),
-        kind: if name == "layer" { ContentKind::Blob } else { ContentKind::Manifest },
+        kind: if name == "layer" {
+            ContentKind::Blob
+        } else {
+            ContentKind::Manifest
+        },
         digest: digest(name),
     }
 }
@@ -135,7 +168,11 @@ fn lab() -> (Access, Arc<Registry>) {
         state.contents.extend(["manifest", "layer", "other"].map(digest));
         state.tags.insert("v1".to_owned(), digest("manifest"));
     });
-    let access = Access::new(Arc::new(Handle(Arc::clone(&registry))), AccessConfig::default(), [7; 32]);
+    let access = Access::new(
+        Arc::new(Handle(Arc::clone(&registry))),
+        AccessConfig::default(),
+        [7; 32],
+    );
     (access, registry)
 }
 
@@ -168,7 +205,10 @@ async fn a_public_pull_costs_one_question() {
     for name in ["manifest", "layer"] {
         assert_eq!(check(&access, &content("open", name), None).await, "public");
         // A token makes no difference to what anybody may read.
-        assert_eq!(check(&access, &content("open", name), Some("Bearer x")).await, "public");
+        assert_eq!(
+            check(&access, &content("open", name), Some("Bearer x")).await,
+            "public"
+        );
     }
     assert_eq!(registry.asked(), ["anybody v1"]);
 }
@@ -176,15 +216,24 @@ async fn a_public_pull_costs_one_question() {
 #[tokio::test(start_paused = true)]
 async fn a_private_pull_costs_two_questions_and_is_the_callers_alone() {
     let (access, registry) = lab();
-    let permit = access.resolve(tag("closed"), bearer("Bearer a").as_ref()).await.unwrap();
+    let permit = access
+        .resolve(tag("closed"), bearer("Bearer a").as_ref())
+        .await
+        .unwrap();
     assert!(!permit.public);
     access.cover(&permit, [content("closed", "layer")]);
-    assert_eq!(check(&access, &content("closed", "layer"), Some("Bearer a")).await, "private");
+    assert_eq!(
+        check(&access, &content("closed", "layer"), Some("Bearer a")).await,
+        "private"
+    );
     assert_eq!(registry.asked(), ["anybody v1", "Bearer a v1"]);
     // Others: the registry's own answers, whatever is cached.
     for _ in 0..3 {
         assert_eq!(check(&access, &content("closed", "layer"), None).await, "401");
-        assert_eq!(check(&access, &content("closed", "layer"), Some("Bearer b")).await, "403");
+        assert_eq!(
+            check(&access, &content("closed", "layer"), Some("Bearer b")).await,
+            "403"
+        );
     }
     assert_eq!(registry.asked(), ["Bearer b layer"; 3]);
 }
@@ -192,17 +241,29 @@ async fn a_private_pull_costs_two_questions_and_is_the_callers_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_digest_is_no_permission_in_another_repository() {
     let (access, _) = lab();
-    let permit = access.resolve(tag("closed"), bearer("Bearer a").as_ref()).await.unwrap();
+    let permit = access
+        .resolve(tag("closed"), bearer("Bearer a").as_ref())
+        .await
+        .unwrap();
     access.cover(&permit, [content("closed", "layer")]);
-    assert_eq!(check(&access, &content("elsewhere", "layer"), Some("Bearer a")).await, "403");
-    assert_eq!(check(&access, &content("open", "missing"), Some("Bearer a")).await, "404");
+    assert_eq!(
+        check(&access, &content("elsewhere", "layer"), Some("Bearer a")).await,
+        "403"
+    );
+    assert_eq!(
+        check(&access, &content("open", "missing"), Some("Bearer a")).await,
+        "404"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_revoked_right_ends_within_a_minute() {
     let (access, registry) = lab();
     let layer = content("closed", "layer");
-    let permit = access.resolve(tag("closed"), bearer("Bearer a").as_ref()).await.unwrap();
+    let permit = access
+        .resolve(tag("closed"), bearer("Bearer a").as_ref())
+        .await
+        .unwrap();
     tokio::time::advance(Duration::from_secs(50)).await;
     // Covering late does not make the answer any younger.
     access.cover(&permit, [layer.clone()]);
@@ -215,12 +276,21 @@ async fn a_revoked_right_ends_within_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn one_question_renews_all_that_a_manifest_names() {
     let (access, registry) = lab();
-    let permit = access.resolve(tag("closed"), bearer("Bearer a").as_ref()).await.unwrap();
+    let permit = access
+        .resolve(tag("closed"), bearer("Bearer a").as_ref())
+        .await
+        .unwrap();
     access.cover(&permit, [content("closed", "layer"), content("closed", "other")]);
     registry.asked();
     tokio::time::advance(Duration::from_secs(61)).await;
-    assert_eq!(check(&access, &content("closed", "layer"), Some("Bearer a")).await, "private");
-    assert_eq!(check(&access, &content("closed", "other"), Some("Bearer a")).await, "private");
+    assert_eq!(
+        check(&access, &content("closed", "layer"), Some("Bearer a")).await,
+        "private"
+    );
+    assert_eq!(
+        check(&access, &content("closed", "other"), Some("Bearer a")).await,
+        "private"
+    );
     assert_eq!(registry.asked(), ["anybody layer", "Bearer a manifest"]);
 }
 
@@ -240,14 +310,26 @@ async fn what_the_manifest_no_longer_opens_is_asked_for_itself() {
 async fn while_the_registry_is_down_only_public_content_is_served() {
     let (access, registry) = lab();
     assert_eq!(check(&access, &content("open", "layer"), None).await, "public");
-    assert_eq!(check(&access, &content("closed", "layer"), Some("Bearer a")).await, "private");
+    assert_eq!(
+        check(&access, &content("closed", "layer"), Some("Bearer a")).await,
+        "private"
+    );
     registry.set(|state| state.down = true);
     tokio::time::advance(Duration::from_secs(3601)).await;
     assert_eq!(check(&access, &content("open", "layer"), None).await, "stale");
-    assert_eq!(check(&access, &content("open", "other"), None).await, "unreachable");
-    assert_eq!(check(&access, &content("closed", "layer"), Some("Bearer a")).await, "unreachable");
+    assert_eq!(
+        check(&access, &content("open", "other"), None).await,
+        "unreachable"
+    );
+    assert_eq!(
+        check(&access, &content("closed", "layer"), Some("Bearer a")).await,
+        "unreachable"
+    );
     tokio::time::advance(Duration::from_secs(24 * 3600)).await;
-    assert_eq!(check(&access, &content("open", "layer"), None).await, "unreachable");
+    assert_eq!(
+        check(&access, &content("open", "layer"), None).await,
+        "unreachable"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,7 +342,10 @@ async fn what_turned_private_is_not_served_stale() {
     assert_eq!(check(&access, &content("open", "layer"), None).await, "401");
     registry.set(|state| state.down = true);
     tokio::time::advance(Duration::from_secs(61)).await;
-    assert_eq!(check(&access, &content("open", "other"), None).await, "unreachable");
+    assert_eq!(
+        check(&access, &content("open", "other"), None).await,
+        "unreachable"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,7 +378,10 @@ async fn equal_questions_are_one() {
 async fn no_answer_shows_a_credential() {
     let (access, _) = lab();
     let token = bearer("Bearer a");
-    let permit = access.check(&content("closed", "layer"), token.as_ref(), Proof::Named).await.unwrap();
+    let permit = access
+        .check(&content("closed", "layer"), token.as_ref(), Proof::Named)
+        .await
+        .unwrap();
     for text in [format!("{access:?}"), format!("{permit:?}")] {
         assert!(!text.contains("Bearer") && !text.contains("7, 7"), "{text}");
     }

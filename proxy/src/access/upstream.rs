@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use darter_origin::{Credentials, OriginError};
-use darter_types::{Digest, OriginLocator, RegistryName, Repository, Tag};
+use darter_types::{ByteRange, Digest, OriginLocator, RegistryName, Repository, Tag};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Response};
 
@@ -15,8 +16,8 @@ use crate::mirror::ReplyBody;
 pub struct ContentHead {
     /// Its digest.
     pub digest: Digest,
-    /// Its length in bytes.
-    pub length: u64,
+    /// Its length in bytes, where the registry told.
+    pub length: Option<u64>,
     /// Its media type.
     pub media_type: Option<String>,
 }
@@ -44,6 +45,14 @@ pub trait Upstream: Debug + Send + Sync + 'static {
 
     /// Asks for what a tag points to, by HEAD.
     fn resolve(&self, tag: TagQuery, credentials: Credentials) -> BoxFuture<'static, HeadResult>;
+
+    /// Reads a part of a content, exactly as long as asked.
+    fn sample(
+        &self,
+        content: OriginLocator,
+        range: ByteRange,
+        credentials: Credentials,
+    ) -> BoxFuture<'static, Result<Bytes, Arc<OriginError>>>;
 
     /// Passes a request on, and the answer back as it comes.
     fn relay(&self, request: Relayed) -> BoxFuture<'static, Result<Response<ReplyBody>, Arc<OriginError>>>;

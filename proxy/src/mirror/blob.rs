@@ -41,6 +41,7 @@ impl Mirror {
         };
         let held = self.inner.contents.holds(digest.into());
         let permit = self.permit(ask, &content, held.as_ref()).await?;
+        self.vouch(ask, &content, &permit, held.as_ref()).await?;
         let opening = self.opening(ask, digest, held.is_some())?;
         let length = self.length(&content, &permit, held.as_ref());
         let mut open = None;
@@ -86,7 +87,7 @@ impl Mirror {
 
     fn length(&self, content: &OriginLocator, permit: &Permit, held: Option<&KnownContent>) -> Option<u64> {
         held.map(|held| held.length)
-            .or_else(|| permit.head.as_ref().map(|head| head.length))
+            .or_else(|| permit.head.as_ref().and_then(|head| head.length))
             .or_else(|| self.inner.memory.length(content))
     }
 
@@ -97,17 +98,26 @@ impl Mirror {
         permit: &Permit,
         length: Option<u64>,
     ) -> Result<Arc<dyn OpenContent>, Box<Reply>> {
-        let request = PullRequest {
+        self.inner
+            .contents
+            .open(self.pull_request(content, permit, length))
+            .map_err(|problem| refuse(reply::pull_error(&problem)))
+    }
+
+    /// What is asked of the pulls, on behalf of whoever holds the permit.
+    pub(super) fn pull_request(
+        &self,
+        content: &OriginLocator,
+        permit: &Permit,
+        length: Option<u64>,
+    ) -> PullRequest {
+        PullRequest {
             locator: content.clone(),
             length,
             media_type: permit.head.as_ref().and_then(|head| head.media_type.clone()),
             credentials: permit.credentials.clone(),
             public: permit.public,
-        };
-        self.inner
-            .contents
-            .open(request)
-            .map_err(|problem| refuse(reply::pull_error(&problem)))
+        }
     }
 
     /// The body, unless it is known by now that there will be none.
@@ -214,7 +224,11 @@ impl Plan {
         let mut reply = Reply::new(reply::whole(Bytes::new()));
         *reply.status_mut() = self.status;
         reply::set_text(&mut reply, CONTENT_TYPE, &self.media_type);
-        reply::set(&mut reply, CONTENT_LENGTH, HeaderValue::from(length_of(&self.parts)));
+        reply::set(
+            &mut reply,
+            CONTENT_LENGTH,
+            HeaderValue::from(length_of(&self.parts)),
+        );
         reply::set(&mut reply, ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         reply::set_text(&mut reply, ETAG, &etag(digest));
         reply::set_text(&mut reply, CONTENT_DIGEST, &digest.to_string());

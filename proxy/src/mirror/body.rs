@@ -53,7 +53,9 @@ pub(super) struct ContentBody {
 
 impl fmt::Debug for ContentBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ContentBody").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("ContentBody")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,9 +126,13 @@ impl ContentBody {
     }
 
     /// Remembers why it ends, and comes back once what was handed out had its chance to be flushed.
-    fn fail(&mut self, error: BodyError, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn fail(
+        &mut self,
+        error: BodyError,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if !self.ended {
-            tracing::warn!(%error, missing_bytes = self.left, "body given up, the client is handed over");
+            tracing::warn!(task = %self.running.task(), %error, missing_bytes = self.left, "body given up, the client is handed over");
             self.running.give_up();
         }
         self.reader = None;

@@ -73,10 +73,22 @@ impl MirrorConfig {
                 problems.push((key.to_owned(), what.to_owned()));
             }
         };
-        wrong("tagTtl", self.tag_ttl > Duration::from_secs(30), "must be at most 30s");
-        wrong("firstByteDeadline", self.first_byte_deadline.is_zero(), "must be more than 0s");
+        wrong(
+            "tagTtl",
+            self.tag_ttl > Duration::from_secs(30),
+            "must be at most 30s",
+        );
+        wrong(
+            "firstByteDeadline",
+            self.first_byte_deadline.is_zero(),
+            "must be more than 0s",
+        );
         let reversed = self.slow_origin_deadline < self.first_byte_deadline;
-        wrong("slowOriginDeadline", reversed, "must not be below firstByteDeadline");
+        wrong(
+            "slowOriginDeadline",
+            reversed,
+            "must not be below firstByteDeadline",
+        );
         wrong("connectionsMax", self.connections_max == 0, "must be at least 1");
         wrong("requestsMax", self.requests_max == 0, "must be at least 1");
         wrong("tagsMax", self.tags_max == 0, "must be at least 1");

@@ -90,7 +90,10 @@ impl Streams {
         let given_up = |content: &Content| content.running == 0 && content.given_up.is_some();
         if contents.values().filter(|content| given_up(content)).count() >= REMEMBERED_MAX {
             let oldest = contents.iter().filter(|(_, content)| given_up(content));
-            if let Some(oldest) = oldest.min_by_key(|(_, content)| content.given_up).map(|(task, _)| *task) {
+            if let Some(oldest) = oldest
+                .min_by_key(|(_, content)| content.given_up)
+                .map(|(task, _)| *task)
+            {
                 contents.remove(&oldest);
             }
         }
@@ -111,7 +114,8 @@ impl Streams {
 
 impl Content {
     fn is_given_up(&self, now: Instant, hand_over: Duration) -> bool {
-        self.given_up.is_some_and(|since| now.duration_since(since) < hand_over)
+        self.given_up
+            .is_some_and(|since| now.duration_since(since) < hand_over)
     }
 
     fn refuse(&mut self) -> Opening {
@@ -128,6 +132,11 @@ impl Content {
 }
 
 impl Running {
+    /// The content.
+    pub(super) fn task(&self) -> TaskId {
+        self.task
+    }
+
     /// Gives the content up.
     pub(super) fn give_up(&self) {
         self.streams.give_up(self.task);

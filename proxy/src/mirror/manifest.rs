@@ -50,18 +50,23 @@ impl Mirror {
             accept: ask.headers.get_all(ACCEPT).iter().cloned().collect(),
         };
         let known = self.inner.memory.tag(&query);
-        let young = known.as_ref().filter(|(_, when)| when.elapsed() < self.inner.config.tag_ttl);
+        let young = known
+            .as_ref()
+            .filter(|(_, when)| when.elapsed() < self.inner.config.tag_ttl);
         if let Some((head, _)) = young {
             return self.serve_known_tag(ask, head.clone()).await;
         }
-        let held = known.as_ref().and_then(|(head, _)| self.inner.contents.holds(head.digest.into()));
+        let held = known
+            .as_ref()
+            .and_then(|(head, _)| self.inner.contents.holds(head.digest.into()));
         let resolve = self.inner.access.resolve(query.clone(), ask.authorization());
         let patience = self.patience(held.as_ref());
         let problem = match self.in_time(ask, &query.registry, patience, resolve).await {
             Ok(permit) => return self.serve_tag(ask, query, permit).await,
             Err(problem) => problem,
         };
-        match known.filter(|_| self.inner.config.serve_stale_tags && verdict(&problem) == Verdict::CannotTell) {
+        match known.filter(|_| self.inner.config.serve_stale_tags && verdict(&problem) == Verdict::CannotTell)
+        {
             Some((head, _)) => self.serve_stale_tag(ask, head, &problem).await,
             None => Err(refuse(reply::origin_error(&problem))),
         }
@@ -91,14 +96,22 @@ impl Mirror {
         let content = locator(ask, head.digest);
         let held = self.inner.contents.holds(head.digest.into());
         let proof = self.proof(&content, held.as_ref());
-        let Some(mut permit) = self.inner.access.usable_while_unreachable(&content, ask.authorization(), proof) else {
+        let Some(mut permit) =
+            self.inner
+                .access
+                .usable_while_unreachable(&content, ask.authorization(), proof)
+        else {
             return Err(refuse(reply::origin_error(problem)));
         };
         permit.head.get_or_insert(head);
         let mut reply = self.serve_manifest(ask, &content, permit, held).await?;
         tracing::warn!(registry = %content.registry, error = %problem, "stale tag served");
         self.inner.metrics.stale_tag();
-        reply::set(&mut reply, WARNING, HeaderValue::from_static("110 - \"Response is Stale\""));
+        reply::set(
+            &mut reply,
+            WARNING,
+            HeaderValue::from_static("110 - \"Response is Stale\""),
+        );
         Ok(reply)
     }
 
@@ -109,15 +122,17 @@ impl Mirror {
         permit: Permit,
         held: Option<KnownContent>,
     ) -> Answer {
+        self.vouch(ask, content, &permit, held.as_ref()).await?;
         let told = permit.head.as_ref().and_then(|head| head.media_type.clone());
         let told = told.or_else(|| held.as_ref().and_then(|held| held.media_type.clone()));
         let length = held.as_ref().map(|held| held.length);
-        let length = length.or_else(|| permit.head.as_ref().map(|head| head.length));
+        let length = length.or_else(|| permit.head.as_ref().and_then(|head| head.length));
         if length.is_some_and(|length| length > MANIFEST_BYTES_MAX) {
             return Err(refuse(invalid("the manifest is longer than 4 MiB")));
         }
         if ask.method == Method::HEAD
-            && let (Some(media_type), Some(length)) = (told.as_deref().filter(|told| is_manifest_type(told)), length)
+            && let (Some(media_type), Some(length)) =
+                (told.as_deref().filter(|told| is_manifest_type(told)), length)
         {
             return Ok(head(content.digest, media_type, length));
         }
@@ -155,7 +170,11 @@ impl Mirror {
         let deadline = ask.arrived + self.inner.config.slow_origin_deadline;
         let bytes = match timeout_at(deadline, read).await {
             Ok(read) => read.map_err(|problem| refuse(reply::pull_error(&problem)))?,
-            Err(_) => return Err(refuse(reply::pull_error(&PullError::Stalled(ask.arrived.elapsed())))),
+            Err(_) => {
+                return Err(refuse(reply::pull_error(&PullError::Stalled(
+                    ask.arrived.elapsed(),
+                ))));
+            }
         };
         if bytes.len() as u64 != known.length {
             return Err(refuse(invalid("the manifest ended early")));
@@ -166,7 +185,9 @@ impl Mirror {
     fn remember(&self, content: &OriginLocator, permit: &Permit, document: &Document) {
         let children: Vec<(OriginLocator, u64)> = document.children(content).collect();
         self.inner.memory.remember_lengths(&children);
-        self.inner.access.cover(permit, children.into_iter().map(|(child, _)| child));
+        self.inner
+            .access
+            .cover(permit, children.into_iter().map(|(child, _)| child));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use darter_types::{OriginLocator, RegistryName, Repository, Tag};
+use darter_types::{Digest, OriginLocator, RegistryName, Repository, Tag};
 use tokio::time::Instant;
 
 use crate::access::{ContentHead, Recent, TagQuery};
@@ -16,6 +16,7 @@ type TagKey = (RegistryName, Repository, Tag, Vec<Vec<u8>>);
 pub(super) struct Memory {
     tags: Mutex<Recent<TagKey, (ContentHead, Instant)>>,
     lengths: Mutex<Recent<OriginLocator, u64>>,
+    sources: Mutex<Recent<(RegistryName, Digest), ()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -27,6 +28,7 @@ impl Memory {
         Self {
             tags: Mutex::new(Recent::new(tags_max)),
             lengths: Mutex::new(Recent::new(lengths_max)),
+            sources: Mutex::new(Recent::new(lengths_max)),
         }
     }
 
@@ -37,6 +39,16 @@ impl Memory {
 
     pub(super) fn remember_tag(&self, query: TagQuery, head: ContentHead) {
         lock(&self.tags).insert(tag_key(&query), (head, Instant::now()));
+    }
+
+    /// Whether this registry showed that it has the content.
+    pub(super) fn is_source(&self, content: &OriginLocator) -> bool {
+        let key = (content.registry.clone(), content.digest);
+        lock(&self.sources).get(&key).is_some()
+    }
+
+    pub(super) fn remember_source(&self, content: &OriginLocator) {
+        lock(&self.sources).insert((content.registry.clone(), content.digest), ());
     }
 
     /// The length that a manifest of the same repository gives a content.

@@ -36,7 +36,11 @@ impl MirrorMetrics {
             stale_tags: Counter::default(),
         };
         let requests = metrics.requests.clone();
-        registry.register("darter_proxy_requests", "Requests of clients, by endpoint and status", requests);
+        registry.register(
+            "darter_proxy_requests",
+            "Requests of clients, by endpoint and status",
+            requests,
+        );
         let first_byte = metrics.first_byte.clone();
         let help = "Time from a client's request to the head of its answer";
         registry.register("darter_proxy_answer_seconds", help, first_byte);

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use darter_origin::Credentials;
 use http::header::{ACCEPT, CONTENT_TYPE, LINK};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use darter_origin::Credentials;
 
 use crate::access::Relayed;
 
@@ -24,12 +24,21 @@ impl Mirror {
     /// Answers from the registry alone, with the caller's own credential.
     pub(super) async fn pass_through(&self, ask: &Ask) -> Answer {
         let target = &ask.target;
-        let query = target.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let query = target
+            .query
+            .as_ref()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
         let request = Relayed {
             registry: target.registry.clone(),
             method: ask.method.clone(),
             path_and_query: format!("/v2/{}/{}{query}", target.repository, target.endpoint),
-            headers: ask.headers.get_all(ACCEPT).iter().map(|line| (ACCEPT, line.clone())).collect(),
+            headers: ask
+                .headers
+                .get_all(ACCEPT)
+                .iter()
+                .map(|line| (ACCEPT, line.clone()))
+                .collect(),
             credentials: match ask.authorization() {
                 Some(authorization) => Credentials::Caller(authorization.clone()),
                 None => Credentials::Anonymous,
@@ -54,10 +63,14 @@ async fn passed_on(target: &Target, answer: Response<ReplyBody>) -> Answer {
         return Err(refuse(reply::unavailable(&message, Duration::from_secs(1))));
     }
     if parts.status.is_redirection() || parts.status.is_informational() {
-        return Err(refuse(unusable("the registry answered in a way that cannot be passed on")));
+        return Err(refuse(unusable(
+            "the registry answered in a way that cannot be passed on",
+        )));
     }
     let Ok(body) = Limited::new(body, LIST_BYTES_MAX).collect().await else {
-        return Err(refuse(unusable("the registry's list broke off or is longer than 8 MiB")));
+        return Err(refuse(unusable(
+            "the registry's list broke off or is longer than 8 MiB",
+        )));
     };
     let mut reply = reply::bytes(parts.status, "application/json", body.to_bytes());
     copy(&parts.headers, &mut reply);
@@ -124,14 +137,26 @@ mod tests {
         };
         let next = "</v2/a/tags/list?n=2&last=x>; rel=\"next\"";
         for (via, expected) in [
-            (Via::Query, "</v2/a/tags/list?n=2&last=x&ns=r.test:5000>; rel=\"next\""),
-            (Via::FirstPart, "</v2/r.test:5000/a/tags/list?n=2&last=x>; rel=\"next\""),
-            (Via::BeforeVersion, "</r.test:5000/v2/a/tags/list?n=2&last=x>; rel=\"next\""),
+            (
+                Via::Query,
+                "</v2/a/tags/list?n=2&last=x&ns=r.test:5000>; rel=\"next\"",
+            ),
+            (
+                Via::FirstPart,
+                "</v2/r.test:5000/a/tags/list?n=2&last=x>; rel=\"next\"",
+            ),
+            (
+                Via::BeforeVersion,
+                "</r.test:5000/v2/a/tags/list?n=2&last=x>; rel=\"next\"",
+            ),
             (Via::Default, next),
         ] {
             assert_eq!(link(via, next).as_deref(), Some(expected));
         }
-        let absolute = link(Via::Header, "<https://r.test:5000/v2/a/tags/list?n=2>; rel=\"next\"");
+        let absolute = link(
+            Via::Header,
+            "<https://r.test:5000/v2/a/tags/list?n=2>; rel=\"next\"",
+        );
         assert_eq!(absolute.as_deref(), Some("</v2/a/tags/list?n=2>; rel=\"next\""));
         assert_eq!(link(Via::Header, "<https://evil.test/x>; rel=\"next\""), None);
         assert_eq!(link(Via::Header, "nonsense"), None);

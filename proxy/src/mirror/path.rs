@@ -150,7 +150,9 @@ impl Split {
             return Self::new(None, behind);
         }
         let (prefix, rest) = path.split_once('/').ok_or(RouteError::Unknown)?;
-        let url = rest.strip_prefix("https://").or_else(|| rest.strip_prefix("http://"));
+        let url = rest
+            .strip_prefix("https://")
+            .or_else(|| rest.strip_prefix("http://"));
         let (host, rest, via) = match url {
             Some(url) => {
                 let (host, rest) = url.split_once('/').ok_or(RouteError::Unknown)?;
@@ -183,7 +185,10 @@ fn endpoint(parts: &[String]) -> Result<(&[String], Endpoint), RouteError> {
     let [name @ .., kind, last] = parts else {
         return Err(RouteError::Unknown);
     };
-    let digest = || last.parse().map_err(|error: darter_types::DigestError| RouteError::Digest(error.to_string()));
+    let digest = || {
+        last.parse()
+            .map_err(|error: darter_types::DigestError| RouteError::Digest(error.to_string()))
+    };
     let endpoint = match (kind.as_str(), last.as_str()) {
         ("manifests", reference) if reference.contains(':') => {
             Endpoint::Manifest(ManifestReference::Digest(digest()?))
@@ -251,7 +256,9 @@ fn namespace(query: Option<&str>) -> Result<(Option<RegistryName>, Option<String
         }
         let named = registry(&decode(value)?)?;
         if found.get_or_insert_with(|| named.clone()) != &named {
-            return Err(RouteError::Name("ns is given twice, with different values".to_owned()));
+            return Err(RouteError::Name(
+                "ns is given twice, with different values".to_owned(),
+            ));
         }
     }
     Ok((found, (!rest.is_empty()).then(|| rest.join("&"))))
@@ -314,7 +321,9 @@ impl fmt::Display for Endpoint {
 /// If what was accepted is not found again under its own canonical path.
 pub fn fuzz_path(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let (path, query) = text.split_once('?').map_or((&*text, None), |(path, query)| (path, Some(query)));
+    let (path, query) = text
+        .split_once('?')
+        .map_or((&*text, None), |(path, query)| (path, Some(query)));
     let default = "registry.test".parse().ok();
     let Ok(Route::Endpoint(target)) = route(path, query, &HeaderMap::new(), default.as_ref()) else {
         return;

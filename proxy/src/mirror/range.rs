@@ -67,7 +67,11 @@ fn choose(mut ranges: Vec<ByteRange>) -> Selection {
         (Some(one), true) => Selection::One(one),
         (Some(last), false) => {
             ranges.push(last);
-            if overlap(&ranges) { Selection::TooMany } else { Selection::Several(ranges) }
+            if overlap(&ranges) {
+                Selection::TooMany
+            } else {
+                Selection::Several(ranges)
+            }
         }
     }
 }
@@ -75,7 +79,9 @@ fn choose(mut ranges: Vec<ByteRange>) -> Selection {
 fn overlap(ranges: &[ByteRange]) -> bool {
     let mut sorted = ranges.to_vec();
     sorted.sort_by_key(|range| range.start);
-    sorted.windows(2).any(|pair| matches!(pair, [a, b] if b.start < a.end))
+    sorted
+        .windows(2)
+        .any(|pair| matches!(pair, [a, b] if b.start < a.end))
 }
 
 fn byte_set(value: &str) -> Option<&str> {
@@ -85,7 +91,9 @@ fn byte_set(value: &str) -> Option<&str> {
 
 /// List elements; empty ones and white space around them are allowed (section 5.6.1.2).
 fn elements(set: &str) -> impl Iterator<Item = &str> {
-    set.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|element| !element.is_empty())
+    set.split(',')
+        .map(|element| element.trim_matches([' ', '\t']))
+        .filter(|element| !element.is_empty())
 }
 
 /// One element of a range set.

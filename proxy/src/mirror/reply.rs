@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_origin::OriginError;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use serde_json::json;
@@ -93,7 +95,9 @@ impl Code {
 
 /// A body that is whole already.
 pub fn whole(bytes: impl Into<Bytes>) -> ReplyBody {
-    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
 }
 
 /// An answer with these bytes.
@@ -167,7 +171,11 @@ pub fn origin_error(problem: &OriginError) -> Reply {
             headers,
             body,
             ..
-        } if matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) => {
+        } if matches!(
+            *status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+        ) =>
+        {
             relayed_refusal(*status, headers, body)
         }
         OriginError::Status { status, .. } if status.is_client_error() && !is_patience(*status) => {
@@ -249,7 +257,9 @@ mod tests {
         OriginError::Status {
             registry: "r.test".to_owned(),
             status: StatusCode::from_u16(code).unwrap(),
-            headers: [(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"x\""))].into_iter().collect(),
+            headers: [(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"x\""))]
+                .into_iter()
+                .collect(),
             body: Bytes::from_static(b"{}"),
         }
     }

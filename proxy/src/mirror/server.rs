@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Mirror;
+use crate::sendfile::ZeroCopy;
 
 /// How long a connection may stay without a (whole) request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,12 +36,21 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are told at one time that there are too many; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 impl Mirror {
     /// Serves the connections of a listener until `stop`; then they finish the request that they are at.
-    pub async fn serve(&self, mut listener: Box<dyn Listener>, tasks: &Tasks, stop: CancellationToken) {
-        let room = Arc::new(Semaphore::new(self.inner.config.connections_max.min(Semaphore::MAX_PERMITS)));
+    pub async fn serve(
+        &self,
+        mut listener: Box<dyn Listener>,
+        tasks: &Tasks,
+        zero_copy: ZeroCopy,
+        stop: CancellationToken,
+    ) {
+        let room = Arc::new(Semaphore::new(
+            self.inner.config.connections_max.min(Semaphore::MAX_PERMITS),
+        ));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             let stream = match accepted {
@@ -52,7 +62,7 @@ impl Mirror {
                 }
             };
             if let Ok(slot) = Arc::clone(&room).try_acquire_owned() {
-                let (mirror, stop) = (self.clone(), stop.clone());
+                let (mirror, stop, stream) = (self.clone(), stop.clone(), zero_copy.wrap_stream(stream));
                 tasks.spawn("mirror connection", async move {
                     let _slot = slot;
                     mirror.serve_connection(stream, stop).await;
@@ -83,7 +93,10 @@ impl Mirror {
             .serve_connection(TokioIo::new(io), service);
         let mut stopping = Some(Box::pin(stop.cancelled_owned()));
         let ended = poll_fn(|cx| {
-            if stopping.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
+            if stopping
+                .as_mut()
+                .is_some_and(|stop| stop.as_mut().poll(cx).is_ready())
+            {
                 stopping = None;
                 Pin::new(&mut connection).graceful_shutdown();
             }

@@ -1,0 +1,6 @@
+//! The mirror on real loopback sockets, before a registry that misbehaves on demand.
+
+mod blobs;
+mod lab;
+mod manifests;
+mod rights;

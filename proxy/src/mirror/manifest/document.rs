@@ -91,15 +91,19 @@ impl Document {
     pub fn children(&self, parent: &OriginLocator) -> impl Iterator<Item = (OriginLocator, u64)> {
         let lists = [&self.layers, &self.blobs, &self.manifests];
         let listed = lists.into_iter().flatten().flatten();
-        self.config.iter().chain(listed).take(CHILDREN_MAX).filter_map(|child| {
-            let digest: Digest = child.digest.parse().ok()?;
-            let locator = OriginLocator {
-                kind: child.kind(),
-                digest,
-                ..parent.clone()
-            };
-            Some((locator, child.size))
-        })
+        self.config
+            .iter()
+            .chain(listed)
+            .take(CHILDREN_MAX)
+            .filter_map(|child| {
+                let digest: Digest = child.digest.parse().ok()?;
+                let locator = OriginLocator {
+                    kind: child.kind(),
+                    digest,
+                    ..parent.clone()
+                };
+                Some((locator, child.size))
+            })
     }
 }
 
@@ -119,7 +123,8 @@ impl Descriptor {
 /// If more contents are named than are kept.
 pub fn fuzz_document(data: &[u8]) {
     if let Ok(document) = Document::parse(data) {
-        let Ok((registry, repository)) = "r.test".parse().and_then(|registry| Ok((registry, "a".parse()?))) else {
+        let Ok((registry, repository)) = "r.test".parse().and_then(|registry| Ok((registry, "a".parse()?)))
+        else {
             return;
         };
         let parent = OriginLocator {
@@ -129,7 +134,11 @@ pub fn fuzz_document(data: &[u8]) {
             digest: Digest::of(darter_types::Algorithm::Sha256, data),
         };
         let lengths: BTreeMap<OriginLocator, u64> = document.children(&parent).collect();
-        assert!(lengths.len() <= CHILDREN_MAX, "{} children were kept", lengths.len());
+        assert!(
+            lengths.len() <= CHILDREN_MAX,
+            "{} children were kept",
+            lengths.len()
+        );
     }
 }
 
@@ -152,11 +161,20 @@ mod tests {
     #[test]
     fn what_is_a_manifest() {
         let table = [
-            (r#"{"schemaVersion":2,"config":{"digest":"ONE","size":1},"layers":[]}"#, "ok"),
+            (
+                r#"{"schemaVersion":2,"config":{"digest":"ONE","size":1},"layers":[]}"#,
+                "ok",
+            ),
             (r#"{"schemaVersion":2,"manifests":[]}"#, "ok"),
-            (r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#, "ok"),
+            (
+                r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#,
+                "ok",
+            ),
             (r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#, "ambiguous"),
-            (r#"{"schemaVersion":2,"config":{"digest":"ONE","size":1},"manifests":[]}"#, "ambiguous"),
+            (
+                r#"{"schemaVersion":2,"config":{"digest":"ONE","size":1},"manifests":[]}"#,
+                "ambiguous",
+            ),
             (
                 r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","layers":[]}"#,
                 "ambiguous",
@@ -164,7 +182,10 @@ mod tests {
             (r#"{"schemaVersion":2,"layers":[],"layers":[]}"#, "json"),
             (r#"{"schemaVersion":1,"fsLayers":[]}"#, "none"),
             (r#"{"errors":[]}"#, "none"),
-            (r#"{"schemaVersion":2,"layers":[{"digest":"ONE","size":-1}]}"#, "json"),
+            (
+                r#"{"schemaVersion":2,"layers":[{"digest":"ONE","size":-1}]}"#,
+                "json",
+            ),
             ("<!doctype html>", "json"),
             ("[]", "json"),
             ("", "json"),
@@ -189,8 +210,10 @@ mod tests {
             digest: Digest::of(darter_types::Algorithm::Sha256, b""),
         };
         let document = Document::parse(text.as_bytes()).unwrap();
-        let children: Vec<(ContentKind, u64)> =
-            document.children(&parent).map(|(child, size)| (child.kind, size)).collect();
+        let children: Vec<(ContentKind, u64)> = document
+            .children(&parent)
+            .map(|(child, size)| (child.kind, size))
+            .collect();
         assert_eq!(children, [(ContentKind::Manifest, 7), (ContentKind::Blob, 8)]);
         assert_eq!(document.media_type(), OCI_INDEX);
     }

@@ -26,7 +26,9 @@ pub(super) fn decode(text: &str) -> Result<String, RouteError> {
 }
 
 fn hexadecimal(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// The parameters of a query: name, value (both as sent) and the whole text of each.

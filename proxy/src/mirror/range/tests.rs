@@ -14,7 +14,10 @@ fn ask(range: &str, length: u64) -> Selection {
 }
 
 fn ranges(pairs: &[(u64, u64)]) -> Vec<ByteRange> {
-    pairs.iter().map(|(start, end)| ByteRange::new(*start, *end)).collect()
+    pairs
+        .iter()
+        .map(|(start, end)| ByteRange::new(*start, *end))
+        .collect()
 }
 
 #[test]
@@ -48,7 +51,12 @@ fn many_ranges_are_refused_before_they_cost_anything() {
 }
 
 /// What the model's answer means here.
-fn by_model(method: &Method, range: Option<&str>, if_range: Option<&str>, length: u64) -> (u16, std::ops::Range<u64>) {
+fn by_model(
+    method: &Method,
+    range: Option<&str>,
+    if_range: Option<&str>,
+    length: u64,
+) -> (u16, std::ops::Range<u64>) {
     let request = RangeRequest {
         method: method.clone(),
         range,
@@ -83,7 +91,8 @@ fn offset() -> impl Strategy<Value = String> {
 }
 
 fn header() -> impl Strategy<Value = String> {
-    let unit = prop_oneof![8 => Just("bytes="), 1 => Just("Bytes="), 1 => Just("bytes "), 1 => Just("items=")];
+    let unit =
+        prop_oneof![8 => Just("bytes="), 1 => Just("Bytes="), 1 => Just("bytes "), 1 => Just("items=")];
     let space = prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just(",")];
     (unit, space, offset(), offset()).prop_map(|(unit, space, a, b)| format!("{unit}{space}{a}-{b}{space}"))
 }

@@ -1,0 +1,204 @@
+//! Who may read: the registry decides, whatever is cached here.
+
+use std::time::Duration;
+
+use darter_testkit::client::{self, Response};
+use darter_testkit::content::Content;
+use darter_testkit::image::{Image, ImageSpec, add_image};
+use darter_testkit::origin::{Access, Denial, Fault, Match, Origin, When};
+
+use super::lab::{Lab, headers_of};
+use crate::mirror::MirrorConfig;
+
+const TOKEN: (&str, &str) = ("authorization", "Bearer alice-token");
+
+/// A private image, and Alice who may read it.
+async fn private(lab: &Lab) -> Image {
+    let image = add_image(&lab.origin, "secret", Some("v1"), &ImageSpec::new(1, &[5000]));
+    lab.origin.set_access("secret", Access::Bearer { public: false });
+    lab.origin.add_user("alice", "pw");
+    lab.origin.allow("secret", "alice");
+    lab.origin.add_token(
+        "alice-token",
+        Some("alice"),
+        &["secret"],
+        Duration::from_secs(300),
+    );
+    image
+}
+
+fn targets(image: &Image) -> Vec<String> {
+    let blobs = image
+        .blobs()
+        .map(|blob| format!("/v2/secret/blobs/{}", blob.digest));
+    let manifest = format!("/v2/secret/manifests/{}", image.manifest.digest);
+    blobs
+        .chain([manifest, "/v2/secret/manifests/v1".to_owned()])
+        .collect()
+}
+
+/// Status, headers and body, to compare.
+fn shape(answer: &Response) -> (u16, Vec<(String, String)>, bytes::Bytes) {
+    (answer.status, headers_of(answer), answer.body.clone())
+}
+
+#[tokio::test]
+async fn cached_private_content_is_refused_as_if_it_were_not_cached() {
+    let lab = Lab::new().await;
+    let image = private(&lab).await;
+    let targets = targets(&image);
+    let mut before = Vec::new();
+    for target in &targets {
+        before.push(lab.get(target, &[]).await);
+    }
+    for target in targets.iter().rev() {
+        assert_eq!(lab.get(target, &[TOKEN]).await.status, 200, "{target}");
+    }
+    assert!(!lab.contents.held.lock().unwrap().is_empty());
+    for (target, before) in targets.iter().zip(&before) {
+        for _ in 0..5 {
+            let after = lab.get(target, &[]).await;
+            assert_eq!(after.status, 401);
+            let challenge = after.header("www-authenticate").unwrap();
+            assert!(challenge.starts_with("Bearer realm="), "{challenge}");
+            assert_eq!(shape(&after), shape(before), "{target}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_another_repository_opens_nothing() {
+    for (denial, status) in [(Denial::Forbidden, 403), (Denial::NotFound, 404)] {
+        let lab = Lab::new().await;
+        let image = private(&lab).await;
+        lab.origin.set_denial(denial);
+        for target in targets(&image) {
+            lab.get(&target, &[TOKEN]).await;
+        }
+        lab.origin.add_user("bob", "pw");
+        lab.origin.add_token(
+            "bob-token",
+            Some("bob"),
+            &["secret", "own"],
+            Duration::from_secs(300),
+        );
+        add_image(&lab.origin, "own", Some("v1"), &ImageSpec::new(2, &[10]));
+        let bob = ("authorization", "Bearer bob-token");
+        for target in targets(&image) {
+            assert_eq!(lab.get(&target, &[bob]).await.status, status, "{target}");
+            // The digest in a repository that Bob may read is not there.
+            let own = target
+                .replace("/secret/", "/own/")
+                .replace("manifests/v1", "manifests/v2");
+            assert_eq!(lab.get(&own, &[bob]).await.status, 404, "{own}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_the_registry_cannot_answer_private_content_stays_closed() {
+    for fault in [Fault::status(500), Fault::too_many_requests(1), Fault::Silence] {
+        let lab = Lab::with(MirrorConfig {
+            first_byte_deadline: Duration::from_millis(300),
+            ..MirrorConfig::default()
+        })
+        .await;
+        let image = private(&lab).await;
+        let open = lab.origin.add_blob("open", "everybody's");
+        let layer = format!("/v2/secret/blobs/{}", image.layers[0].digest);
+        assert_eq!(lab.get(&layer, &[TOKEN]).await.status, 200);
+        let open = format!("/v2/open/blobs/{open}");
+        assert_eq!(lab.get(&open, &[]).await.status, 200);
+        lab.origin
+            .inject(Match::any().before_access(), When::Always, fault.clone());
+        // A token that was never seen, for content that is here.
+        let other = ("authorization", "Bearer other");
+        let answer = lab.get(&layer, &[other]).await;
+        assert_eq!(
+            (answer.status, answer.header("retry-after").is_some()),
+            (503, true),
+            "{fault:?}"
+        );
+        assert_eq!(lab.get(&open, &[]).await.status, 200, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_go_to_their_registry_and_into_no_answer() {
+    let lab = Lab::new().await;
+    let image = private(&lab).await;
+    for target in targets(&image) {
+        let answer = lab.get(&target, &[TOKEN]).await;
+        assert!(!format!("{:?}", answer.headers).contains("alice"));
+    }
+    assert!(lab.origin.tokens_seen().contains("alice-token"));
+}
+
+#[tokio::test]
+async fn a_public_repository_behind_tokens_is_open_to_all() {
+    let lab = Lab::new().await;
+    let image = add_image(&lab.origin, "secret", Some("v1"), &ImageSpec::new(1, &[5000]));
+    lab.origin.set_access("secret", Access::Bearer { public: true });
+    for target in targets(&image) {
+        assert_eq!(lab.get(&target, &[]).await.status, 200, "{target}");
+        assert_eq!(
+            lab.get(&target, &[("authorization", "Bearer nonsense")])
+                .await
+                .status,
+            200,
+            "{target}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_registry_opens_only_what_it_has() {
+    let lab = Lab::new().await;
+    let image = private(&lab).await;
+    for target in targets(&image) {
+        assert_eq!(lab.get(&target, &[TOKEN]).await.status, 200, "{target}");
+    }
+    // Another registry says yes to those digests, and has other bytes.
+    let hostile = Origin::new();
+    let running = hostile.spawn_on_loopback().await.unwrap();
+    let layer = &image.layers[0];
+    let wrong = Content::generated(9, layer.size);
+    hostile.add_blob_as("secret", &layer.digest, wrong);
+    let at = |target: &str| format!("{target}?ns={}", running.host());
+    let blob = format!("/v2/secret/blobs/{}", layer.digest);
+    for _ in 0..2 {
+        let stolen = client::get(lab.mirror, &at(&blob), &[]).await.unwrap();
+        assert_eq!(stolen.status, 502);
+    }
+    // Nor by a tag that points to the manifest.
+    hostile.move_tag("secret", "v1", &image.manifest.digest);
+    let body = "x".repeat(usize::try_from(image.manifest.size).unwrap());
+    hostile.inject(
+        Match::any(),
+        When::Always,
+        Fault::Replace {
+            content: body.into(),
+            etag: "\"x\"".to_owned(),
+        },
+    );
+    let stolen = client::get(lab.mirror, &at("/v2/secret/manifests/v1"), &[])
+        .await
+        .unwrap();
+    assert!(
+        stolen.status >= 400 && stolen.body_digest() != image.manifest.digest,
+        "{}",
+        stolen.status
+    );
+
+    // One that really has the content may open it, once it showed that.
+    let honest = Origin::new();
+    let running = honest.spawn_on_loopback().await.unwrap();
+    let copy = add_image(&honest, "secret", Some("v1"), &ImageSpec::new(1, &[5000]));
+    assert_eq!(copy.layers, image.layers);
+    for _ in 0..3 {
+        let target = format!("{blob}?ns={}", running.host());
+        let answer = client::get(lab.mirror, &target, &[]).await.unwrap();
+        assert_eq!((answer.status, answer.body_digest()), (200, layer.digest.clone()));
+    }
+    assert_eq!(honest.requests_for(&http::Method::GET, &layer.digest), 1);
+}
