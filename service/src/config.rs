@@ -3,6 +3,12 @@
 //! A role's own sections live with the components that they configure; this module holds the types of their values
 //! and the loader. Nothing is ignored: an unknown key is a problem, and all problems are reported at once.
 
-pub mod values;
+mod assembly;
+mod load;
+mod problems;
+mod suggest;
+mod values;
 
+pub use load::{Sources, load, to_yaml};
+pub use problems::{ConfigError, Problem, Problems, Validate};
 pub use values::{ByteSize, Period, Secret, ValueError};

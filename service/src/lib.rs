@@ -1,10 +1,19 @@
 //! What every long-running role does alike.
 //!
-//! [`net`] is where sockets come from, [`supervise`] the only place that spawns, [`http_server`] serves, [`limit`] holds
-//! back. [`config`] reads a role's configuration.
+//! [`net`] is where sockets come from, [`supervise`] the only place that spawns, [`http_server`] serves, [`limit`] and
+//! [`backoff`] hold back. [`config`] reads a role's configuration, [`log`] and [`metrics`] tell what it does, [`ready`]
+//! and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates.
 
+pub mod admin;
+pub mod backoff;
+pub mod build_info;
 pub mod config;
 pub mod http_server;
 pub mod limit;
+pub mod log;
+pub mod metrics;
 pub mod net;
+pub mod ready;
+pub mod shutdown;
 pub mod supervise;
+pub mod tls;

@@ -78,7 +78,7 @@ impl FromStr for Period {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let wrong = || ValueError::new(EXPECTED, text);
         let (mut rest, mut nanoseconds, mut units) = (text, 0_u64, UNITS.iter());
-        while !rest.is_empty() || nanoseconds == 0 {
+        loop {
             let (number, tail) = leading_number(rest).ok_or_else(wrong)?;
             let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let (name, tail) = tail.split_at(end);
@@ -88,10 +88,9 @@ impl FromStr for Period {
             nanoseconds = nanoseconds.checked_add(part).ok_or_else(wrong)?;
             rest = tail;
             if rest.is_empty() {
-                break;
+                return Ok(Self(Duration::from_nanos(nanoseconds)));
             }
         }
-        Ok(Self(Duration::from_nanos(nanoseconds)))
     }
 }
 

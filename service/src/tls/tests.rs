@@ -1,0 +1,179 @@
+use super::*;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{ClientConnection, ServerConnection};
+use std::fs;
+use tempfile::TempDir;
+
+/// A CA and what it signed, as files.
+struct Authority {
+    dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self {
+            dir,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn node(&self, name: &str) -> NodeTls {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let tls = NodeTls {
+            cert_file: self.file(&format!("{name}.pem")),
+            key_file: self.file(&format!("{name}.key")),
+            ca_file: self.file("ca.pem"),
+        };
+        fs::write(&tls.cert_file, certificate.pem()).unwrap();
+        fs::write(&tls.key_file, key.serialize_pem()).unwrap();
+        tls
+    }
+}
+
+/// A handshake without a socket.
+fn shake_hands(client: ClientConfig, server: ServerConfig) -> Result<rustls::ProtocolVersion, rustls::Error> {
+    let mut client = ClientConnection::new(Arc::new(client), "server".try_into().unwrap()).unwrap();
+    let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        wire.clear();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok(client.protocol_version().unwrap())
+}
+
+#[test]
+fn nodes_of_one_authority_talk_tls_1_3() {
+    let ours = Authority::new();
+    let (client, server) = (
+        ours.node("client").client().unwrap(),
+        ours.node("server").server().unwrap(),
+    );
+    assert_eq!(shake_hands(client, server), Ok(rustls::ProtocolVersion::TLSv1_3));
+}
+
+#[test]
+fn a_node_refuses_strangers_on_both_sides() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let server = || ours.node("server").server().unwrap();
+    // It believes our server, but has no certificate, or one that somebody else signed.
+    let anonymous = client(Some(&ours.file("ca.pem"))).unwrap();
+    assert!(matches!(
+        shake_hands(anonymous, server()),
+        Err(rustls::Error::NoCertificatesPresented)
+    ));
+    let mut stranger = theirs.node("client");
+    stranger.ca_file = ours.file("ca.pem");
+    let refused = shake_hands(stranger.client().unwrap(), server());
+    assert!(
+        matches!(refused, Err(rustls::Error::InvalidCertificate(_))),
+        "{refused:?}"
+    );
+    let refused = shake_hands(theirs.node("client").client().unwrap(), server());
+    assert!(
+        matches!(refused, Err(rustls::Error::InvalidCertificate(_))),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn anyone_may_talk_to_a_plain_server_whose_authority_he_believes() {
+    let ours = Authority::new();
+    let node = ours.node("server");
+    let identity = Identity {
+        cert_file: node.cert_file,
+        key_file: node.key_file,
+    };
+    shake_hands(
+        client(Some(&ours.file("ca.pem"))).unwrap(),
+        identity.server().unwrap(),
+    )
+    .unwrap();
+    let other = Authority::new();
+    let refused = shake_hands(
+        client(Some(&other.file("ca.pem"))).unwrap(),
+        identity.server().unwrap(),
+    );
+    assert!(
+        matches!(refused, Err(rustls::Error::InvalidCertificate(_))),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn errors_name_the_file_and_the_reason() {
+    let ours = Authority::new();
+    let good = ours.node("a");
+    let other = ours.node("b");
+    let (missing, empty, broken) = (
+        ours.file("missing.pem"),
+        ours.file("empty.pem"),
+        ours.file("broken.pem"),
+    );
+    fs::write(&empty, "").unwrap();
+    fs::write(
+        &broken,
+        "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let error = |tls: &NodeTls| {
+        (
+            tls.server().unwrap_err().to_string(),
+            tls.client().unwrap_err().to_string(),
+        )
+    };
+    for (file, reason) in [
+        (&missing, "cannot be read"),
+        (&empty, "no certificate"),
+        (&broken, "no certificate in PEM"),
+    ] {
+        let cases = [
+            NodeTls {
+                cert_file: file.clone(),
+                ..good.clone()
+            },
+            NodeTls {
+                ca_file: file.clone(),
+                ..good.clone()
+            },
+        ];
+        for tls in cases {
+            for text in <[String; 2]>::from(error(&tls)) {
+                assert!(
+                    text.starts_with(&file.display().to_string()) && text.contains(reason),
+                    "{text}"
+                );
+            }
+        }
+    }
+    let text = error(&NodeTls {
+        key_file: good.cert_file.clone(),
+        ..good.clone()
+    })
+    .0;
+    assert!(text.contains("no private key in PEM"), "{text}");
+    // A key of another certificate is found here, not at the first connection.
+    let text = error(&NodeTls {
+        key_file: other.key_file,
+        ..good.clone()
+    })
+    .0;
+    assert!(text.starts_with(&good.cert_file.display().to_string()), "{text}");
+}
