@@ -5,9 +5,16 @@
 //! answers goes back the same way. It keeps nothing that the nodes could not tell it again: kill it at any
 //! time, and start it empty.
 //!
-//! Where to start: [`schedule`], then [`resource`]. What must hold is in `invariant`.
+//! Where to start: [`schedule`], then [`resource`]. What must hold is in [`invariant`].
 
+pub mod app;
+pub mod config;
 pub mod evaluator;
 pub mod graph;
+pub mod invariant;
+pub mod metrics;
 pub mod resource;
+pub mod scale;
 pub mod schedule;
+pub mod service;
+pub mod view;

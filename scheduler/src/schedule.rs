@@ -116,7 +116,8 @@ impl Scheduler {
             }
             Event::Tick => self.tick(now, out),
         }
-        self.publish_parents(now, out);
+        self.publish_parents(out);
+        debug_assert_eq!(crate::invariant::broken(self), None);
     }
 
     /// The host that speaks on `connection`; `None` if a newer one took its place.
@@ -169,6 +170,11 @@ impl Scheduler {
     /// Whether another host may connect: known ones always may.
     pub fn admits(&self, id: &HostId) -> bool {
         self.hosts.key(id).is_some() || self.hosts.len() < self.settings.hosts_max
+    }
+
+    /// Whether a task's lease waits until the nodes had time to announce themselves.
+    pub(crate) fn is_in_grace(&self, task: TaskKey) -> bool {
+        self.in_grace.contains(&task)
     }
 
     fn send(&mut self, host: HostKey, message: SchedulerMessage, out: &mut Outbox) {

@@ -76,6 +76,8 @@ pub struct Task {
     pub asked: Option<Asked>,
     /// Who was asked for the chain in vain, or disappointed with a lease, and until when that counts.
     pub passed_over: BTreeMap<HostKey, Moment>,
+    /// Leases that ended since the last progress under one.
+    pub leases_in_vain: u32,
     /// Wants for which something is still to be fetched.
     pub waiting: BTreeSet<Turn>,
     /// Wants that are open, those that were sent to the origin alone included.
@@ -99,6 +101,7 @@ impl Task {
             lease: None,
             asked: None,
             passed_over: BTreeMap::new(),
+            leases_in_vain: 0,
             waiting: BTreeSet::new(),
             wants: 0,
             last_wanted: now,

@@ -62,7 +62,7 @@ impl Scheduler {
         accuser.accused.retain(|_, since| now.since(*since) < block);
         if accuser.accused.len() >= ACCUSED_MAX && !accuser.accused.contains_key(&parent) {
             self.tally.ignored += 1;
-            self.part(now, key, child, parent);
+            self.part(key, child, parent);
             return;
         }
         accuser.accused.insert(parent, now);
@@ -71,7 +71,7 @@ impl Scheduler {
 
     /// `child` could not reach `parent`, or it fell silent.
     fn doubt(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey, out: &mut Outbox) {
-        self.part(now, key, child, parent);
+        self.part(key, child, parent);
         let doubted = self
             .tasks
             .get_mut(key)
@@ -92,7 +92,7 @@ impl Scheduler {
     }
 
     /// Two nodes that cannot exchange are not neighbours, and the one that said so gets others.
-    fn part(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey) {
+    fn part(&mut self, key: TaskKey, child: HostKey, parent: HostKey) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };
@@ -103,7 +103,7 @@ impl Scheduler {
         task.graph.disconnect(child, parent, &mut changed);
         self.changed.entry(key).or_default().extend(changed);
         for host in [child, parent] {
-            self.join_mesh(now, key, host);
+            self.join_mesh(key, host);
         }
     }
 

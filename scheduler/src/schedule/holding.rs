@@ -19,7 +19,7 @@ impl Scheduler {
                 continue;
             }
             self.note_origin(task_key, held.origin);
-            self.hold(now, task_key, host, &held.runs);
+            self.hold(task_key, host, &held.runs);
             if let Some(peer) = self.peer_mut(task_key, host) {
                 peer.states_offered = held.states_known;
             }
@@ -39,7 +39,7 @@ impl Scheduler {
             self.forget_if_empty(task_key);
             return;
         }
-        self.hold(now, task_key, host, &have.runs);
+        self.hold(task_key, host, &have.runs);
         self.renew_lease(now, task_key, host);
         self.note_fed(task_key, host, &have.fed);
         self.forget_if_empty(task_key);
@@ -165,7 +165,7 @@ impl Scheduler {
     }
 
     /// Notes pieces of a host, which becomes a peer of the task.
-    pub(super) fn hold(&mut self, now: Moment, key: TaskKey, host: HostKey, runs: &[PieceRun]) {
+    pub(super) fn hold(&mut self, key: TaskKey, host: HostKey, runs: &[PieceRun]) {
         if runs.is_empty() {
             return;
         }
@@ -181,7 +181,7 @@ impl Scheduler {
             .get(&host)
             .is_some_and(|peer| peer.is_idle() && peer.want.is_none());
         if task.hold(host, runs) && first {
-            self.join_mesh(now, key, host);
+            self.join_mesh(key, host);
         }
     }
 

@@ -11,6 +11,8 @@ use crate::resource::{Host, HostKey, Lease, Task, TaskKey};
 
 /// Seeds that are tried for one task before those who ask fetch themselves.
 const SEEDS_TRIED_MAX: usize = 2;
+/// Leases of one task without any progress after which whoever waits is sent to the origin.
+const LEASES_IN_VAIN_MAX: u32 = 4;
 /// Parked wants that are looked at for one that is public.
 const WAITING_LOOKED_AT: usize = 64;
 
@@ -39,10 +41,25 @@ impl Scheduler {
         if self.ask_for_chain(now, key, out) {
             return;
         }
+        if self.too_many_in_vain(key) {
+            return self.all_go_alone(key, "several nodes failed to fetch it from the origin", out);
+        }
         match self.choose_holder(now, key) {
             Some((holder, origin)) => self.grant(now, key, holder, origin, out),
             None => self.all_go_alone(key, "nobody could fetch it from the origin", out),
         }
+    }
+
+    /// Whether leases were given again and again and nothing came; counts from the start then.
+    fn too_many_in_vain(&mut self, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else {
+            return false;
+        };
+        let too_many = task.leases_in_vain >= LEASES_IN_VAIN_MAX;
+        if too_many {
+            task.leases_in_vain = 0;
+        }
+        too_many
     }
 
     /// Who gets the lease: a seed for a content that anybody may have, else whoever waits longest.
@@ -98,7 +115,7 @@ impl Scheduler {
         self.set_lease(now, key, holder, epoch);
         self.tally.leases += 1;
         // Offered at once, before it has anything, so that everybody is connected when it has.
-        self.join_mesh(now, key, holder);
+        self.join_mesh(key, holder);
         self.send_states(key, holder, out);
         let Some(task) = self.tasks.get(key) else {
             return;
@@ -157,10 +174,14 @@ impl Scheduler {
     /// The holder of a lease showed that it goes on.
     pub(super) fn renew_lease(&mut self, now: Moment, key: TaskKey, host: HostKey) {
         let stall = self.settings.lease_stall;
-        let Some(lease) = self.tasks.get_mut(key).and_then(|task| task.lease.as_mut()) else {
+        let Some(task) = self.tasks.get_mut(key) else {
+            return;
+        };
+        let Some(lease) = &mut task.lease else {
             return;
         };
         if lease.holder == host {
+            task.leases_in_vain = 0;
             let first = !lease.started;
             lease.started = true;
             lease.deadline = now + stall;
@@ -210,6 +231,9 @@ impl Scheduler {
         self.drop_lease(key);
         if disappointed {
             self.pass_over(now, key, holder);
+            if let Some(task) = self.tasks.get_mut(key) {
+                task.leases_in_vain += 1;
+            }
         }
         self.remove_peer_if_idle(now, key, holder, out);
     }
@@ -258,7 +282,7 @@ impl Scheduler {
             LeaseOutcome::WrongContent => {
                 self.end_lease(now, key, host, true, out);
                 self.deny_leases(now, host);
-                self.drop_chain(now, key, "the content is not what its digest says", out);
+                self.drop_chain(key, "the content is not what its digest says", out);
             }
         }
         self.pump(now, key, out);

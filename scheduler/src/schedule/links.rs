@@ -53,9 +53,9 @@ impl Scheduler {
         let holds = task
             .peers
             .get(&host)
-            .is_some_and(|peer| peer.counted && (peer.held != Holding::Nothing || peer.states_offered > 0));
+            .is_some_and(|peer| peer.counted && (peer.held != Holding::Nothing || peer.states_offered > 1));
         let asked = task.asked.as_ref().is_some_and(|asked| asked.host == host);
-        holds && (asked || task.chain.is_none())
+        holds && (asked || (task.chain.is_none() && task.lease.is_none()))
     }
 
     /// Takes states in; gives the first border that is news to somebody.
@@ -91,6 +91,11 @@ impl Scheduler {
         if result.is_ok() && trusted && links.first_border <= known.trusted && end > known.trusted {
             first_news = Some(known.trusted.min(before));
             known.trusted = end;
+        }
+        // A seed that proved the whole vouches for what others published before it as well.
+        if result.is_ok() && trusted && links.proved && known.chain.is_complete() && known.trusted < after {
+            first_news = Some(known.trusted.min(before));
+            known.trusted = after;
         }
         if after > before {
             known.author = host;
@@ -147,17 +152,17 @@ impl Scheduler {
             .tasks
             .get(key)
             .and_then(|task| Some(task.chain.as_ref()?.author));
+        self.drop_chain(key, "two nodes disagree about its content", out);
         for blamed in author.into_iter().chain([host]) {
             self.deny_leases(now, blamed);
             if self.holds_lease(key, blamed) {
                 self.pass_lease(now, key, out);
             }
         }
-        self.drop_chain(now, key, "two nodes disagree about its content", out);
     }
 
     /// Forgets a chain, tells everybody to, and sends those who wait to the origin.
-    pub(super) fn drop_chain(&mut self, _now: Moment, key: TaskKey, reason: &str, out: &mut Outbox) {
+    pub(super) fn drop_chain(&mut self, key: TaskKey, reason: &str, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };

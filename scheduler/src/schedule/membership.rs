@@ -118,7 +118,7 @@ impl Scheduler {
             if dead {
                 self.cut_off(now, task, key, out);
             } else {
-                self.avoid(now, task, key);
+                self.avoid(task, key);
             }
             self.pump(now, task, out);
         }
@@ -130,20 +130,20 @@ impl Scheduler {
         if let Some(task) = self.tasks.get_mut(task_key) {
             task.set_counted(key, false);
         }
-        self.leave_mesh(now, task_key, key);
+        self.leave_mesh(task_key, key);
         if self.holds_lease(task_key, key) {
             self.pass_lease(now, task_key, out);
         }
     }
 
     /// A slow host that only serves is replaced where somebody else holds everything.
-    fn avoid(&mut self, now: Moment, task_key: TaskKey, key: HostKey) {
+    fn avoid(&mut self, task_key: TaskKey, key: HostKey) {
         let replaceable = self.tasks.get(task_key).is_some_and(|task| {
             let wants = task.peers.get(&key).is_some_and(|peer| peer.want.is_some());
             !wants && self.others_hold_all(task, key) && !self.holds_lease(task_key, key)
         });
         if replaceable {
-            self.leave_mesh(now, task_key, key);
+            self.leave_mesh(task_key, key);
         }
     }
 
@@ -165,7 +165,7 @@ impl Scheduler {
             if let Some(task) = self.tasks.get_mut(task_key) {
                 task.set_counted(key, true);
             }
-            self.join_mesh(now, task_key, key);
+            self.join_mesh(task_key, key);
             self.pump(now, task_key, out);
         }
     }

@@ -19,7 +19,7 @@ const FAILED_MAX: u32 = 3;
 
 impl Scheduler {
     /// Gives a peer neighbours, as far as it lacks them.
-    pub(super) fn join_mesh(&mut self, now: Moment, key: TaskKey, host: HostKey) {
+    pub(super) fn join_mesh(&mut self, key: TaskKey, host: HostKey) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
@@ -30,7 +30,7 @@ impl Scheduler {
             return;
         }
         let candidates = self.candidates(key, host);
-        let order = self.order_of(now, key, host, &candidates);
+        let order = self.order_of(key, host, &candidates);
         let Some(mut task) = self.tasks.get_mut(key) else {
             return;
         };
@@ -122,8 +122,8 @@ impl Scheduler {
 
     /// The order in which neighbours are taken: most of them the best, the rest by chance, so that nodes of
     /// one place do not keep to themselves.
-    fn order_of(&mut self, now: Moment, key: TaskKey, host: HostKey, candidates: &[HostKey]) -> Vec<HostKey> {
-        let ranked = self.rank(now, key, host, candidates);
+    fn order_of(&mut self, key: TaskKey, host: HostKey, candidates: &[HostKey]) -> Vec<HostKey> {
+        let ranked = self.rank(key, host, candidates);
         let mut order: Vec<HostKey> = ranked
             .iter()
             .filter_map(|ranked| candidates.get(ranked.index).copied())
@@ -136,7 +136,7 @@ impl Scheduler {
     }
 
     /// Ranks peers as parents of `host`.
-    pub(crate) fn rank(&self, _now: Moment, key: TaskKey, host: HostKey, peers: &[HostKey]) -> Vec<Ranked> {
+    pub(crate) fn rank(&self, key: TaskKey, host: HostKey, peers: &[HostKey]) -> Vec<Ranked> {
         let (Some(task), Some(child)) = (self.tasks.get(key), self.hosts.get(host)) else {
             return Vec::new();
         };
@@ -173,7 +173,7 @@ impl Scheduler {
     }
 
     /// Takes a peer's edges away and gives those who lost one another.
-    pub(super) fn leave_mesh(&mut self, now: Moment, key: TaskKey, host: HostKey) {
+    pub(super) fn leave_mesh(&mut self, key: TaskKey, host: HostKey) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };
@@ -187,7 +187,7 @@ impl Scheduler {
                 .and_then(|task| task.peers.get(&other))
                 .is_some_and(|peer| peer.want.is_some())
             {
-                self.join_mesh(now, key, other);
+                self.join_mesh(key, other);
             }
         }
     }
@@ -214,7 +214,7 @@ impl Scheduler {
         if task.asked.as_ref().is_some_and(|asked| asked.host == host_key) {
             task.asked = None;
         }
-        self.leave_mesh(now, key, host_key);
+        self.leave_mesh(key, host_key);
         self.changed.entry(key).or_default().remove(&host_key);
         let _ = out;
         self.forget_if_empty(key);
@@ -252,11 +252,11 @@ impl Scheduler {
     }
 
     /// Sends everybody whose neighbours changed in this event its new set.
-    pub(super) fn publish_parents(&mut self, now: Moment, out: &mut Outbox) {
+    pub(super) fn publish_parents(&mut self, out: &mut Outbox) {
         for (key, changed) in std::mem::take(&mut self.changed) {
             for host in changed {
                 self.note_room(key, host);
-                if let Some(parents) = self.parents_of(now, key, host) {
+                if let Some(parents) = self.parents_of(key, host) {
                     self.tally.parents += 1;
                     self.send(host, SchedulerMessage::Parents(parents), out);
                 }
@@ -275,14 +275,14 @@ impl Scheduler {
     }
 
     /// The set of parents of a peer that wants the task; `None` for others, and if it never had any.
-    fn parents_of(&mut self, now: Moment, key: TaskKey, host: HostKey) -> Option<Parents> {
+    fn parents_of(&mut self, key: TaskKey, host: HostKey) -> Option<Parents> {
         let task = self.tasks.get(key)?;
         let peer = task.peers.get(&host)?;
         let neighbours = task.graph.neighbours(host).to_vec();
         if peer.want.is_none() || (neighbours.is_empty() && !peer.has_parents) {
             return None;
         }
-        let ranked = self.rank(now, key, host, &neighbours);
+        let ranked = self.rank(key, host, &neighbours);
         let parents = Parents {
             task: task.id,
             length: task.length,
@@ -324,11 +324,15 @@ fn upload_free(host: &Host, degree: usize) -> f64 {
 }
 
 fn nearness(a: &Host, b: &Host) -> Nearness {
-    let machine = |host: &Host| host.hello.address.rsplit_once(':').map(|(ip, _)| ip.to_owned());
     if machine(a) == machine(b) {
         return Nearness::Host;
     }
     Nearness::of_shared_levels(a.hello.locality.shared_levels(&b.hello.locality))
+}
+
+/// The address of a host without the port.
+fn machine(host: &Host) -> Option<&str> {
+    host.hello.address.rsplit_once(':').map(|(machine, _)| machine)
 }
 
 /// Between which places throughput is measured; a host without a locality stands nowhere.

@@ -25,7 +25,7 @@ impl Scheduler {
         match self.take_want(now, host, &want) {
             Ok(key) => {
                 self.adopt_lease(now, key, host, want.lease_epoch, out);
-                self.join_mesh(now, key, host);
+                self.join_mesh(key, host);
                 self.changed.entry(key).or_default().insert(host);
                 self.send_states(key, host, out);
                 self.pump(now, key, out);
@@ -68,7 +68,7 @@ impl Scheduler {
             return Err("the task has too many peers");
         }
         self.note_origin(key, Some(want.origin.clone()));
-        self.hold(now, key, host, &want.held);
+        self.hold(key, host, &want.held);
         self.park(key, host, want);
         Ok(key)
     }

@@ -1,0 +1,136 @@
+//! Puts the role together: configuration, sockets, the owner of the state, the gRPC server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_service::net::{Address, AddressError, Listener, Network, incoming};
+use darter_service::supervise::{Ended, Supervisor};
+use prometheus_client::registry::Registry;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Problem};
+use crate::metrics::Metrics;
+use crate::service::{self, Handle, Owner};
+
+/// How long connections may take to end at a stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the scheduler did not start or went on.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The configuration cannot be used.
+    #[error("configuration: {}", list(.0))]
+    Config(Vec<Problem>),
+    /// The address is none.
+    #[error("listen address")]
+    Address(#[from] AddressError),
+    /// The port could not be opened.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A component ended unasked.
+    #[error("{component} failed: {reason}")]
+    Failed {
+        /// Which.
+        component: &'static str,
+        /// What it said.
+        reason: String,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.path, problem.what))
+        .collect();
+    lines.join("; ")
+}
+
+/// A scheduler whose port is open and which serves nobody yet.
+#[derive(Debug)]
+pub struct App {
+    listener: Box<dyn Listener>,
+    handle: Handle,
+    owner: Owner,
+}
+
+impl App {
+    /// Opens the port. `incarnation` names this life of the scheduler, another each time; `seed` makes its
+    /// choices by chance. Metrics go to `registry`.
+    pub async fn bind(
+        config: &Config,
+        network: &Arc<dyn Network>,
+        registry: &mut Registry,
+        incarnation: u64,
+        seed: u64,
+    ) -> Result<Self, AppError> {
+        let problems = config.problems();
+        if !problems.is_empty() {
+            return Err(AppError::Config(problems));
+        }
+        let address: Address = config.listen.parse()?;
+        let listener = network.bind(&address).await.map_err(|source| AppError::Listen {
+            address: config.listen.clone(),
+            source,
+        })?;
+        let settings = config.settings(incarnation, seed);
+        let (handle, owner) = service::start(settings, &config.limits, Metrics::register(registry));
+        Ok(Self {
+            listener,
+            handle,
+            owner,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Adds its components to a supervisor that stops with `stop`.
+    pub fn add_to(self, supervisor: &mut Supervisor, stop: &CancellationToken) {
+        let (owner, owner_stop) = (self.owner, stop.clone());
+        supervisor.add("scheduler", async move {
+            owner.run(owner_stop).await;
+            Ok(())
+        });
+        let (router, server_stop) = (self.handle.router(), stop.clone());
+        let connections = incoming(self.listener);
+        supervisor.add("scheduler-grpc", async move {
+            router
+                .serve_with_incoming_shutdown(connections, server_stop.cancelled_owned())
+                .await?;
+            Ok(())
+        });
+    }
+}
+
+/// Runs a scheduler until `stop`.
+pub async fn run(
+    config: Config,
+    network: Arc<dyn Network>,
+    registry: &mut Registry,
+    incarnation: u64,
+    seed: u64,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
+    let app = App::bind(&config, &network, registry, incarnation, seed).await?;
+    tracing::info!(listen = %config.listen, "scheduler is ready");
+    let mut supervisor = Supervisor::new(stop.clone());
+    app.add_to(&mut supervisor, &stop);
+    match supervisor.run(STOP_GRACE).await {
+        Ended::Stopped => Ok(()),
+        Ended::Failed(component, reason) => Err(AppError::Failed {
+            component,
+            reason: reason.to_string(),
+        }),
+    }
+}
