@@ -9,7 +9,7 @@ use std::time::Duration;
 use darter_origin::{Metrics as OriginMetrics, Origins};
 use darter_proto::WIRE_VERSION;
 use darter_proto::scheduler::{Hello, Load};
-use darter_service::http_server::{HttpServer, Limits, Plain};
+use darter_service::http_server::{HttpServer, Limits};
 use darter_service::net::{Address, Listener, Network};
 use darter_service::supervise::Tasks;
 use darter_store::PieceStore;
@@ -28,6 +28,7 @@ use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerServer, Peers};
 use crate::pull::{Env, EnvParts, Pulls};
 use crate::scheduling::{LinkParts, LoadSource, Scheduling};
+use crate::sendfile::ZeroCopy;
 
 /// What a node is made of.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct NodeParts<'a> {
     pub host: HostId,
     pub network: Arc<dyn Network>,
     pub store: Arc<dyn PieceStore>,
+    /// Sends stored pieces from their files, where the store has files.
+    pub zero_copy: ZeroCopy,
     pub registry: &'a mut Registry,
     pub tasks: Tasks,
     pub stop: CancellationToken,
@@ -84,6 +87,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         host,
         network,
         store,
+        zero_copy,
         registry,
         tasks,
         stop,
@@ -104,13 +108,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let mirror_metrics = MirrorMetrics::register(own);
     let origin_metrics = OriginMetrics::register(own);
 
-    let origins = Origins::new(
-        &config.origin,
-        Arc::clone(&network),
-        tasks.clone(),
-        Some(origin_metrics),
-        rng.random(),
-    )?;
+    let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), origin_metrics)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
     let peers = Peers::new(&config.peer, host.clone(), Arc::clone(&network), tasks.clone());
     let env = Env::new(EnvParts {
@@ -133,9 +131,9 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         Arc::new(origins),
         mirror_metrics,
     );
-    serve_mirror(mirror, mirror_listener, &tasks, &stop);
+    serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
-    serve_peers(peer_server, peer_listener, &config, &tasks, &stop);
+    serve_peers(peer_server, peer_listener, zero_copy, &config, &tasks, &stop);
 
     scheduling.start(LinkParts {
         network,
@@ -173,17 +171,23 @@ fn local(listener: &dyn Listener, address: &Address) -> String {
         .map_or_else(|_| address.to_string(), |local| local.to_string())
 }
 
-fn serve_mirror(mirror: Mirror, listener: Box<dyn Listener>, tasks: &Tasks, stop: &CancellationToken) {
+fn serve_mirror(
+    mirror: Mirror,
+    listener: Box<dyn Listener>,
+    zero_copy: ZeroCopy,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) {
     let (owned, stop) = (tasks.clone(), stop.clone());
-    tasks.spawn(
-        "mirror",
-        async move { mirror.serve(listener, &owned, stop).await },
-    );
+    tasks.spawn("mirror", async move {
+        mirror.serve(listener, &owned, zero_copy, stop).await
+    });
 }
 
 fn serve_peers(
     server: PeerServer,
     listener: Box<dyn Listener>,
+    wrap: ZeroCopy,
     config: &Config,
     tasks: &Tasks,
     stop: &CancellationToken,
@@ -196,7 +200,7 @@ fn serve_peers(
         name: "connection from a peer",
         limits,
         tasks: tasks.clone(),
-        wrap: Plain,
+        wrap,
     };
     let handler = move |request, _| {
         let server = server.clone();

@@ -1,5 +1,7 @@
 //! The proxy's configuration: one section a component, defined beside it.
 
+mod check;
+
 use std::path::PathBuf;
 
 use darter_origin::RegistriesConfig;

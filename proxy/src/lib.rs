@@ -11,4 +11,6 @@ pub mod metrics;
 pub mod mirror;
 pub mod peer;
 pub mod pull;
+pub mod run;
 pub mod scheduling;
+pub mod sendfile;

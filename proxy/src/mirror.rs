@@ -11,7 +11,6 @@ mod blob;
 mod body;
 mod config;
 mod content;
-pub(crate) mod duration;
 mod giveup;
 pub mod manifest;
 mod memory;
@@ -45,6 +44,7 @@ use body::Held;
 use giveup::Streams;
 use memory::Memory;
 use path::{Endpoint, Route, Target};
+use reply::Code;
 
 pub use config::MirrorConfig;
 pub use content::{ContentStream, Contents, KnownContent, OpenContent};
@@ -87,6 +87,23 @@ impl Ask {
         self.headers.get(AUTHORIZATION)
     }
 
+    fn origin_error(&self, problem: &OriginError) -> Reply {
+        reply::origin_error(problem, self.absent())
+    }
+
+    fn pull_error(&self, problem: &PullError) -> Reply {
+        reply::pull_error(problem, self.absent())
+    }
+
+    /// The code that says that the registry does not have what was asked for.
+    fn absent(&self) -> Code {
+        match self.target.endpoint {
+            Endpoint::Manifest(_) => Code::ManifestUnknown,
+            Endpoint::Blob(_) => Code::BlobUnknown,
+            Endpoint::Referrers(_) | Endpoint::Tags => Code::NameUnknown,
+        }
+    }
+
     fn text(&self, name: HeaderName) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
         let first = values.next()?;
@@ -106,7 +123,7 @@ impl Mirror {
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                streams: Streams::new(config.hand_over),
+                streams: Streams::new(config.hand_over.as_duration()),
                 memory: Memory::new(config.tags_max, config.lengths_max),
                 requests: Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS))),
                 contents,
@@ -216,15 +233,15 @@ impl Mirror {
             Verdict::CannotTell => access.usable_while_unreachable(content, ask.authorization(), proof),
             _ => None,
         };
-        usable.ok_or_else(|| refuse(reply::origin_error(&problem)))
+        usable.ok_or_else(|| refuse(ask.origin_error(&problem)))
     }
 
     /// How long the registry may take. Where the content is here, the client is better served by its next host
     /// than by waiting; where it is not, the registry is needed in any case.
     fn patience(&self, held: Option<&KnownContent>) -> Duration {
         match held {
-            Some(_) => self.inner.config.first_byte_deadline,
-            None => self.inner.config.slow_origin_deadline,
+            Some(_) => self.inner.config.first_byte_deadline.as_duration(),
+            None => self.inner.config.slow_origin_deadline.as_duration(),
         }
     }
 
@@ -249,12 +266,18 @@ impl Mirror {
     async fn known(&self, ask: &Ask, content: &dyn OpenContent) -> Result<KnownContent, Box<Reply>> {
         let config = &self.inner.config;
         let mut known = content.known();
-        let failed = |problem: PullError| refuse(reply::pull_error(&problem));
-        if let Ok(known) = timeout_at(ask.arrived + config.first_byte_deadline, &mut known).await {
+        let failed = |problem: PullError| refuse(ask.pull_error(&problem));
+        if let Ok(known) =
+            timeout_at(ask.arrived + config.first_byte_deadline.as_duration(), &mut known).await
+        {
             return known.map_err(failed);
         }
         if content.awaits_origin()
-            && let Ok(known) = timeout_at(ask.arrived + config.slow_origin_deadline, &mut known).await
+            && let Ok(known) = timeout_at(
+                ask.arrived + config.slow_origin_deadline.as_duration(),
+                &mut known,
+            )
+            .await
         {
             return known.map_err(failed);
         }

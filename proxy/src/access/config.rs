@@ -1,11 +1,8 @@
 //! The `access` section of the proxy's configuration.
 
-use std::time::Duration;
-
+use darter_service::config::{Period, Problems, Validate};
 use darter_types::RegistryName;
 use serde::{Deserialize, Serialize};
-
-use crate::mirror::duration;
 
 /// How long an answer of a registry about a right to read is taken for true.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,18 +10,14 @@ use crate::mirror::duration;
 pub struct AccessConfig {
     /// How long a content that the registry gave to anybody is served before it is asked again. Default 1h: a
     /// repository that turns private is noticed within that time. At most 24h.
-    #[serde(with = "duration")]
-    pub public_grant: Duration,
+    pub public_grant: Period,
     /// How long the same content is served while its registry cannot be asked. Default 24h, which is the most.
-    #[serde(with = "duration")]
-    pub public_grant_while_unreachable: Duration,
+    pub public_grant_while_unreachable: Period,
     /// How long a registry's yes to a caller's credential holds. Default 60s, which is the most: it bounds how long a
     /// revoked right still works.
-    #[serde(with = "duration")]
-    pub private_grant: Duration,
+    pub private_grant: Period,
     /// How long a registry's no to an anonymous request holds. Default 60s.
-    #[serde(with = "duration")]
-    pub refusal: Duration,
+    pub refusal: Period,
     /// Most grants that are kept, about 300 bytes each; the one used longest ago makes room. Default 65536.
     pub grants_max: usize,
     /// Most repositories of which a refusal is kept. Default 4096.
@@ -35,17 +28,17 @@ pub struct AccessConfig {
 }
 
 /// Longest life of a grant for everybody.
-const PUBLIC_GRANT_MAX: Duration = Duration::from_secs(24 * 3600);
+const PUBLIC_GRANT_MAX: Period = Period::hours(24);
 /// Longest life of a caller's grant.
-const PRIVATE_GRANT_MAX: Duration = Duration::from_secs(60);
+const PRIVATE_GRANT_MAX: Period = Period::secs(60);
 
 impl Default for AccessConfig {
     fn default() -> Self {
         Self {
-            public_grant: Duration::from_secs(3600),
+            public_grant: Period::hours(1),
             public_grant_while_unreachable: PUBLIC_GRANT_MAX,
             private_grant: PRIVATE_GRANT_MAX,
-            refusal: Duration::from_secs(60),
+            refusal: Period::secs(60),
             grants_max: 65_536,
             refusals_max: 4096,
             trust_groups: Vec::new(),
@@ -54,31 +47,35 @@ impl Default for AccessConfig {
 }
 
 impl AccessConfig {
-    /// What is wrong, each with the key below `access` that it is about.
-    pub fn problems(&self) -> Vec<(String, String)> {
-        let mut problems = Vec::new();
-        let mut at_most = |key: &str, value: Duration, limit: Duration| {
-            if value > limit {
-                problems.push((key.to_owned(), format!("must be at most {}s", limit.as_secs())));
-            }
-        };
-        at_most("publicGrant", self.public_grant, PUBLIC_GRANT_MAX);
-        let key = "publicGrantWhileUnreachable";
-        at_most(key, self.public_grant_while_unreachable, PUBLIC_GRANT_MAX);
-        at_most("privateGrant", self.private_grant, PRIVATE_GRANT_MAX);
-        at_most("refusal", self.refusal, PUBLIC_GRANT_MAX);
-        for (key, value) in [("grantsMax", self.grants_max), ("refusalsMax", self.refusals_max)] {
-            if value == 0 {
-                problems.push((key.to_owned(), "must be at least 1".to_owned()));
-            }
-        }
-        problems
-    }
-
     /// Whether what one of these registries gave may be opened by a manifest of the other.
     pub fn trust_each_other(&self, one: &RegistryName, other: &RegistryName) -> bool {
         let both = |group: &&Vec<RegistryName>| group.contains(one) && group.contains(other);
         one == other || self.trust_groups.iter().any(|group| both(&group))
+    }
+}
+
+impl Validate for AccessConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let limits = [
+            ("publicGrant", self.public_grant, PUBLIC_GRANT_MAX),
+            (
+                "publicGrantWhileUnreachable",
+                self.public_grant_while_unreachable,
+                PUBLIC_GRANT_MAX,
+            ),
+            ("privateGrant", self.private_grant, PRIVATE_GRANT_MAX),
+            ("refusal", self.refusal, PUBLIC_GRANT_MAX),
+        ];
+        for (key, value, limit) in limits {
+            if value > limit {
+                problems.add(key, format!("must be at most {limit}"));
+            }
+        }
+        for (key, value) in [("grantsMax", self.grants_max), ("refusalsMax", self.refusals_max)] {
+            if value == 0 {
+                problems.add(key, "must be at least 1");
+            }
+        }
     }
 }
 
@@ -88,15 +85,23 @@ mod tests {
 
     #[test]
     fn the_limits_of_the_design_hold() {
-        assert_eq!(AccessConfig::default().problems(), []);
+        let keys = |config: &AccessConfig| {
+            let mut problems = Problems::new();
+            config.validate(&mut problems);
+            problems
+                .found()
+                .iter()
+                .map(|(key, _)| key.clone())
+                .collect::<Vec<_>>()
+        };
+        assert!(keys(&AccessConfig::default()).is_empty());
         let bad = AccessConfig {
-            private_grant: Duration::from_secs(61),
-            public_grant: Duration::from_secs(86_401),
+            private_grant: Period::secs(61),
+            public_grant: Period::secs(86_401),
             grants_max: 0,
             ..AccessConfig::default()
         };
-        let keys: Vec<String> = bad.problems().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["publicGrant", "privateGrant", "grantsMax"]);
+        assert_eq!(keys(&bad), ["publicGrant", "privateGrant", "grantsMax"]);
     }
 
     #[test]

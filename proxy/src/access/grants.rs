@@ -68,8 +68,8 @@ impl Grants {
         now: Instant,
     ) -> Option<Arc<Grant>> {
         let life = match caller {
-            None => self.config.public_grant,
-            Some(_) => self.config.private_grant,
+            None => self.config.public_grant.as_duration(),
+            Some(_) => self.config.private_grant.as_duration(),
         };
         self.younger(caller, content, itself, now, life)
     }
@@ -81,7 +81,7 @@ impl Grants {
         itself: bool,
         now: Instant,
     ) -> Option<Arc<Grant>> {
-        let life = self.config.public_grant_while_unreachable;
+        let life = self.config.public_grant_while_unreachable.as_duration();
         self.younger(None, content, itself, now, life)
     }
 
@@ -181,7 +181,7 @@ impl Grants {
         repository: &Repository,
         now: Instant,
     ) -> Option<Arc<OriginError>> {
-        let life = self.config.refusal;
+        let life = self.config.refusal.as_duration();
         let (when, problem) = self.refusals.get(&(registry.clone(), repository.clone()))?;
         (now.saturating_duration_since(*when) < life).then(|| Arc::clone(problem))
     }

@@ -48,7 +48,7 @@ impl Mirror {
         let length = match length {
             Some(length) => length,
             None => {
-                let pull = self.open(&content, &permit, None)?;
+                let pull = self.open(ask, &content, &permit, None)?;
                 let known = self.known(ask, &*pull).await?;
                 open = Some(pull);
                 known.length
@@ -61,9 +61,9 @@ impl Mirror {
         }
         let open = match open {
             Some(open) => open,
-            None => self.open(&content, &permit, Some(length))?,
+            None => self.open(ask, &content, &permit, Some(length))?,
         };
-        *reply.body_mut() = self.body(open, plan.parts, digest, opening).await?;
+        *reply.body_mut() = self.body(ask, open, plan.parts, digest, opening).await?;
         Ok(reply)
     }
 
@@ -94,6 +94,7 @@ impl Mirror {
     /// Opens a content on behalf of whoever holds the permit.
     pub(super) fn open(
         &self,
+        ask: &Ask,
         content: &OriginLocator,
         permit: &Permit,
         length: Option<u64>,
@@ -101,7 +102,7 @@ impl Mirror {
         self.inner
             .contents
             .open(self.pull_request(content, permit, length))
-            .map_err(|problem| refuse(reply::pull_error(&problem)))
+            .map_err(|problem| refuse(ask.pull_error(&problem)))
     }
 
     /// What is asked of the pulls, on behalf of whoever holds the permit.
@@ -123,6 +124,7 @@ impl Mirror {
     /// The body, unless it is known by now that there will be none.
     async fn body(
         &self,
+        ask: &Ask,
         open: Arc<dyn OpenContent>,
         parts: Vec<Part>,
         digest: Digest,
@@ -139,7 +141,7 @@ impl Mirror {
                 tracing::warn!(%digest, error = %problem, "blob cannot be served, the client is handed over");
                 self.inner.metrics.handed_over();
                 Err(refuse(match problem {
-                    BodyError::Pull(problem) => reply::pull_error(&problem),
+                    BodyError::Pull(problem) => ask.pull_error(&problem),
                     _ => hand_over(),
                 }))
             }

@@ -52,7 +52,7 @@ impl Mirror {
         let known = self.inner.memory.tag(&query);
         let young = known
             .as_ref()
-            .filter(|(_, when)| when.elapsed() < self.inner.config.tag_ttl);
+            .filter(|(_, when)| when.elapsed() < self.inner.config.tag_ttl.as_duration());
         if let Some((head, _)) = young {
             return self.serve_known_tag(ask, head.clone()).await;
         }
@@ -68,7 +68,7 @@ impl Mirror {
         match known.filter(|_| self.inner.config.serve_stale_tags && verdict(&problem) == Verdict::CannotTell)
         {
             Some((head, _)) => self.serve_stale_tag(ask, head, &problem).await,
-            None => Err(refuse(reply::origin_error(&problem))),
+            None => Err(refuse(ask.origin_error(&problem))),
         }
     }
 
@@ -101,7 +101,7 @@ impl Mirror {
                 .access
                 .usable_while_unreachable(&content, ask.authorization(), proof)
         else {
-            return Err(refuse(reply::origin_error(problem)));
+            return Err(refuse(ask.origin_error(problem)));
         };
         permit.head.get_or_insert(head);
         let mut reply = self.serve_manifest(ask, &content, permit, held).await?;
@@ -154,7 +154,7 @@ impl Mirror {
         permit: &Permit,
         length: Option<u64>,
     ) -> Result<(Bytes, Option<String>), Box<Reply>> {
-        let open = self.open(content, permit, length)?;
+        let open = self.open(ask, content, permit, length)?;
         let known = self.known(ask, &*open).await?;
         if known.length > MANIFEST_BYTES_MAX {
             return Err(refuse(invalid("the manifest is longer than 4 MiB")));
@@ -167,13 +167,11 @@ impl Mirror {
             }
             Ok::<_, PullError>(bytes.freeze())
         };
-        let deadline = ask.arrived + self.inner.config.slow_origin_deadline;
+        let deadline = ask.arrived + self.inner.config.slow_origin_deadline.as_duration();
         let bytes = match timeout_at(deadline, read).await {
-            Ok(read) => read.map_err(|problem| refuse(reply::pull_error(&problem)))?,
+            Ok(read) => read.map_err(|problem| refuse(ask.pull_error(&problem)))?,
             Err(_) => {
-                return Err(refuse(reply::pull_error(&PullError::Stalled(
-                    ask.arrived.elapsed(),
-                ))));
+                return Err(refuse(ask.pull_error(&PullError::Stalled(ask.arrived.elapsed()))));
             }
         };
         if bytes.len() as u64 != known.length {

@@ -44,14 +44,14 @@ impl Mirror {
                 None => Credentials::Anonymous,
             },
         };
-        let patience = self.inner.config.slow_origin_deadline;
+        let patience = self.inner.config.slow_origin_deadline.as_duration();
         let relay = async {
             let answer = self.inner.upstream.relay(request).await?;
             Ok(passed_on(target, answer).await)
         };
         match self.in_time(ask, &target.registry, patience, relay).await {
             Ok(answer) => answer,
-            Err(problem) => Err(refuse(reply::origin_error(&problem))),
+            Err(problem) => Err(refuse(ask.origin_error(&problem))),
         }
     }
 }

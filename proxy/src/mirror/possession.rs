@@ -14,7 +14,6 @@ use futures_util::StreamExt as _;
 use crate::access::{Permit, Proof};
 use crate::pull::PullError;
 
-use super::reply;
 use super::{Ask, KnownContent, Mirror, Reply, refuse};
 
 /// How much a registry has to show, in bytes; shorter contents are shown whole.
@@ -48,15 +47,15 @@ impl Mirror {
             .inner
             .upstream
             .sample(content.clone(), range, permit.credentials.clone());
-        let patience = self.inner.config.slow_origin_deadline;
-        let failed = |problem: &Arc<OriginError>| refuse(reply::origin_error(problem));
+        let patience = self.inner.config.slow_origin_deadline.as_duration();
+        let failed = |problem: &Arc<OriginError>| refuse(ask.origin_error(problem));
         let shown = self.in_time(ask, &content.registry, patience, shown).await;
         let shown = shown.map_err(|problem| failed(&problem))?;
         let here = self.read_held(content, permit, held, range).await;
-        let here = here.map_err(|problem| refuse(reply::pull_error(&problem)))?;
+        let here = here.map_err(|problem| refuse(ask.pull_error(&problem)))?;
         if shown != here {
             tracing::warn!(registry = %content.registry, digest = %content.digest, "registry does not have what it names");
-            return Err(refuse(reply::pull_error(&PullError::WrongContent)));
+            return Err(refuse(ask.pull_error(&PullError::WrongContent)));
         }
         self.inner.memory.remember_source(content);
         Ok(())

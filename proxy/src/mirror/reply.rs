@@ -151,9 +151,9 @@ pub fn route_error(problem: &RouteError) -> Reply {
 }
 
 /// The answer to a pull that cannot start.
-pub fn pull_error(problem: &PullError) -> Reply {
+pub fn pull_error(problem: &PullError, absent: Code) -> Reply {
     match problem {
-        PullError::Origin(problem) => origin_error(problem),
+        PullError::Origin(problem) => origin_error(problem, absent),
         PullError::WrongContent => bad_gateway(&problem.to_string()),
         PullError::Busy { .. } => busy(&problem.to_string()),
         PullError::Range { .. } | PullError::Store(_) | PullError::Stalled(_) | PullError::Stopping => {
@@ -163,8 +163,9 @@ pub fn pull_error(problem: &PullError) -> Reply {
 }
 
 /// The answer to a registry's failure: its own words where they are about this caller or this content, 503
-/// where it cannot answer, 502 where its answer makes no sense.
-pub fn origin_error(problem: &OriginError) -> Reply {
+/// where it cannot answer, 502 where its answer makes no sense. `absent` is the code of a 404 without words, as the
+/// answer to HEAD is.
+pub fn origin_error(problem: &OriginError, absent: Code) -> Reply {
     match problem {
         OriginError::Status {
             status,
@@ -176,7 +177,7 @@ pub fn origin_error(problem: &OriginError) -> Reply {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
         ) =>
         {
-            relayed_refusal(*status, headers, body)
+            relayed_refusal(*status, headers, body, absent)
         }
         OriginError::Status { status, .. } if status.is_client_error() && !is_patience(*status) => {
             bad_gateway(&problem.to_string())
@@ -200,12 +201,12 @@ fn bad_gateway(message: &str) -> Reply {
 }
 
 /// A 401, 403 or 404 of the registry, with its own challenge and body.
-fn relayed_refusal(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Reply {
+fn relayed_refusal(status: StatusCode, headers: &HeaderMap, body: &Bytes, absent: Code) -> Reply {
     let mut reply = if body.is_empty() {
         let code = match status {
             StatusCode::UNAUTHORIZED => Code::Unauthorized,
             StatusCode::FORBIDDEN => Code::Denied,
-            _ => Code::NameUnknown,
+            _ => absent,
         };
         error(status, code, "the registry says no more than this")
     } else {
@@ -297,7 +298,7 @@ mod tests {
             (503, 503),
             (301, 503),
         ] {
-            let reply = origin_error(&status(from));
+            let reply = origin_error(&status(from), Code::BlobUnknown);
             assert_eq!(reply.status().as_u16(), to, "from {from}");
             let challenged = reply.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(challenged, (401..=404).contains(&from), "from {from}");
@@ -310,7 +311,7 @@ mod tests {
             registry: "r.test".to_owned(),
             retry_after: Duration::from_millis(1500),
         };
-        let reply = origin_error(&limited);
+        let reply = origin_error(&limited, Code::BlobUnknown);
         assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(reply.headers().get(RETRY_AFTER).unwrap(), "2");
     }

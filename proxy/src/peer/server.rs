@@ -22,7 +22,7 @@ use crate::metrics::PeerMetrics;
 use crate::pull::{Availability, PullError, Pulls};
 
 /// Body of an answer.
-pub type PeerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, PullError>;
+type PeerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, PullError>;
 
 /// How long a request waits for its turn before it is refused with 503.
 const QUEUE: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, OriginFailure};
-use darter_origin::{Fetch, OriginError, Origins};
+use darter_origin::{OriginError, Origins};
 use darter_store::StoredTask;
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
 
@@ -104,7 +104,7 @@ impl OriginFetch {
             .fetch(&self.locator, start, until, &credentials)
             .await?;
         if walk.is_none() {
-            *walk = Some(self.begin(&answer, start).await?);
+            *walk = Some(self.begin(answer.length, start).await?);
         }
         let Some(walk) = walk.as_mut() else { return Ok(()) };
         if answer.length != walk.layout.length() || answer.range.start != walk.hasher.offset() {
@@ -124,8 +124,8 @@ impl OriginFetch {
     }
 
     /// Waits until the store is ready for a content of the length that the origin told.
-    async fn begin(&self, answer: &Fetch, start: u64) -> Result<Walk, Broken> {
-        let _ = self.shared.events.send(Event::LengthKnown(answer.length)).await;
+    async fn begin(&self, length: u64, start: u64) -> Result<Walk, Broken> {
+        let _ = self.shared.events.send(Event::LengthKnown(length)).await;
         let (stored, layout) = self
             .shared
             .stored()

@@ -17,7 +17,7 @@ pub(super) fn dispatch(scheduling: &Scheduling, pulls: &Pulls, message: Schedule
         SchedulerMessage::Parents(parents) => offer(pulls, parents),
         SchedulerMessage::SourceLease(lease) => take_lease(scheduling, pulls, lease),
         SchedulerMessage::LeaseRevoked(task, epoch) => {
-            drop(pulls.deliver(task, Event::LeaseRevoked { epoch }))
+            pulls.deliver(task, Event::LeaseRevoked { epoch });
         }
         SchedulerMessage::Links(links) => learn(pulls, links),
         SchedulerMessage::GoAlone(task, reason) => {
@@ -27,9 +27,13 @@ pub(super) fn dispatch(scheduling: &Scheduling, pulls: &Pulls, message: Schedule
         SchedulerMessage::SendLinks(task, first) => send_links(scheduling, pulls, task, first),
         SchedulerMessage::Drop(task) => pulls.remove(task),
         // Who is right shows at the origin, whose bytes are compared with the states that are known.
-        SchedulerMessage::ForgetLinks(task) => drop(pulls.deliver(task, Event::GoAlone)),
+        SchedulerMessage::ForgetLinks(task) => {
+            pulls.deliver(task, Event::GoAlone);
+        }
         // The ring was taken over before: the want now finds its owner.
-        SchedulerMessage::Redirect(redirect) => drop(pulls.deliver(redirect.task, Event::SchedulerUp)),
+        SchedulerMessage::Redirect(redirect) => {
+            pulls.deliver(redirect.task, Event::SchedulerUp);
+        }
     }
 }
 

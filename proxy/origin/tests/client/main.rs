@@ -17,6 +17,7 @@ mod faults;
 mod guard;
 mod ranges;
 mod redirects;
+mod simulated;
 mod tls;
 
 const REPOSITORY: &str = "library/thing";

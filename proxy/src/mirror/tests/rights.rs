@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use darter_service::config::Period;
 use darter_testkit::client::{self, Response};
 use darter_testkit::content::Content;
 use darter_testkit::image::{Image, ImageSpec, add_image};
-use darter_testkit::origin::{Access, Denial, Fault, Match, Origin, When};
+use darter_testkit::origin::{Access, Denial, Fault, Match, When};
 
 use super::lab::{Lab, headers_of};
 use crate::mirror::MirrorConfig;
@@ -99,7 +100,7 @@ async fn a_token_for_another_repository_opens_nothing() {
 async fn while_the_registry_cannot_answer_private_content_stays_closed() {
     for fault in [Fault::status(500), Fault::too_many_requests(1), Fault::Silence] {
         let lab = Lab::with(MirrorConfig {
-            first_byte_deadline: Duration::from_millis(300),
+            first_byte_deadline: Period::millis(300),
             ..MirrorConfig::default()
         })
         .await;
@@ -159,46 +160,40 @@ async fn a_registry_opens_only_what_it_has() {
         assert_eq!(lab.get(&target, &[TOKEN]).await.status, 200, "{target}");
     }
     // Another registry says yes to those digests, and has other bytes.
-    let hostile = Origin::new();
-    let running = hostile.spawn_on_loopback().await.unwrap();
     let layer = &image.layers[0];
-    let wrong = Content::generated(9, layer.size);
-    hostile.add_blob_as("secret", &layer.digest, wrong);
-    let at = |target: &str| format!("{target}?ns={}", running.host());
-    let blob = format!("/v2/secret/blobs/{}", layer.digest);
+    lab.other
+        .add_blob_as("secret", &layer.digest, Content::generated(9, layer.size));
+    let at = |target: &str| format!("{target}?ns={}", lab.other_running.host());
+    let blob = at(&format!("/v2/secret/blobs/{}", layer.digest));
     for _ in 0..2 {
-        let stolen = client::get(lab.mirror, &at(&blob), &[]).await.unwrap();
-        assert_eq!(stolen.status, 502);
+        assert_eq!(client::get(lab.mirror, &blob, &[]).await.unwrap().status, 502);
     }
-    // Nor by a tag that points to the manifest.
-    hostile.move_tag("secret", "v1", &image.manifest.digest);
-    let body = "x".repeat(usize::try_from(image.manifest.size).unwrap());
-    hostile.inject(
-        Match::any(),
+    // Nor does a tag that points to the manifest open it: it has no such bytes.
+    let length = usize::try_from(image.manifest.size).unwrap();
+    let wrong = lab.other.add_manifest(
+        "secret",
+        Some("v1"),
+        "application/vnd.oci.image.manifest.v1+json",
+        "x".repeat(length),
+    );
+    let digest = image.manifest.digest.clone();
+    lab.other.inject(
+        Match::digest(&wrong),
         When::Always,
-        Fault::Replace {
-            content: body.into(),
-            etag: "\"x\"".to_owned(),
-        },
+        Fault::SetHeader("docker-content-digest", digest),
     );
     let stolen = client::get(lab.mirror, &at("/v2/secret/manifests/v1"), &[])
         .await
         .unwrap();
-    assert!(
-        stolen.status >= 400 && stolen.body_digest() != image.manifest.digest,
-        "{}",
-        stolen.status
-    );
+    assert_eq!(stolen.status, 404);
 
     // One that really has the content may open it, once it showed that.
-    let honest = Origin::new();
-    let running = honest.spawn_on_loopback().await.unwrap();
-    let copy = add_image(&honest, "secret", Some("v1"), &ImageSpec::new(1, &[5000]));
-    assert_eq!(copy.layers, image.layers);
+    lab.other.heal_all();
+    add_image(&lab.other, "secret", Some("v1"), &ImageSpec::new(1, &[5000]));
+    lab.other.reset_counters();
     for _ in 0..3 {
-        let target = format!("{blob}?ns={}", running.host());
-        let answer = client::get(lab.mirror, &target, &[]).await.unwrap();
+        let answer = client::get(lab.mirror, &blob, &[]).await.unwrap();
         assert_eq!((answer.status, answer.body_digest()), (200, layer.digest.clone()));
     }
-    assert_eq!(honest.requests_for(&http::Method::GET, &layer.digest), 1);
+    assert_eq!(lab.other.requests_for(&http::Method::GET, &layer.digest), 1);
 }

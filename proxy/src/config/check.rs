@@ -1,0 +1,148 @@
+//! What is wrong with a proxy's configuration beyond the types of its values.
+
+use darter_service::config::{ByteSize, Period, Problems, Validate};
+
+use super::Config;
+use crate::peer::PeerConfig;
+use crate::pull::PullConfig;
+use crate::scheduling::SchedulingConfig;
+
+/// Pieces of the largest size, one for each of two parents: with less, a pull of a large content cannot go on.
+const BUFFER_MIN: ByteSize = ByteSize::mib(8);
+/// A node that asks for less could not even send one piece a second.
+const UPLOAD_MIN: ByteSize = ByteSize::mib(1);
+
+impl Validate for Config {
+    fn free_form() -> &'static [&'static str] {
+        &["origin.registries"]
+    }
+
+    fn validate(&self, problems: &mut Problems) {
+        if self.version != 1 {
+            problems.add("version", "only version 1 is known");
+        }
+        problems.within("mirror", |problems| self.mirror.validate(problems));
+        problems.within("access", |problems| self.access.validate(problems));
+        // The section says its own paths.
+        for problem in self.origin.problems("origin") {
+            let (path, what) = problem.split_once(": ").unwrap_or(("origin", &problem));
+            problems.add(path, what);
+        }
+        problems.within("pull", |problems| check_pull(&self.pull, problems));
+        problems.within("peer", |problems| check_peer(&self.peer, problems));
+        problems.within("scheduler", |problems| check_scheduling(&self.scheduler, problems));
+        problems.within("store", |problems| {
+            if !self.store.dir.is_absolute() {
+                problems.add("dir", "must be an absolute path, such as /var/lib/darter/store");
+            }
+            if self.store.quota == ByteSize::default() {
+                problems.add("quota", "must be more than 0B: write for example 100GiB");
+            }
+        });
+        problems.within("log", |problems| self.log.validate(problems));
+    }
+}
+
+fn check_pull(pull: &PullConfig, problems: &mut Problems) {
+    for (key, count) in [
+        ("pullsMax", pull.pulls_max),
+        ("requestsMax", pull.requests_max),
+        ("parentsMax", pull.parents_max),
+    ] {
+        at_least_one(key, count, problems);
+    }
+    more_than_nothing("readerPatience", pull.reader_patience, problems);
+}
+
+fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
+    for (key, count) in [("connectionsMax", peer.connections_max), ("uploadsMax", peer.uploads_max)] {
+        at_least_one(key, count, problems);
+    }
+    more_than_nothing("silenceMax", peer.silence_max, problems);
+    more_than_nothing("connectTimeout", peer.connect_timeout, problems);
+    if peer.buffer_bytes_max < BUFFER_MIN {
+        problems.add("bufferBytesMax", format!("must be at least {BUFFER_MIN}"));
+    }
+    if peer.upload_bytes_per_second_max.is_some_and(|rate| rate < UPLOAD_MIN) {
+        problems.add("uploadBytesPerSecondMax", format!("must be at least {UPLOAD_MIN}, or absent for no limit"));
+    }
+    if peer.advertise.as_deref().is_some_and(|address| !is_authority(address)) {
+        problems.add("advertise", "must be host:port, as other nodes reach this one");
+    }
+}
+
+fn check_scheduling(scheduler: &SchedulingConfig, problems: &mut Problems) {
+    for (index, address) in scheduler.addresses.iter().enumerate() {
+        if !is_authority(address) {
+            problems.add(&format!("addresses.{index}"), format!("must be host:port, not {address:?}"));
+        }
+    }
+    more_than_nothing("reconnectPause", scheduler.reconnect_pause, problems);
+    more_than_nothing("loadInterval", scheduler.load_interval, problems);
+}
+
+fn at_least_one(key: &str, count: usize, problems: &mut Problems) {
+    if count == 0 {
+        problems.add(key, "must be at least 1");
+    }
+}
+
+fn more_than_nothing(key: &str, period: Period, problems: &mut Problems) {
+    if period == Period::default() {
+        problems.add(key, "must be more than 0s");
+    }
+}
+
+fn is_authority(text: &str) -> bool {
+    text.parse::<http::uri::Authority>()
+        .is_ok_and(|authority| !authority.host().is_empty() && authority.port_u16().is_some())
+        && !text.contains('@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(config: &Config) -> Vec<String> {
+        let mut problems = Problems::new();
+        config.validate(&mut problems);
+        problems.found().iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_good() {
+        assert!(paths(&Config::default()).is_empty());
+    }
+
+    #[test]
+    fn every_section_is_looked_at_and_all_is_told() {
+        let mut config = Config {
+            version: 2,
+            ..Config::default()
+        };
+        config.mirror.requests_max = 0;
+        config.access.grants_max = 0;
+        config.origin.retries = 1000;
+        config.pull.parents_max = 0;
+        config.peer.advertise = Some("nowhere".into());
+        config.peer.buffer_bytes_max = ByteSize::mib(1);
+        config.peer.upload_bytes_per_second_max = Some(ByteSize::kib(1));
+        config.scheduler.addresses = vec!["a:8002".into(), "http://b".into()];
+        config.store.dir = "relative".into();
+        config.log.filter = "loud=loud=loud".into();
+        let expected = [
+            "version",
+            "mirror.requestsMax",
+            "access.grantsMax",
+            "origin.retries",
+            "pull.parentsMax",
+            "peer.bufferBytesMax",
+            "peer.uploadBytesPerSecondMax",
+            "peer.advertise",
+            "scheduler.addresses.1",
+            "store.dir",
+            "log.filter",
+        ];
+        assert_eq!(paths(&config), expected);
+    }
+}

@@ -1,0 +1,213 @@
+//! `darter proxy run`: a node on real sockets, with a store on disk and an admin port.
+//!
+//! [`app::start`] puts the node together; this file gives it what belongs to a process and takes it down in order:
+//! not ready any more, no new connections, what runs may finish for [`STOP_GRACE`], the admin port last.
+//!
+//! What must hold: the node is ready when its ports are open and its store is read, whether or not a scheduler is up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_service::admin::{Admin, Parts};
+use darter_service::build_info;
+use darter_service::config::{ConfigError, to_yaml};
+use darter_service::http_server::{HttpServer, Limits, Plain};
+use darter_service::log::LogHandle;
+use darter_service::net::{Address, Listener, Network};
+use darter_service::ready::Readiness;
+use darter_service::supervise::Tasks;
+use darter_store::{DiskOptions, DiskStore, OpenError};
+use darter_types::HostId;
+use prometheus_client::registry::Registry;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{self, NodeParts, StartError};
+use crate::config::{Config, StoreConfig};
+use crate::sendfile::ZeroCopy;
+
+/// How long what runs may take to finish at a stop; a client whose pull is cut goes on at its next host.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long the admin port may take to finish its answers.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+/// Connections to the admin port at the same time.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// What a process gives to its node.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each field is what its type says")]
+pub struct RunParts {
+    pub config: Config,
+    /// The node's name, already resolved.
+    pub host: HostId,
+    pub network: Arc<dyn Network>,
+    pub log: LogHandle,
+    /// Ends the node, in order.
+    pub stop: CancellationToken,
+    /// Seed of all its randomness.
+    pub seed: u64,
+}
+
+/// Where a node that runs can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The mirror.
+    pub mirror: String,
+    /// Its pieces, for other nodes.
+    pub peer: String,
+    /// Its admin port.
+    pub admin: String,
+}
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The admin port cannot be opened.
+    #[error("cannot listen on {address} for the admin port: is another process there?")]
+    Admin {
+        /// The address.
+        address: Address,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store cannot be used.
+    #[error("store.dir")]
+    Store(#[from] OpenError),
+    /// The thread that read the store broke.
+    #[error("the store was not read")]
+    Recovery(#[from] tokio::task::JoinError),
+    /// The configuration cannot be shown.
+    #[error("the configuration cannot be shown")]
+    Config(#[from] ConfigError),
+    /// A port or a setting.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Runs a node until its `stop`; `ready` is told where it can be reached as soon as it serves.
+///
+/// # Errors
+/// It did not start. Nothing of it runs then.
+pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
+    let RunParts {
+        config,
+        host,
+        network,
+        log,
+        stop,
+        seed,
+    } = parts;
+    let readiness = Readiness::new();
+    let starting = readiness.latch("store and ports");
+    let (tasks, serving) = (Tasks::new(), CancellationToken::new());
+    let mut registry = Registry::default();
+    build_info::register(&mut registry);
+
+    let config_text = to_yaml(&config)?;
+    let admin_listener = bind_admin(&*network, &config.admin.listen).await?;
+    let store = open_store(&config.store, &tasks).await?;
+    let zero_copy = ZeroCopy::new(Some(store.mappings()));
+    let node = app::start(NodeParts {
+        host: host.clone(),
+        network,
+        store,
+        zero_copy,
+        registry: &mut registry,
+        tasks: tasks.clone(),
+        stop: serving.clone(),
+        seed,
+        config,
+    });
+    let node = node.await?;
+    let ports = Ports {
+        admin: admin_listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        mirror: node.mirror_address.clone(),
+        peer: node.peer_address.clone(),
+    };
+    let admin = serve_admin(
+        Admin::new(Parts {
+            readiness: readiness.clone(),
+            registry,
+            config_text,
+            log,
+            tasks: tasks.clone(),
+            routes: BTreeMap::new(),
+        }),
+        admin_listener,
+    );
+    starting.release();
+    tracing::info!(%host, mirror = ports.mirror, peer = ports.peer, admin = ports.admin, "proxy is ready");
+    ready(&ports);
+
+    stop.cancelled().await;
+    readiness.stop();
+    serving.cancel();
+    tasks.shut_down(STOP_GRACE).await;
+    drop(node);
+    admin.end().await;
+    tracing::info!("proxy has stopped");
+    Ok(())
+}
+
+async fn bind_admin(network: &dyn Network, address: &Address) -> Result<Box<dyn Listener>, RunError> {
+    let bound = network.bind(address).await;
+    bound.map_err(|source| RunError::Admin {
+        address: address.clone(),
+        source,
+    })
+}
+
+/// Reads what an earlier life left; takes about a second for 10⁵ contents.
+async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore>, RunError> {
+    let options = DiskOptions {
+        dir: config.dir.clone(),
+        quota_bytes: config.quota.as_u64(),
+        free_floor_bytes: config.free_floor.as_u64(),
+    };
+    let (store, found) = tasks.blocking("recovery of the store", || DiskStore::open(options)).await??;
+    tracing::info!(
+        dir = %config.dir.display(),
+        contents = found.tasks,
+        bytes = found.stored_bytes,
+        dropped = found.dropped,
+        "store is read"
+    );
+    for dropped in &found.named {
+        tracing::warn!(path = %dropped.path.display(), reason = dropped.reason, "dropped what did not fit together");
+    }
+    Ok(Arc::new(store))
+}
+
+/// An admin port that outlives what it shows.
+struct AdminServer {
+    tasks: Tasks,
+    stop: CancellationToken,
+}
+
+fn serve_admin(admin: Admin, listener: Box<dyn Listener>) -> AdminServer {
+    let server = AdminServer {
+        tasks: Tasks::new(),
+        stop: CancellationToken::new(),
+    };
+    let http = HttpServer {
+        name: "connection to the admin port",
+        limits: Limits {
+            connections_max: ADMIN_CONNECTIONS_MAX,
+            ..Limits::default()
+        },
+        tasks: server.tasks.clone(),
+        wrap: Plain,
+    };
+    let stop = server.stop.clone();
+    server.tasks.spawn("admin port", async move { http.serve(listener, admin, stop).await });
+    server
+}
+
+impl AdminServer {
+    async fn end(self) {
+        self.stop.cancel();
+        self.tasks.shut_down(ADMIN_GRACE).await;
+    }
+}

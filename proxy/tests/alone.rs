@@ -1,0 +1,160 @@
+//! One node without a scheduler, over real sockets and a real disk: it fetches from the registry, proves, stores, serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::config::Config;
+use darter_proxy::sendfile::ZeroCopy;
+use darter_service::net::TokioNetwork;
+use darter_service::supervise::Tasks;
+use darter_store::{DiskOptions, DiskStore};
+use darter_testkit::client::{End, Response, get};
+use darter_testkit::content::Content;
+use darter_testkit::origin::{CutBy, Fault, Match, Origin, RunningOrigin, When};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+struct World {
+    origin: Origin,
+    node: Node,
+    stop: CancellationToken,
+    tasks: Tasks,
+    _running: RunningOrigin,
+    _dir: tempfile::TempDir,
+}
+
+async fn world() -> World {
+    let origin = Origin::new();
+    let running = origin.spawn_on_loopback().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        dir: dir.path().join("store"),
+        quota_bytes: u64::MAX,
+        free_floor_bytes: 0,
+    };
+    let (store, _) = DiskStore::open(options).unwrap();
+    let zero_copy = ZeroCopy::new(Some(store.mappings()));
+    let mut config = Config::default();
+    config.mirror.listen = "127.0.0.1:0".parse().unwrap();
+    config.peer.listen = "127.0.0.1:0".parse().unwrap();
+    let registry = serde_json::json!({ "endpoint": running.url() });
+    config.origin.registries.insert(
+        "registry.test".to_owned(),
+        serde_json::from_value(registry).unwrap(),
+    );
+    let (stop, tasks) = (CancellationToken::new(), Tasks::new());
+    let parts = NodeParts {
+        config,
+        host: "node".parse().unwrap(),
+        network: Arc::new(TokioNetwork),
+        store: Arc::new(store),
+        zero_copy,
+        registry: &mut Registry::default(),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        seed: 7,
+    };
+    let node = start(parts).await.unwrap();
+    World {
+        origin,
+        node,
+        stop,
+        tasks,
+        _running: running,
+        _dir: dir,
+    }
+}
+
+impl World {
+    async fn get(&self, digest: &str, headers: &[(&str, &str)]) -> Response {
+        let target = format!("/v2/team/app/blobs/{digest}?ns=registry.test");
+        get(self.node.mirror_address.parse().unwrap(), &target, headers)
+            .await
+            .unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.shut_down(Duration::from_secs(5)).await;
+        assert!(self.tasks.running().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_blob_comes_once_from_the_registry_and_then_from_the_store() {
+    let world = world().await;
+    let content = Content::generated(1, 3_000_001);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    let truth = content.read(0..content.len());
+    for _ in 0..3 {
+        let answer = world.get(&digest, &[]).await;
+        assert_eq!((answer.status, answer.end), (200, End::Complete));
+        assert!(answer.body == truth, "wrong bytes");
+    }
+    assert_eq!(world.origin.bytes_sent_for(&digest), content.len());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn ranges_are_exact_cold_and_warm() {
+    let world = world().await;
+    let content = Content::generated(2, 1_000_000);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    for _ in 0..2 {
+        for (range, expected) in [
+            ("bytes=0-", 0..1_000_000),
+            ("bytes=262000-262300", 262_000..262_301),
+            ("bytes=-5", 999_995..1_000_000),
+        ] {
+            let answer = world.get(&digest, &[("range", range)]).await;
+            assert_eq!(answer.status, 206, "{range}");
+            assert!(answer.body == content.read(expected), "{range}: wrong bytes");
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_resumed_where_it_broke() {
+    let world = world().await;
+    let content = Content::generated(3, 2_000_000);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    let cut = Fault::Cut {
+        at: 300_000,
+        by: CutBy::Fin,
+    };
+    world
+        .origin
+        .inject(Match::digest(&digest).get(), When::First(3), cut);
+    let answer = world.get(&digest, &[]).await;
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == content.read(0..content.len()), "wrong bytes");
+    assert!(world.origin.bytes_sent_for(&digest) <= content.len() * 105 / 100);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_never_sent_whole_nor_kept() {
+    let world = world().await;
+    let content = Content::generated(4, 1_000_000);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    let fault = world.origin.inject(
+        Match::digest(&digest).get(),
+        When::Always,
+        Fault::WrongByte { at: 999_999 },
+    );
+    let answer = world.get(&digest, &[]).await;
+    assert_ne!(
+        answer.end,
+        End::Complete,
+        "a content that is not its digest was sent whole"
+    );
+    assert_ne!(answer.end, End::Reset);
+    assert!(content.read(0..answer.body.len() as u64) == answer.body);
+    world.origin.heal(fault);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let answer = world.get(&digest, &[]).await;
+    assert!(answer.status == 200 && answer.body == content.read(0..content.len()));
+    world.stop().await;
+}
