@@ -1,8 +1,8 @@
 //! What every long-running role does alike.
 //!
 //! [`net`] is where sockets come from, [`supervise`] the only place that spawns, [`http_server`] serves, [`limit`] and
-//! [`backoff`] hold back. [`config`] reads a role's configuration, [`log`] and [`metrics`] tell what it does, [`ready`]
-//! and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates.
+//! [`backoff`] hold back. [`config`] reads a role's configuration, [`log`], [`traces`] and [`metrics`] tell what it
+//! does, [`ready`] and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates.
 
 pub mod admin;
 pub mod backoff;
@@ -17,3 +17,4 @@ pub mod ready;
 pub mod shutdown;
 pub mod supervise;
 pub mod tls;
+pub mod traces;

@@ -13,6 +13,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
+use crate::traces::Traces;
+
 /// The section `log` of every role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
@@ -126,6 +128,8 @@ pub struct Setup<'a> {
     pub flag: Option<&'a str>,
     /// `DARTER_LOG`, before the configuration. An empty one counts as absent.
     pub env: Option<&'a str>,
+    /// Where spans go as well, if anywhere.
+    pub traces: Option<&'a Traces>,
 }
 
 impl Setup<'_> {
@@ -168,10 +172,12 @@ impl Setup<'_> {
         } else {
             lines.json().flatten_event(true).with_span_list(false).boxed()
         };
-        Ok((
-            tracing_subscriber::registry().with(filter).with(lines),
-            LogHandle { filter: handle },
-        ))
+        let spans = self.traces.map(Traces::layer);
+        let subscriber = tracing_subscriber::registry()
+            .with(filter)
+            .with(lines)
+            .with(spans);
+        Ok((subscriber, LogHandle { filter: handle }))
     }
 }
 

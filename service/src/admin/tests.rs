@@ -7,6 +7,7 @@ fn parts() -> (Parts, impl tracing::Subscriber) {
         config: &config,
         flag: None,
         env: None,
+        traces: None,
     }
     .subscriber(std::io::sink, false)
     .unwrap();

@@ -42,6 +42,7 @@ fn setup(config: &LogConfig) -> Setup<'_> {
         config,
         flag: None,
         env: None,
+        traces: None,
     }
 }
 
@@ -88,6 +89,7 @@ impl Setup<'_> {
             config: self.config,
             flag,
             env,
+            traces: None,
         }
         .subscriber(std::io::sink, false)
         .unwrap();
