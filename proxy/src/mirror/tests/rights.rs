@@ -14,7 +14,7 @@ use crate::mirror::MirrorConfig;
 const TOKEN: (&str, &str) = ("authorization", "Bearer alice-token");
 
 /// A private image, and Alice who may read it.
-async fn private(lab: &Lab) -> Image {
+fn private(lab: &Lab) -> Image {
     let image = add_image(&lab.origin, "secret", Some("v1"), &ImageSpec::new(1, &[5000]));
     lab.origin.set_access("secret", Access::Bearer { public: false });
     lab.origin.add_user("alice", "pw");
@@ -46,7 +46,7 @@ fn shape(answer: &Response) -> (u16, Vec<(String, String)>, bytes::Bytes) {
 #[tokio::test]
 async fn cached_private_content_is_refused_as_if_it_were_not_cached() {
     let lab = Lab::new().await;
-    let image = private(&lab).await;
+    let image = private(&lab);
     let targets = targets(&image);
     let mut before = Vec::new();
     for target in &targets {
@@ -71,7 +71,7 @@ async fn cached_private_content_is_refused_as_if_it_were_not_cached() {
 async fn a_token_for_another_repository_opens_nothing() {
     for (denial, status) in [(Denial::Forbidden, 403), (Denial::NotFound, 404)] {
         let lab = Lab::new().await;
-        let image = private(&lab).await;
+        let image = private(&lab);
         lab.origin.set_denial(denial);
         for target in targets(&image) {
             lab.get(&target, &[TOKEN]).await;
@@ -104,7 +104,7 @@ async fn while_the_registry_cannot_answer_private_content_stays_closed() {
             ..MirrorConfig::default()
         })
         .await;
-        let image = private(&lab).await;
+        let image = private(&lab);
         let open = lab.origin.add_blob("open", "everybody's");
         let layer = format!("/v2/secret/blobs/{}", image.layers[0].digest);
         assert_eq!(lab.get(&layer, &[TOKEN]).await.status, 200);
@@ -127,7 +127,7 @@ async fn while_the_registry_cannot_answer_private_content_stays_closed() {
 #[tokio::test]
 async fn credentials_go_to_their_registry_and_into_no_answer() {
     let lab = Lab::new().await;
-    let image = private(&lab).await;
+    let image = private(&lab);
     for target in targets(&image) {
         let answer = lab.get(&target, &[TOKEN]).await;
         assert!(!format!("{:?}", answer.headers).contains("alice"));
@@ -155,7 +155,7 @@ async fn a_public_repository_behind_tokens_is_open_to_all() {
 #[tokio::test]
 async fn a_registry_opens_only_what_it_has() {
     let lab = Lab::new().await;
-    let image = private(&lab).await;
+    let image = private(&lab);
     for target in targets(&image) {
         assert_eq!(lab.get(&target, &[TOKEN]).await.status, 200, "{target}");
     }
