@@ -150,17 +150,21 @@ impl Dialer {
     /// Connects to the first address that answers; none may use up the time of those behind it.
     async fn first(&self, addresses: &[SocketAddr]) -> Result<(Stream, Nearness), DialError> {
         let deadline = Instant::now() + self.timeout;
-        let mut problem = String::new();
+        let (mut problem, mut silent) = (String::new(), Vec::new());
         for (tried, address) in addresses.iter().enumerate() {
             let left = u32::try_from(addresses.len() - tried).unwrap_or(1);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             match timeout(share, self.network.connect(&address.to_string())).await {
                 Ok(Ok(stream)) => return Ok((stream, Nearness::of(address.ip()))),
                 Ok(Err(error)) => problem = format!("{address}: {error}"),
-                Err(_) => problem = format!("{address}: no answer within {share:?}"),
+                Err(_) => silent.push(format!("{address}: no answer within {share:?}")),
             }
         }
-        Err(DialError::Passing(problem))
+        // Who does not answer would be waited for as long again.
+        match silent.pop() {
+            Some(silence) => Err(DialError::Final(silence)),
+            None => Err(DialError::Passing(problem)),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! The client against a registry that misbehaves on demand: what comes back, and what the registry saw.
+#![expect(clippy::unwrap_used, reason = "the helpers belong to the tests alone")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -68,7 +68,7 @@ fn simulate(seed: u64, reads: usize, cut_off: bool, when: When, fault: Fault) ->
         let client = Origins::new(&config, Arc::new(Simulated), seed)?;
         let locator = locator("registry", ContentKind::Blob, &digest);
         if cut_off {
-            turmoil::partition("node", "registry");
+            turmoil::hold("node", "registry");
         }
         for _ in 0..reads {
             let started = Instant::now();
