@@ -1,0 +1,199 @@
+//! Simulated sockets behind the seam that every role goes through: turmoil's streams, with links that have a speed.
+//!
+//! Turmoil delays and reorders messages but carries any number of bytes at once. Here each host has an uplink: what is
+//! written leaves in small segments at the uplink's rate, so that a pull takes time and faults can fall into its middle.
+//! It is not TCP: a message that a partition swallows is never sent again, and its connection stays silent for ever.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use darter_service::net::{Address, BoxFuture, Listener, Network, PeerAddr, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use turmoil::net::{TcpListener, TcpStream};
+
+/// Most bytes of one simulated segment.
+const SEGMENT_BYTES: usize = 16 * 1024;
+/// How far an uplink may run ahead of its rate: timers have whole milliseconds.
+const AHEAD: Duration = Duration::from_millis(2);
+
+/// Speed of a host's uplink in bytes a second. Clones share it; it survives the host's crashes.
+#[derive(Clone, Debug)]
+pub struct Rate(Arc<AtomicU64>);
+
+impl Rate {
+    /// An uplink of this speed.
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes_per_second)))
+    }
+
+    /// Changes the speed, from the next segment on.
+    pub fn set(&self, bytes_per_second: u64) {
+        self.0.store(bytes_per_second.max(1), Ordering::Relaxed);
+    }
+
+    fn time_of(&self, bytes: usize) -> Duration {
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / self.0.load(Ordering::Relaxed).max(1);
+        Duration::from_nanos(nanos)
+    }
+}
+
+/// The sockets of one simulated host, for one life of it.
+#[derive(Clone, Debug)]
+pub struct TurmoilNetwork {
+    uplink: Arc<Uplink>,
+}
+
+#[derive(Debug)]
+struct Uplink {
+    rate: Rate,
+    /// When everything that was written has left.
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Uplink {
+    /// Takes `bytes` and tells when the next ones may follow.
+    fn take(&self, bytes: usize) -> Instant {
+        let now = Instant::now();
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = free_at.map_or(now, |at| at.max(now));
+        let end = begin + self.rate.time_of(bytes);
+        *free_at = Some(end);
+        end.checked_sub(AHEAD).unwrap_or(now)
+    }
+}
+
+impl TurmoilNetwork {
+    /// Sockets that send at `rate` together.
+    pub fn new(rate: Rate) -> Self {
+        let free_at = Mutex::new(None);
+        Self {
+            uplink: Arc::new(Uplink { rate, free_at }),
+        }
+    }
+
+    fn wire(&self, stream: TcpStream) -> Stream {
+        Stream::Other(Box::new(Wire {
+            stream,
+            uplink: Arc::clone(&self.uplink),
+            pause: None,
+        }))
+    }
+}
+
+fn split(authority: &str) -> io::Result<(&str, u16)> {
+    let wrong = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{authority:?} is no host:port"),
+        )
+    };
+    let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
+    Ok((host, port.parse().map_err(|_| wrong())?))
+}
+
+impl Network for TurmoilNetwork {
+    fn bind<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let Address::Tcp(authority) = address else {
+                return Err(io::ErrorKind::Unsupported.into());
+            };
+            let listener = TcpListener::bind(split(authority)?).await?;
+            let network = self.clone();
+            Ok(Box::new(TurmoilListener { listener, network }) as Box<dyn Listener>)
+        })
+    }
+
+    fn connect<'a>(&'a self, authority: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(split(authority)?).await?;
+            Ok(self.wire(stream))
+        })
+    }
+
+    fn resolve<'a>(&'a self, authority: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move {
+            let (host, port) = split(authority)?;
+            Ok(vec![SocketAddr::new(turmoil::lookup(host), port)])
+        })
+    }
+}
+
+struct TurmoilListener {
+    listener: TcpListener,
+    network: TurmoilNetwork,
+}
+
+impl fmt::Debug for TurmoilListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TurmoilListener")
+    }
+}
+
+impl Listener for TurmoilListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Stream, PeerAddr)>> {
+        Box::pin(async move {
+            let (stream, address) = self.listener.accept().await?;
+            Ok((self.network.wire(stream), PeerAddr::Ip(address)))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// One connection that sends at its host's speed.
+struct Wire {
+    stream: TcpStream,
+    uplink: Arc<Uplink>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    /// Waits until the uplink has room.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = self.pause.as_mut() {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_room(cx));
+        let segment = buf.get(..SEGMENT_BYTES).unwrap_or(buf);
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, segment))?;
+        let next = self.uplink.take(written);
+        if next > Instant::now() {
+            self.pause = Some(Box::pin(sleep_until(next)));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

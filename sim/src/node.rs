@@ -1,0 +1,171 @@
+//! One simulated proxy: the real one, with the store that outlives its crashes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_origin::RegistryConfig;
+use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::config::{Config, NodeRole};
+use darter_proxy::sendfile::ZeroCopy;
+use darter_service::supervise::Tasks;
+use darter_store::MemoryStore;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::network::{Rate, TurmoilNetwork};
+use crate::world::{ORIGIN, REGISTRY};
+
+/// How long a node may take to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What a node is, in all its lives.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// Its name, which is its address as well.
+    pub name: String,
+    /// Peer or seed.
+    pub role: NodeRole,
+    /// The schedulers that it is told.
+    pub schedulers: Vec<String>,
+    /// Seed of its randomness.
+    pub seed: u64,
+    /// Its uplink.
+    pub rate: Rate,
+    /// Its disk.
+    pub store: MemoryStore,
+}
+
+/// One life of a node: from its start to a stop or a crash.
+#[derive(Debug)]
+struct Life {
+    node: Node,
+    tasks: Tasks,
+    stop: CancellationToken,
+    registry: Registry,
+    /// What still ran after it had stopped; `None` while it lives or when it crashed.
+    left: Option<BTreeMap<&'static str, usize>>,
+}
+
+/// A node as the world sees it.
+#[derive(Clone, Debug)]
+pub struct SimNode {
+    /// What it is.
+    pub spec: NodeSpec,
+    lives: Rc<RefCell<Vec<Life>>>,
+}
+
+impl SimNode {
+    /// A node that did not start.
+    pub fn new(spec: NodeSpec) -> Self {
+        Self {
+            spec,
+            lives: Rc::default(),
+        }
+    }
+
+    /// One life.
+    pub async fn live(self) -> turmoil::Result {
+        let number = self.lives.borrow().len();
+        let (tasks, stop) = (Tasks::new(), CancellationToken::new());
+        let mut registry = Registry::default();
+        let node = start(NodeParts {
+            config: self.config(),
+            host: self.spec.name.parse()?,
+            network: Arc::new(TurmoilNetwork::new(self.spec.rate.clone())),
+            store: Arc::new(self.spec.store.clone()),
+            zero_copy: ZeroCopy::default(),
+            registry: &mut registry,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            seed: self.spec.seed ^ ((number as u64) << 48),
+        })
+        .await?;
+        self.lives.borrow_mut().push(Life {
+            node,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            registry,
+            left: None,
+        });
+        stop.cancelled().await;
+        tasks.shut_down(STOP_GRACE).await;
+        if let Some(life) = self.lives.borrow_mut().get_mut(number) {
+            life.left = Some(tasks.running());
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config {
+            role: self.spec.role,
+            ..Config::default()
+        };
+        config.mirror.listen.set_ip([0, 0, 0, 0].into());
+        config.scheduler.addresses.clone_from(&self.spec.schedulers);
+        let registry = RegistryConfig {
+            endpoint: Some(format!("http://{ORIGIN}:80")),
+            ..RegistryConfig::default()
+        };
+        config.origin.registries.insert(REGISTRY.to_owned(), registry);
+        config
+    }
+
+    /// Asks its last life to stop.
+    pub fn stop(&self) {
+        if let Some(life) = self.lives.borrow().last() {
+            life.stop.cancel();
+        }
+    }
+
+    /// Whether it started at all.
+    pub fn has_started(&self) -> bool {
+        !self.lives.borrow().is_empty()
+    }
+
+    /// What still ran after its last life had stopped; `None` if it did not stop.
+    pub fn left_running(&self) -> Option<BTreeMap<&'static str, usize>> {
+        self.lives.borrow().last()?.left.clone()
+    }
+
+    /// What runs in its last life.
+    pub fn running(&self) -> BTreeMap<&'static str, usize> {
+        self.lives
+            .borrow()
+            .last()
+            .map(|life| life.tasks.running())
+            .unwrap_or_default()
+    }
+
+    /// How many schedulers its last life can speak to.
+    pub fn schedulers_up(&self) -> usize {
+        self.lives
+            .borrow()
+            .last()
+            .map_or(0, |life| life.node.scheduling.up_count())
+    }
+
+    /// The sum of a metric over all its lives, all label sets that contain `label`.
+    pub fn metric(&self, name: &str, label: &str) -> u64 {
+        let lives = self.lives.borrow();
+        lives.iter().map(|life| metric(&life.registry, name, label)).sum()
+    }
+}
+
+/// The sum of the samples of a metric whose labels contain `label`.
+fn metric(registry: &Registry, name: &str, label: &str) -> u64 {
+    let mut text = String::new();
+    if encode(&mut text, registry).is_err() {
+        return 0;
+    }
+    let value = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        let fits = labels.is_empty() || labels.starts_with('{');
+        (fits && labels.contains(label)).then(|| value.parse::<u64>().ok())?
+    };
+    text.lines().filter_map(value).sum()
+}

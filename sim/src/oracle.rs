@@ -1,0 +1,124 @@
+//! What must be true of every world, whatever happened in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::client::{Outcome, Pull};
+use crate::world::{Blob, World};
+
+/// How long everything together may take to stop.
+const STOP: Duration = Duration::from_secs(20);
+
+impl World {
+    /// Asks the oracle, stops all nodes, and asks again. Every pull must have ended ([`World::settle`]).
+    pub fn finish(mut self) {
+        self.no_wrong_bytes();
+        self.all_pulls_done();
+        self.received_is_what_was_sent();
+        self.stop_all();
+    }
+
+    /// No client ever got a byte that is not the truth's.
+    pub fn no_wrong_bytes(&self) {
+        for pull in &self.pulls {
+            let progress = pull.progress();
+            assert_eq!(
+                progress.wrong_bytes, 0,
+                "{} got wrong bytes: {progress:?}",
+                pull.node
+            );
+            assert!(progress.bytes <= pull.blob.length());
+        }
+    }
+
+    /// Every pull has all its bytes.
+    pub fn all_pulls_done(&self) {
+        for pull in &self.pulls {
+            let progress = pull.progress();
+            assert_eq!(
+                progress.outcome,
+                Some(Outcome::Done),
+                "pull through {}: {progress:?}",
+                pull.node
+            );
+            assert_eq!(progress.bytes, pull.blob.length());
+        }
+    }
+
+    /// Payload bytes of a blob that the registry sent to nodes; what clients fetched themselves is not in it.
+    pub fn origin_bytes(&self, blob: &Blob) -> u64 {
+        let same = |pull: &&Pull| pull.blob.digest == blob.digest;
+        let direct: u64 = self
+            .pulls
+            .iter()
+            .filter(same)
+            .map(|pull| pull.progress().direct_bytes)
+            .sum();
+        self.origin.bytes_sent_for(&blob.digest).saturating_sub(direct)
+    }
+
+    /// The registry sent a blob to nodes once: at most 1.02 times its bytes.
+    pub fn sent_once_to_nodes(&self, blob: &Blob) {
+        let sent = self.origin_bytes(blob);
+        let most = blob.length() + blob.length() / 50;
+        assert!(
+            sent <= most,
+            "the registry sent {sent} bytes of a blob of {}",
+            blob.length()
+        );
+    }
+
+    /// The same, and no client had to ask it.
+    pub fn sent_once(&self, blob: &Blob) {
+        self.sent_once_to_nodes(blob);
+        let direct: u64 = self.pulls.iter().map(|pull| pull.progress().direct_bytes).sum();
+        assert_eq!(direct, 0, "a client had to go to the registry: {}", self.state());
+    }
+
+    /// Nodes count no more bytes from one another than they count as sent.
+    fn received_is_what_was_sent(&self) {
+        let sum = |name: &str, label: &str| {
+            self.nodes
+                .iter()
+                .map(|node| node.metric(name, label))
+                .sum::<u64>()
+        };
+        let from_peers = sum("darter_proxy_received_bytes_total", "source=\"peer\"");
+        let sent = sum("darter_proxy_peer_sent_bytes_total", "");
+        assert!(
+            from_peers <= sent,
+            "nodes received {from_peers} bytes from peers, which sent {sent}"
+        );
+        let from_origin = sum("darter_proxy_received_bytes_total", "source=\"origin\"");
+        let sent = self.origin.bytes_sent();
+        assert!(
+            from_origin <= sent,
+            "nodes received {from_origin} bytes from a registry that sent {sent}"
+        );
+    }
+
+    /// Stops all nodes that run; nothing of them may stay behind.
+    fn stop_all(&mut self) {
+        let names: Vec<String> = self.nodes.iter().map(|node| node.spec.name.clone()).collect();
+        let running: Vec<String> = names
+            .into_iter()
+            .filter(|name| self.sim.is_host_running(name.as_str()))
+            .collect();
+        for name in &running {
+            self.node(name).stop();
+        }
+        self.run_until(STOP, "all nodes have stopped", |world| {
+            running
+                .iter()
+                .all(|name| world.node(name).left_running().is_some())
+        });
+        for name in &running {
+            let left = self.node(name).left_running();
+            assert_eq!(
+                left,
+                Some(BTreeMap::new()),
+                "{name} stopped and left something running"
+            );
+        }
+    }
+}

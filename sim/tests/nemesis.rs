@@ -1,0 +1,143 @@
+//! Faults by chance, everywhere, for a while; then everything heals, and every pull must have its bytes.
+
+use std::time::Duration;
+
+use darter_sim::scenario::random;
+use darter_sim::{Blob, Shape, World};
+use darter_testkit::origin::{CutBy, Fault, Match, When};
+use rand::RngExt as _;
+
+const MIB: u64 = 1024 * 1024;
+const NODES: usize = 4;
+/// How long faults come.
+const ROUNDS: u32 = 12;
+/// How soon after the last fault is healed all pulls must have ended.
+const BOUND: Duration = Duration::from_secs(60);
+
+#[test]
+fn nemesis() {
+    random("nemesis", 10, 2, |seed| {
+        let shape = Shape {
+            nodes: NODES,
+            seeds: 1,
+            schedulers: 2,
+            origin_rate: 4 * MIB,
+            node_rate: 8 * MIB,
+            latency_max: Duration::from_millis(10),
+        };
+        let mut world = World::new(seed, shape);
+        let blobs: Vec<Blob> = [3 * MIB, 2 * MIB + 1, 300_000, 999]
+            .map(|length| world.blob(length))
+            .into();
+        let mut sick = Vec::new();
+        for _ in 0..ROUNDS {
+            order(&mut world, &blobs);
+            let ill = strike(&mut world);
+            let pause = world.rng.random_range(50..1500);
+            world.run_for(Duration::from_millis(pause));
+            sick.push(ill);
+            if sick.len() > 2 {
+                let healed = sick.remove(0);
+                heal(&mut world, &healed);
+            }
+        }
+        for ill in sick {
+            heal(&mut world, &ill);
+        }
+        world.origin.heal_all();
+        world.settle(BOUND);
+        world.no_wrong_bytes();
+        for pull in &world.pulls {
+            let most = Duration::from_secs(5);
+            let gap = pull.progress().longest_gap;
+            assert!(gap <= most * 3, "{} waited {gap:?} for a byte", pull.node);
+        }
+        world.finish();
+    });
+}
+
+fn order(world: &mut World, blobs: &[Blob]) {
+    for _ in 0..world.rng.random_range(0..4) {
+        let node = world.rng.random_range(0..NODES);
+        let blob = world.rng.random_range(0..blobs.len());
+        world.pull(node, &blobs[blob]);
+    }
+}
+
+enum Ill {
+    Dead(String),
+    Apart(String, String),
+    Held(String, String),
+    Slow(String),
+    Full(String),
+    Nothing,
+}
+
+/// One fault by chance.
+fn strike(world: &mut World) -> Ill {
+    let hosts: Vec<String> = world
+        .hosts()
+        .into_iter()
+        .filter(|host| host != "origin")
+        .collect();
+    let one = hosts[world.rng.random_range(0..hosts.len())].clone();
+    let other = hosts[world.rng.random_range(0..hosts.len())].clone();
+    let is_node = one.starts_with("node") || one.starts_with("seed");
+    match world.rng.random_range(0..8) {
+        0 if world.is_running(&one) => {
+            world.kill(&one);
+            Ill::Dead(one)
+        }
+        1 if world.is_running(&one) => {
+            world.power_cut(&one);
+            Ill::Dead(one)
+        }
+        2 if one != other => {
+            world.partition(&one, &other);
+            Ill::Apart(one, other)
+        }
+        3 if one != other => {
+            world.hold(&one, &other);
+            Ill::Held(one, other)
+        }
+        4 if is_node => {
+            world.node(&one).spec.rate.set(200_000);
+            Ill::Slow(one)
+        }
+        5 if is_node => {
+            world.node(&one).spec.store.faults().no_space_after(MIB);
+            Ill::Full(one)
+        }
+        6 => {
+            let at = world.rng.random_range(0..3 * MIB);
+            world.origin.inject(
+                Match::any().get(),
+                When::Percent(30),
+                Fault::Cut { at, by: CutBy::Fin },
+            );
+            Ill::Nothing
+        }
+        7 => {
+            let fault = [
+                Fault::status(500),
+                Fault::too_many_requests(1),
+                Fault::status(502),
+            ];
+            let fault = fault[world.rng.random_range(0..3)].clone();
+            world.origin.inject(Match::any(), When::Percent(20), fault);
+            Ill::Nothing
+        }
+        _ => Ill::Nothing,
+    }
+}
+
+fn heal(world: &mut World, ill: &Ill) {
+    match ill {
+        Ill::Dead(host) if !world.is_running(host) => world.restart(host),
+        Ill::Apart(one, other) => world.repair(one, other),
+        Ill::Held(one, other) => world.release(one, other),
+        Ill::Slow(host) => world.node(host).spec.rate.set(8 * MIB),
+        Ill::Full(host) => world.node(host).spec.store.faults().space_returns(),
+        Ill::Dead(_) | Ill::Nothing => {}
+    }
+}

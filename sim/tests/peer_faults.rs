@@ -1,0 +1,257 @@
+//! Other nodes die, lie, or say nothing.
+
+use std::time::Duration;
+
+use darter_sim::scenario::scripted;
+use darter_sim::{Blob, Pull, Shape, World};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A world whose first `nodes` nodes hold a blob, and a new node that does not.
+fn all_hold(seed: u64, nodes: usize) -> (World, Blob, usize) {
+    let mut world = World::new(
+        seed,
+        Shape {
+            nodes,
+            ..Shape::default()
+        },
+    );
+    let blob = world.blob(4 * MIB);
+    for node in 0..nodes {
+        world.pull(node, &blob);
+    }
+    world.settle(Duration::from_secs(10));
+    let late = world.add_node();
+    world.run_for(Duration::from_secs(1));
+    (world, blob, late)
+}
+
+#[test]
+fn the_seed_dies_in_mid_pull() {
+    scripted("the_seed_dies_in_mid_pull", |seed| {
+        let shape = Shape {
+            nodes: 4,
+            seeds: 1,
+            origin_rate: 4 * MIB,
+            ..Shape::default()
+        };
+        let mut world = World::new(seed, shape);
+        let blob = world.blob(4 * MIB);
+        for node in 0..4 {
+            world.pull(node, &blob);
+        }
+        world.run_until(Duration::from_secs(10), "the pulls are in the middle", |world| {
+            world.pulls.iter().all(|pull| pull.progress().bytes >= MIB)
+        });
+        assert!(!world.pulls.iter().any(Pull::is_over));
+        world.kill("seed-0");
+        world.settle(Duration::from_secs(20));
+        assert!(
+            world.origin_bytes(&blob) <= 2 * blob.length(),
+            "what nodes have is not fetched again by all"
+        );
+        world.finish();
+    });
+}
+
+#[test]
+fn a_serving_peer_dies_in_mid_pull() {
+    scripted("a_serving_peer_dies_in_mid_pull", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 2);
+        for node in ["node-0", "node-1"] {
+            world.node(node).spec.rate.set(4 * MIB);
+        }
+        let before = world.origin_bytes(&blob);
+        let pull = world.pull(late, &blob);
+        world.run_until(Duration::from_secs(10), "the pull is in the middle", |_| {
+            pull.progress().bytes >= MIB
+        });
+        world.kill("node-0");
+        world.settle(Duration::from_secs(20));
+        assert_eq!(world.origin_bytes(&blob), before, "the other peer has it");
+        world.finish();
+    });
+}
+
+#[test]
+fn a_peer_loses_power_and_comes_back() {
+    scripted("a_peer_loses_power_and_comes_back", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 2);
+        world.node("node-0").spec.rate.set(4 * MIB);
+        world.node("node-1").spec.rate.set(4 * MIB);
+        let pull = world.pull(late, &blob);
+        world.run_until(Duration::from_secs(10), "the pull is in the middle", |_| {
+            pull.progress().bytes >= MIB
+        });
+        world.power_cut("node-0");
+        world.run_for(Duration::from_millis(500));
+        world.restart("node-0");
+        world.settle(Duration::from_secs(20));
+        // What it kept must be linked again before it is served, to itself and to others.
+        world.pull(0, &blob);
+        world.settle(Duration::from_secs(10));
+        world.finish();
+    });
+}
+
+#[test]
+fn all_peers_flip_bits() {
+    scripted("all_peers_flip_bits", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 4);
+        for node in ["node-0", "node-1", "node-2", "node-3"] {
+            assert!(world.rot(node, &blob) > 0);
+        }
+        let before = world.origin_bytes(&blob);
+        let pull = world.pull(late, &blob);
+        world.settle(Duration::from_secs(10));
+        let sent = world.origin_bytes(&blob) - before;
+        let most = blob.length() + blob.length() / 20;
+        assert!(
+            sent <= most,
+            "the registry sent {sent} bytes of {} because peers lie",
+            blob.length()
+        );
+        assert!(pull.progress().took.unwrap() <= Duration::from_secs(3));
+        world.finish();
+    });
+}
+
+#[test]
+fn one_of_three_peers_flips_bits() {
+    scripted("one_of_three_peers_flips_bits", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 3);
+        assert!(world.rot("node-1", &blob) > 0);
+        let before = world.origin_bytes(&blob);
+        world.pull(late, &blob);
+        world.settle(Duration::from_secs(10));
+        let name = format!("node-{late}");
+        let bad = world
+            .node(&name)
+            .metric("darter_proxy_parent_failures_total", "wrong_bytes");
+        assert!(bad <= 1, "{bad} wrong pieces were taken from one peer");
+        assert_eq!(world.origin_bytes(&blob), before, "the others have it");
+        world.finish();
+    });
+}
+
+#[test]
+fn all_peers_are_black_holes() {
+    scripted("all_peers_are_black_holes", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 3);
+        let name = format!("node-{late}");
+        for node in ["node-0", "node-1", "node-2"] {
+            world.partition(&name, node);
+        }
+        let pull = world.pull(late, &blob);
+        world.settle(Duration::from_secs(10));
+        let progress = pull.progress();
+        assert!(
+            progress.first_byte.unwrap() <= Duration::from_secs(1),
+            "{progress:?}"
+        );
+        assert!(world.origin_bytes(&blob) <= 2 * blob.length() + blob.length() / 50);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_silent_parent_is_replaced() {
+    scripted("a_silent_parent_is_replaced", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 2);
+        for node in ["node-0", "node-1"] {
+            world.node(node).spec.rate.set(8 * MIB);
+        }
+        let name = format!("node-{late}");
+        let pull = world.pull(late, &blob);
+        world.run_until(Duration::from_secs(10), "the pull has begun", |_| {
+            pull.progress().bytes > 0
+        });
+        world.hold(&name, "node-0");
+        world.settle(Duration::from_secs(10));
+        let progress = pull.progress();
+        assert!(progress.longest_gap <= Duration::from_secs(5), "{progress:?}");
+        assert!(progress.took.unwrap() <= Duration::from_secs(4), "{progress:?}");
+        world.release(&name, "node-0");
+        world.finish();
+    });
+}
+
+#[test]
+fn a_slow_parent_is_no_brake() {
+    scripted("a_slow_parent_is_no_brake", |seed| {
+        let (mut world, blob, late) = all_hold(seed, 3);
+        world.node("node-0").spec.rate.set(64 * 1024);
+        let pull = world.pull(late, &blob);
+        world.settle(Duration::from_secs(20));
+        let progress = pull.progress();
+        assert!(progress.longest_gap <= Duration::from_secs(5), "{progress:?}");
+        world.finish();
+    });
+}
+
+#[test]
+fn a_killed_proxy_hands_over_and_knows_its_pieces_after() {
+    scripted("a_killed_proxy_hands_over_and_knows_its_pieces_after", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 2,
+                origin_rate: 4 * MIB,
+                ..Shape::default()
+            },
+        );
+        let blob = world.blob(4 * MIB);
+        let pull = world.pull(0, &blob);
+        world.run_until(Duration::from_secs(10), "the pull is in the middle", |_| {
+            pull.progress().bytes >= 2 * MIB
+        });
+        world.kill("node-0");
+        world.settle(Duration::from_secs(10));
+        assert!(
+            pull.progress().hand_overs > 0,
+            "the client went on at the registry"
+        );
+        world.restart("node-0");
+        world.run_for(Duration::from_secs(2));
+        let before = world.origin.bytes_sent_for(&blob.digest);
+        let again = world.pull(0, &blob);
+        world.settle(Duration::from_secs(10));
+        assert_eq!(again.progress().hand_overs, 0);
+        let sent = world.origin.bytes_sent_for(&blob.digest) - before;
+        assert!(
+            sent <= blob.length() / 2 + MIB,
+            "{sent} bytes fetched again though two MiB were marked"
+        );
+        world.finish();
+    });
+}
+
+#[test]
+fn a_full_disk_is_no_reason_to_fail() {
+    scripted("a_full_disk_is_no_reason_to_fail", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 2,
+                ..Shape::default()
+            },
+        );
+        let blobs = [world.blob(2 * MIB), world.blob(2 * MIB)];
+        world.node("node-0").spec.store.faults().no_space_after(0);
+        world.node("node-1").spec.store.faults().no_space_after(MIB);
+        for node in 0..2 {
+            world.pull(node, &blobs[0]);
+        }
+        world.settle(Duration::from_secs(30));
+        for node in ["node-0", "node-1"] {
+            world.node(node).spec.store.faults().space_returns();
+        }
+        world.run_for(Duration::from_secs(10));
+        for node in 0..2 {
+            world.pull(node, &blobs[1]);
+        }
+        world.settle(Duration::from_secs(10));
+        world.sent_once_to_nodes(&blobs[1]);
+        world.finish();
+    });
+}
