@@ -67,6 +67,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What is logged.
     pub log: darter_service::log::LogConfig,
+    /// Where traces go.
+    pub traces: darter_service::traces::TracesConfig,
 }
 
 impl Default for Config {
@@ -85,6 +87,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             admin: AdminConfig::default(),
             log: darter_service::log::LogConfig::default(),
+            traces: darter_service::traces::TracesConfig::default(),
         }
     }
 }

@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::admin::{Admin, Parts};
+use darter_service::admin::{Admin, AdminPort, AdminPortError, Parts};
 use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
-use darter_service::http_server::{HttpServer, Limits, Plain};
 use darter_service::log::LogHandle;
-use darter_service::net::{Address, Listener, Network};
+use darter_service::net::Network;
 use darter_service::ready::Readiness;
 use darter_service::supervise::Tasks;
 use darter_store::{DiskOptions, DiskStore, OpenError};
@@ -29,10 +28,6 @@ use crate::sendfile::ZeroCopy;
 
 /// How long what runs may take to finish at a stop; a client whose pull is cut goes on at its next host.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// How long the admin port may take to finish its answers.
-const ADMIN_GRACE: Duration = Duration::from_secs(1);
-/// Connections to the admin port at the same time.
-const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 /// What a process gives to its node.
 #[derive(Debug)]
@@ -64,14 +59,8 @@ pub struct Ports {
 #[derive(Debug, Error)]
 pub enum RunError {
     /// The admin port cannot be opened.
-    #[error("cannot listen on {address} for the admin port: is another process there?")]
-    Admin {
-        /// The address.
-        address: Address,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Admin(#[from] AdminPortError),
     /// The store cannot be used.
     #[error("store.dir")]
     Store(#[from] OpenError),
@@ -106,7 +95,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     build_info::register(&mut registry);
 
     let config_text = to_yaml(&config)?;
-    let admin_listener = bind_admin(&*network, &config.admin.listen).await?;
+    let admin_port = AdminPort::bind(&network, &config.admin.listen).await?;
     let store = open_store(&config.store, &tasks).await?;
     let zero_copy = ZeroCopy::new(Some(store.mappings()));
     let node = app::start(NodeParts {
@@ -122,21 +111,18 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     });
     let node = node.await?;
     let ports = Ports {
-        admin: admin_listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        admin: admin_port.address(),
         mirror: node.mirror_address.clone(),
         peer: node.peer_address.clone(),
     };
-    let admin = serve_admin(
-        Admin::new(Parts {
-            readiness: readiness.clone(),
-            registry,
-            config_text,
-            log,
-            tasks: tasks.clone(),
-            routes: BTreeMap::new(),
-        }),
-        admin_listener,
-    );
+    let admin = admin_port.serve(Admin::new(Parts {
+        readiness: readiness.clone(),
+        registry,
+        config_text,
+        log,
+        tasks: tasks.clone(),
+        routes: BTreeMap::new(),
+    }));
     starting.release();
     tracing::info!(%host, mirror = ports.mirror, peer = ports.peer, admin = ports.admin, "proxy is ready");
     ready(&ports);
@@ -151,14 +137,6 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     Ok(())
 }
 
-async fn bind_admin(network: &dyn Network, address: &Address) -> Result<Box<dyn Listener>, RunError> {
-    let bound = network.bind(address).await;
-    bound.map_err(|source| RunError::Admin {
-        address: address.clone(),
-        source,
-    })
-}
-
 /// Reads what an earlier life left; takes about a second for 10⁵ contents.
 async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore>, RunError> {
     let options = DiskOptions {
@@ -166,7 +144,9 @@ async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore
         quota_bytes: config.quota.as_u64(),
         free_floor_bytes: config.free_floor.as_u64(),
     };
-    let (store, found) = tasks.blocking("recovery of the store", || DiskStore::open(options)).await??;
+    let (store, found) = tasks
+        .blocking("recovery of the store", || DiskStore::open(options))
+        .await??;
     tracing::info!(
         dir = %config.dir.display(),
         contents = found.tasks,
@@ -178,36 +158,4 @@ async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore
         tracing::warn!(path = %dropped.path.display(), reason = dropped.reason, "dropped what did not fit together");
     }
     Ok(Arc::new(store))
-}
-
-/// An admin port that outlives what it shows.
-struct AdminServer {
-    tasks: Tasks,
-    stop: CancellationToken,
-}
-
-fn serve_admin(admin: Admin, listener: Box<dyn Listener>) -> AdminServer {
-    let server = AdminServer {
-        tasks: Tasks::new(),
-        stop: CancellationToken::new(),
-    };
-    let http = HttpServer {
-        name: "connection to the admin port",
-        limits: Limits {
-            connections_max: ADMIN_CONNECTIONS_MAX,
-            ..Limits::default()
-        },
-        tasks: server.tasks.clone(),
-        wrap: Plain,
-    };
-    let stop = server.stop.clone();
-    server.tasks.spawn("admin port", async move { http.serve(listener, admin, stop).await });
-    server
-}
-
-impl AdminServer {
-    async fn end(self) {
-        self.stop.cancel();
-        self.tasks.shut_down(ADMIN_GRACE).await;
-    }
 }

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::service::{self, Handle, Owner};
 
 /// How long connections may take to end at a stop.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Why the scheduler did not start or went on.
 #[derive(Debug, Error)]
@@ -44,6 +44,15 @@ pub enum AppError {
         /// What it said.
         reason: String,
     },
+}
+
+impl AppError {
+    pub(crate) fn failed(component: &'static str, reason: &dyn std::error::Error) -> Self {
+        Self::Failed {
+            component,
+            reason: reason.to_string(),
+        }
+    }
 }
 
 fn list(problems: &[Problem]) -> String {
@@ -113,7 +122,7 @@ impl App {
     }
 }
 
-/// Runs a scheduler until `stop`.
+/// Runs a scheduler until `stop`, without an admin port: see [`crate::run`] for one that has it.
 pub async fn run(
     config: Config,
     network: Arc<dyn Network>,
@@ -128,9 +137,6 @@ pub async fn run(
     app.add_to(&mut supervisor, &stop);
     match supervisor.run(STOP_GRACE).await {
         Ended::Stopped => Ok(()),
-        Ended::Failed(component, reason) => Err(AppError::Failed {
-            component,
-            reason: reason.to_string(),
-        }),
+        Ended::Failed(component, reason) => Err(AppError::failed(component, &*reason)),
     }
 }

@@ -1,7 +1,9 @@
 //! The scheduler's configuration: every key with its default and why.
 
 use darter_proto::limits::PARENTS_MAX;
-use darter_service::config::Period;
+use darter_service::config::{Period, Problems, Validate};
+use darter_service::log::LogConfig;
+use darter_service::traces::TracesConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluator::Weights;
@@ -28,8 +30,10 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// Bounds of what is kept.
     pub limits: Limits,
-    /// Logging.
-    pub log: Log,
+    /// What is logged.
+    pub log: LogConfig,
+    /// Where traces go.
+    pub traces: TracesConfig,
 }
 
 /// The admin port: health, metrics, this configuration.
@@ -89,16 +93,6 @@ pub struct Limits {
     pub host_forget: Period,
 }
 
-/// Logging.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Log {
-    /// What is logged, as `tracing` filters have it.
-    pub filter: String,
-    /// `auto` (text on a terminal, else JSON), `text` or `json`.
-    pub format: String,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -110,7 +104,8 @@ impl Default for Config {
             parents: ParentsConfig::default(),
             lease: LeaseConfig::default(),
             limits: Limits::default(),
-            log: Log::default(),
+            log: LogConfig::default(),
+            traces: TracesConfig::default(),
         }
     }
 }
@@ -159,15 +154,6 @@ impl Default for Limits {
     }
 }
 
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            filter: "info".into(),
-            format: "auto".into(),
-        }
-    }
-}
-
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -210,12 +196,6 @@ impl Config {
         );
         self.check_periods(&mut check);
         self.check_limits(&mut check);
-        let formats = ["auto", "text", "json"];
-        check(
-            formats.contains(&self.log.format.as_str()),
-            "log.format",
-            "write auto, text or json",
-        );
         problems
     }
 
@@ -274,6 +254,16 @@ impl Config {
     }
 }
 
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems) {
+        for problem in self.problems() {
+            problems.add(problem.path, problem.what);
+        }
+        problems.within("log", |problems| self.log.validate(problems));
+        problems.within("traces", |problems| self.traces.validate(problems));
+    }
+}
+
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
@@ -301,7 +291,6 @@ mod tests {
         config.parents.count_max = 100;
         config.lease.stall = Period::secs(0);
         config.limits.tasks_max = 0;
-        config.log.format = "xml".into();
         let paths: Vec<&str> = config.problems().iter().map(|problem| problem.path).collect();
         assert_eq!(
             paths,
@@ -311,8 +300,7 @@ mod tests {
                 "advertise",
                 "parents.countMax",
                 "lease.stall",
-                "limits.tasksMax",
-                "log.format"
+                "limits.tasksMax"
             ]
         );
     }

@@ -14,6 +14,7 @@ pub mod graph;
 pub mod invariant;
 pub mod metrics;
 pub mod resource;
+pub mod run;
 pub mod scale;
 pub mod schedule;
 pub mod service;

@@ -3,6 +3,8 @@
 //! Served by [`HttpServer`](crate::http_server::HttpServer) on an address of its own, so that the ports that clients
 //! see have none of it. Roles add routes; nothing here waits for anything that a role does.
 
+mod port;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::metrics;
 use crate::net::{BoxFuture, PeerAddr};
 use crate::ready::Readiness;
 use crate::supervise::Tasks;
+
+pub use port::{AdminPort, AdminPortError, AdminServer};
 
 /// Longest body of a request; a log filter is the only one.
 const BODY_BYTES_MAX: usize = 4096;

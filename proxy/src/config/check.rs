@@ -30,7 +30,9 @@ impl Validate for Config {
         }
         problems.within("pull", |problems| check_pull(&self.pull, problems));
         problems.within("peer", |problems| check_peer(&self.peer, problems));
-        problems.within("scheduler", |problems| check_scheduling(&self.scheduler, problems));
+        problems.within("scheduler", |problems| {
+            check_scheduling(&self.scheduler, problems)
+        });
         problems.within("store", |problems| {
             if !self.store.dir.is_absolute() {
                 problems.add("dir", "must be an absolute path, such as /var/lib/darter/store");
@@ -40,6 +42,7 @@ impl Validate for Config {
             }
         });
         problems.within("log", |problems| self.log.validate(problems));
+        problems.within("traces", |problems| self.traces.validate(problems));
     }
 }
 
@@ -55,7 +58,10 @@ fn check_pull(pull: &PullConfig, problems: &mut Problems) {
 }
 
 fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
-    for (key, count) in [("connectionsMax", peer.connections_max), ("uploadsMax", peer.uploads_max)] {
+    for (key, count) in [
+        ("connectionsMax", peer.connections_max),
+        ("uploadsMax", peer.uploads_max),
+    ] {
         at_least_one(key, count, problems);
     }
     more_than_nothing("silenceMax", peer.silence_max, problems);
@@ -63,10 +69,20 @@ fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
     if peer.buffer_bytes_max < BUFFER_MIN {
         problems.add("bufferBytesMax", format!("must be at least {BUFFER_MIN}"));
     }
-    if peer.upload_bytes_per_second_max.is_some_and(|rate| rate < UPLOAD_MIN) {
-        problems.add("uploadBytesPerSecondMax", format!("must be at least {UPLOAD_MIN}, or absent for no limit"));
+    if peer
+        .upload_bytes_per_second_max
+        .is_some_and(|rate| rate < UPLOAD_MIN)
+    {
+        problems.add(
+            "uploadBytesPerSecondMax",
+            format!("must be at least {UPLOAD_MIN}, or absent for no limit"),
+        );
     }
-    if peer.advertise.as_deref().is_some_and(|address| !is_authority(address)) {
+    if peer
+        .advertise
+        .as_deref()
+        .is_some_and(|address| !is_authority(address))
+    {
         problems.add("advertise", "must be host:port, as other nodes reach this one");
     }
 }
@@ -74,7 +90,10 @@ fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
 fn check_scheduling(scheduler: &SchedulingConfig, problems: &mut Problems) {
     for (index, address) in scheduler.addresses.iter().enumerate() {
         if !is_authority(address) {
-            problems.add(&format!("addresses.{index}"), format!("must be host:port, not {address:?}"));
+            problems.add(
+                &format!("addresses.{index}"),
+                format!("must be host:port, not {address:?}"),
+            );
         }
     }
     more_than_nothing("reconnectPause", scheduler.reconnect_pause, problems);
@@ -130,6 +149,7 @@ mod tests {
         config.scheduler.addresses = vec!["a:8002".into(), "http://b".into()];
         config.store.dir = "relative".into();
         config.log.filter = "loud=loud=loud".into();
+        config.traces.otlp_endpoint = Some("collector".into());
         let expected = [
             "version",
             "mirror.requestsMax",
@@ -142,6 +162,7 @@ mod tests {
             "scheduler.addresses.1",
             "store.dir",
             "log.filter",
+            "traces.otlpEndpoint",
         ];
         assert_eq!(paths(&config), expected);
     }
