@@ -48,10 +48,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            requests_max: 12,
+            requests_max: 8,
             requests_per_parent_max: 2,
             parents_max: 12,
-            run_bytes: 1024 * 1024,
+            run_bytes: 512 * 1024,
             origin_run_bytes: 16 * 1024 * 1024,
             urgent_pieces: 2,
             scheduler_answer: Duration::from_millis(300),

@@ -173,9 +173,14 @@ impl Task {
             return;
         }
         let minor = matches!(event, Event::OriginBytes { .. } | Event::ReaderMoved { .. });
+        // News of one parent changes only what that one may be asked: with many neighbours most events are such.
+        let only = match &event {
+            Event::ParentHas(host, _) => Some(host.clone()),
+            _ => None,
+        };
         self.take(now, event, actions);
         if !minor && !self.over {
-            self.plan(now, actions);
+            self.plan(now, only.as_ref(), actions);
         }
         debug_assert_eq!(self.broken_invariant(), None);
     }

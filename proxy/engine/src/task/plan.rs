@@ -14,8 +14,9 @@ use crate::gate::Waiting;
 use crate::picker::Choice;
 
 impl Task {
-    /// Brings requests in line with the state: ends what is done, asks for what is missing.
-    pub(super) fn plan(&mut self, now: Moment, actions: &mut Vec<Action>) {
+    /// Brings requests in line with the state: ends what is done, asks for what is missing, of all parents or `only`
+    /// of one.
+    pub(super) fn plan(&mut self, now: Moment, only: Option<&HostId>, actions: &mut Vec<Action>) {
         if self.finish_if_proved(actions) {
             return;
         }
@@ -23,7 +24,7 @@ impl Task {
         let waiting = self.waiting();
         self.gate.consider(now, waiting, &self.settings.limits);
         self.check_claims(actions);
-        self.ask_parents(now, actions);
+        self.ask_parents(now, only, actions);
         self.ask_origin(now, actions);
     }
 
@@ -102,7 +103,7 @@ impl Task {
         self.checking.extend(chosen);
     }
 
-    fn ask_parents(&mut self, now: Moment, actions: &mut Vec<Action>) {
+    fn ask_parents(&mut self, now: Moment, only: Option<&HostId>, actions: &mut Vec<Action>) {
         let requests_max = self.settings.limits.requests_max;
         if !self.has_demand() || self.content.is_none() || self.peer_requests() >= requests_max {
             return;
@@ -111,7 +112,7 @@ impl Task {
         // One request for each parent in turn, so that a slot is not all one parent's.
         loop {
             let mut asked = false;
-            for host in self.askable_parents(now) {
+            for host in self.askable_parents(now, only) {
                 if self.peer_requests() >= requests_max {
                     return;
                 }
@@ -127,14 +128,16 @@ impl Task {
     }
 
     /// Parents with a free slot, those with the fewest requests first, equals at random.
-    fn askable_parents(&mut self, now: Moment) -> Vec<HostId> {
+    fn askable_parents(&mut self, now: Moment, only: Option<&HostId>) -> Vec<HostId> {
         let limits = &self.settings.limits;
         let rng = &mut self.rng;
         let mut hosts: Vec<(usize, u32, &HostId)> = self
             .parents
             .by_host
             .iter()
-            .filter(|(_, parent)| parent.may_be_asked(now, limits))
+            .filter(|(host, parent)| {
+                only.is_none_or(|only| only == *host) && parent.may_be_asked(now, limits)
+            })
             .map(|(host, parent)| (parent.requests, rng.random(), host))
             .collect();
         hosts.sort_unstable();
