@@ -103,7 +103,11 @@ impl Script {
             digest: blob.digest,
             whole: true,
             background: false,
-            limits: Limits::default(),
+            // So that one request covers all pieces but the last.
+            limits: Limits {
+                run_bytes: 1024 * KIB,
+                ..Limits::default()
+            },
             seed: 3,
         };
         change(&mut settings);
