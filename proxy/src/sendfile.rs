@@ -48,7 +48,6 @@ impl ZeroCopy {
 impl Wrap for ZeroCopy {
     type Io = TokioIo<ZeroCopyStream>;
 
-    #[expect(clippy::manual_async_fn, reason = "the trait names its future as Send")]
     fn wrap(&self, stream: Stream) -> impl Future<Output = io::Result<Self::Io>> + Send {
         let io = TokioIo::new(self.wrap_stream(stream));
         async move { Ok(io) }

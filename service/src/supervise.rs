@@ -113,10 +113,13 @@ pub enum Ended {
     Failed(&'static str, ComponentError),
 }
 
+/// A component's name and how it ended.
+type Named = (&'static str, Result<(), ComponentError>);
+
 /// Owns the components of a role.
 #[derive(Debug)]
 pub struct Supervisor {
-    components: JoinSet<(&'static str, Result<(), ComponentError>)>,
+    components: JoinSet<Named>,
     names: BTreeMap<tokio::task::Id, &'static str>,
     stop: CancellationToken,
 }
@@ -161,10 +164,7 @@ impl Supervisor {
         first
     }
 
-    fn failure(
-        &self,
-        joined: Result<(tokio::task::Id, (&'static str, Result<(), ComponentError>)), JoinError>,
-    ) -> Ended {
+    fn failure(&self, joined: Result<(tokio::task::Id, Named), JoinError>) -> Ended {
         match joined {
             // It may have seen `stop` before this loop did.
             Ok((_, (_, Ok(())))) if self.stop.is_cancelled() => Ended::Stopped,

@@ -313,7 +313,7 @@ mod tests {
             whole: true,
             public: true,
         };
-        let stored = MemoryStore::default()
+        let stored = MemoryStore::new(u64::MAX)
             .open(Digest::of(Algorithm::Sha256, b"x").into(), &facts)
             .unwrap();
         let availability = Availability::new();

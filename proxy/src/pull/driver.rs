@@ -111,7 +111,6 @@ impl Driver {
         if let Some(length) = self.request.length {
             self.apply(Event::LengthKnown(length));
         }
-        self.readers_changed();
         let task = self.request.task();
         let shared = self.request.public && !self.env.is_distrusted(task);
         if shared && self.env.scheduling.is_up(task) {
@@ -119,6 +118,8 @@ impl Driver {
         } else {
             self.apply(Event::SchedulerDown);
         }
+        // Last: a reader that waits with no scheduler in sight sends the engine to the origin, for good.
+        self.readers_changed();
     }
 
     fn apply(&mut self, event: Event) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use darter_engine::Event;
+use darter_proto::convert::ConvertError;
 use darter_proto::limits::{HELD_MAX, MESSAGE_BYTES_MAX, RUNS_MAX};
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::scheduler_client::SchedulerClient;
@@ -210,6 +211,7 @@ impl Link {
                 message = incoming.message() => match message {
                     Ok(Some(message)) => match SchedulerMessage::try_from(message) {
                         Ok(message) => self.dispatch(message),
+                        Err(ConvertError::UnknownMessage) => tracing::debug!("a newer scheduler said something else"),
                         Err(error) => return LinkError::Status(error.into()),
                     },
                     Ok(None) => return LinkError::Closed,
