@@ -1,2 +1,84 @@
-//! Placeholder.
-fn main() {}
+//! The binary `darter`: what was typed becomes a configuration, the configuration a running role.
+//!
+//! Nothing is decided here: each subcommand is a file that fills in a library's arguments. What must hold: everything
+//! that is wrong with the command line or a configuration ends with status 64, a clean stop with 0, a failure with 1.
+
+mod exit;
+mod proxy;
+mod query;
+mod role;
+mod scheduler;
+mod setup;
+mod system;
+mod table;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Container images come from the registry once, then from node to node.
+#[derive(Debug, Parser)]
+#[command(name = "darter", version, disable_help_subcommand = true, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  darter up                                 try it: everything in one process, no configuration
+  darter scheduler run                      on one machine: the scheduler
+  darter proxy run --set scheduler.addresses='[\"10.0.0.5:8002\"]'
+                                            on each node: the mirror
+  darter setup containerd                   on each node: containerd pulls through the mirror
+  darter scheduler tasks                    who has what, who waits for what";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything in one process and with no configuration: mirror, seed and scheduler
+    Up(up::Up),
+    /// The mirror that runs on each node, or a seed peer
+    Proxy(proxy::Proxy),
+    /// The scheduler, and questions to a running one
+    Scheduler(scheduler::Scheduler),
+    /// Makes a container runtime pull through the mirror, and undoes it
+    Setup(setup::Setup),
+    /// Version of this build and of the protocol that it speaks
+    Version,
+}
+
+fn main() -> ExitCode {
+    system::harden();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::usage(&error),
+    };
+    exit::code(match arguments.command {
+        Command::Up(up) => up.run(),
+        Command::Proxy(proxy) => proxy.run(),
+        Command::Scheduler(scheduler) => scheduler.run(),
+        Command::Setup(setup) => setup.run(),
+        Command::Version => system::print(&version()),
+    })
+}
+
+fn version() -> String {
+    format!(
+        "darter {}\nwire protocol {}\nplatform {}-{}\n",
+        darter_service::build_info::text(),
+        darter_proto::WIRE_VERSION,
+        std::env::consts::ARCH,
+        std::env::consts::OS,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,84 @@
+//! `darter proxy`: the mirror that runs on each node, or a seed peer.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use darter_proxy::config::Config;
+use darter_proxy::run::{self, RunParts};
+use darter_service::log::LogHandle;
+use darter_service::net::TokioNetwork;
+use tokio_util::sync::CancellationToken;
+
+use crate::role::{ConfigArguments, LogArguments};
+use crate::system;
+
+/// Names the environment variables: `DARTER_PROXY__…`.
+pub(crate) const ROLE: &str = "proxy";
+
+/// `darter proxy …`
+#[derive(Debug, Args)]
+pub(crate) struct Proxy {
+    #[command(subcommand)]
+    action: Action,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  darter proxy run --config /etc/darter/proxy.yaml
+  darter proxy run --set scheduler.addresses='[\"10.0.0.5:8002\"]' --set peer.advertise=10.0.0.7:4000
+  darter proxy run --set role=seed --log info,darter_proxy::pull=debug
+  DARTER_PROXY__STORE__QUOTA=20GiB darter proxy print-config
+  darter proxy check-config --config /etc/darter/proxy.yaml
+
+The file has all keys with their meaning: config/proxy.yaml. Order: defaults, file, environment, --set.";
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run until SIGTERM or Ctrl-C; a second one stops at once
+    #[command(after_help = EXAMPLES)]
+    Run {
+        #[command(flatten)]
+        config: ConfigArguments,
+        #[command(flatten)]
+        log: LogArguments,
+    },
+    /// Say everything that is wrong with the configuration, and end with 64 if something is
+    #[command(after_help = EXAMPLES)]
+    CheckConfig(ConfigArguments),
+    /// Print the configuration as it would be used, complete
+    #[command(after_help = EXAMPLES)]
+    PrintConfig(ConfigArguments),
+}
+
+impl Proxy {
+    /// Does what was asked.
+    pub(crate) fn run(self) -> Result<()> {
+        match self.action {
+            Action::Run { config, log } => run(config.load(ROLE)?, &log),
+            Action::CheckConfig(config) => config.check::<Config>(ROLE),
+            Action::PrintConfig(config) => config.show::<Config>(ROLE),
+        }
+    }
+}
+
+fn run(config: Config, log: &LogArguments) -> Result<()> {
+    system::run_until_signalled(async |stop| {
+        let installed = log.install(&config.log, &config.traces, "proxy")?;
+        let ended = run::run(parts(config, installed.handle.clone(), stop)?, |_| {}).await;
+        installed.shut_down().await;
+        Ok(ended?)
+    })
+}
+
+/// What this process gives to a node.
+pub(crate) fn parts(config: Config, log: LogHandle, stop: CancellationToken) -> Result<RunParts> {
+    Ok(RunParts {
+        host: config.host.clone().map_or_else(system::host_name, Ok)?,
+        network: Arc::new(TokioNetwork),
+        seed: system::random(),
+        config,
+        log,
+        stop,
+    })
+}
