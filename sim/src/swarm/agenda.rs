@@ -47,7 +47,7 @@ pub(super) enum Happening {
         last: bool,
     },
     /// A piece arrived from the origin.
-    FromOrigin {
+    OriginSent {
         node: NodeIndex,
         fetch: FetchId,
         piece: PieceNumber,

@@ -168,7 +168,7 @@ impl World {
         let at = self.now + 2 * self.latency() + self.origin_nanos(run.first);
         self.agenda.add(
             at,
-            Happening::FromOrigin {
+            Happening::OriginSent {
                 node,
                 fetch,
                 piece: run.first,

@@ -203,12 +203,12 @@ impl World {
                 piece,
                 last,
             } => self.arrived(child, fetch, piece, last),
-            Happening::FromOrigin {
+            Happening::OriginSent {
                 node,
                 fetch,
                 piece,
                 end,
-            } => self.from_origin(node, fetch, piece, end),
+            } => self.origin_sent(node, fetch, piece, end),
             Happening::ToScheduler(node, message) => {
                 let event = schedule::Event::Message(
                     Connection(node as u64 + 1),
@@ -427,7 +427,7 @@ impl World {
         }
     }
 
-    fn from_origin(&mut self, node: NodeIndex, fetch: FetchId, piece: PieceNumber, end: PieceNumber) {
+    fn origin_sent(&mut self, node: NodeIndex, fetch: FetchId, piece: PieceNumber, end: PieceNumber) {
         if self.nodes[node].reading_origin != Some(fetch) {
             return;
         }
@@ -448,7 +448,7 @@ impl World {
             let at = self.now + self.origin_nanos(piece + 1);
             self.agenda.add(
                 at,
-                Happening::FromOrigin {
+                Happening::OriginSent {
                     node,
                     fetch,
                     piece: piece + 1,
