@@ -24,7 +24,7 @@ fn a_small_swarm_finishes_near_the_bound_and_asks_the_origin_once() {
 fn the_same_options_give_the_same_result() {
     assert_eq!(run(&small()), run(&small()));
     let other = SwarmOptions { seed: 2, ..small() };
-    assert_ne!(run(&small()).time, run(&other).time);
+    assert_ne!(run(&small()), run(&other));
 }
 
 #[test]
