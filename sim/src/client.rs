@@ -153,6 +153,15 @@ enum Refusal {
     Fatal(String),
 }
 
+/// An answer whose body comes.
+struct Opened {
+    connection: RawConnection<Stream>,
+    /// Bytes that the body is said to have.
+    length: u64,
+    /// From the registry itself.
+    direct: bool,
+}
+
 struct Session {
     pull: Pull,
     network: TurmoilNetwork,
@@ -176,8 +185,8 @@ impl Session {
         let mut last_byte = started;
         while self.offset() < self.pull.blob.length() {
             let before = self.offset();
-            let (connection, direct) = self.open().await?;
-            self.stream(connection, direct, started, &mut last_byte).await?;
+            let opened = self.open().await?;
+            self.stream(opened, started, &mut last_byte).await?;
             if self.offset() < self.pull.blob.length() {
                 self.pull.lock().broken_bodies += 1;
             }
@@ -194,17 +203,17 @@ impl Session {
     }
 
     /// Opens the rest at the mirror, else at the registry.
-    async fn open(&self) -> Result<(RawConnection<Stream>, bool), String> {
+    async fn open(&self) -> Result<Opened, String> {
         let mirror = format!("{}:4001", self.pull.node);
         let query = format!("?ns={REGISTRY}");
         match self.ask(&mirror, &query, false).await {
-            Ok(connection) => return Ok((connection, false)),
+            Ok(opened) => return Ok(opened),
             Err(Refusal::Fatal(why)) => return Err(why),
             Err(Refusal::Next) => self.pull.lock().hand_overs += 1,
         }
         for _ in 0..LAST_HOST_TRIES {
             match self.ask(&format!("{ORIGIN}:80"), "", true).await {
-                Ok(connection) => return Ok((connection, true)),
+                Ok(opened) => return Ok(opened),
                 Err(Refusal::Fatal(why)) => return Err(why),
                 Err(Refusal::Next) => {}
             }
@@ -215,12 +224,7 @@ impl Session {
         ))
     }
 
-    async fn ask(
-        &self,
-        authority: &str,
-        query: &str,
-        direct: bool,
-    ) -> Result<RawConnection<Stream>, Refusal> {
+    async fn ask(&self, authority: &str, query: &str, direct: bool) -> Result<Opened, Refusal> {
         let connecting = timeout(DIAL_TIMEOUT, self.network.connect(authority));
         let Ok(Ok(stream)) = connecting.await else {
             return Err(Refusal::Next);
@@ -256,12 +260,16 @@ impl Session {
             }
             Err(_) => return Err(Refusal::Next),
         };
-        self.judge(authority, offset, &head, direct)?;
-        Ok(connection)
+        let length = self.judge(authority, offset, &head, direct)?;
+        Ok(Opened {
+            connection,
+            length,
+            direct,
+        })
     }
 
-    /// Whether a head is one that a client can go on with.
-    fn judge(&self, authority: &str, offset: u64, head: &Head, direct: bool) -> Result<(), Refusal> {
+    /// Whether a head is one that a client can go on with; then the length of its body.
+    fn judge(&self, authority: &str, offset: u64, head: &Head, direct: bool) -> Result<u64, Refusal> {
         let fatal = |why: String| Err(Refusal::Fatal(format!("{authority}: {why}")));
         let rest = self.pull.blob.length() - offset;
         match head.status {
@@ -278,34 +286,40 @@ impl Session {
                 return Err(Refusal::Next);
             }
         }
-        let length = head
-            .header("content-length")
-            .and_then(|text| text.parse::<u64>().ok());
-        match length {
-            Some(length) if length == rest || direct => Ok(()),
-            other => fatal(format!("content-length {other:?} where {rest} bytes are left")),
+        match head.header("content-length").map(str::parse::<u64>) {
+            Some(Ok(length)) => Ok(length),
+            None if direct => Ok(rest),
+            _ => fatal("a mirror always says the length".to_owned()),
         }
     }
 
-    /// Reads a body as far as it comes.
-    async fn stream(
-        &self,
-        mut connection: RawConnection<Stream>,
-        direct: bool,
-        started: Instant,
-        last_byte: &mut Instant,
-    ) -> Result<(), String> {
+    /// Reads a body as far as it comes. One that ends as its head said, and has not the bytes that the client's manifest
+    /// says, is the end of the pull.
+    async fn stream(&self, opened: Opened, started: Instant, last_byte: &mut Instant) -> Result<(), String> {
+        let Opened {
+            mut connection,
+            mut length,
+            direct,
+        } = opened;
         loop {
             let missing = self.pull.blob.length() - self.offset();
-            if missing == 0 {
-                return Ok(());
+            match (missing, length) {
+                (0, 0) => return Ok(()),
+                (0, _) | (_, 0) => {
+                    return Err(format!(
+                        "a whole body ends {missing} bytes short, {length} too long"
+                    ));
+                }
+                _ => {}
             }
-            let part = usize::try_from(missing.min(PART_BYTES)).unwrap_or(usize::MAX);
+            let part = missing.min(length).min(PART_BYTES);
+            let part = usize::try_from(part).unwrap_or(usize::MAX);
             let (bytes, end) = connection
                 .read_raw(part)
                 .await
                 .map_err(|error| error.to_string())?;
             if !bytes.is_empty() {
+                length -= bytes.len() as u64;
                 self.take(&bytes, direct, started.elapsed(), last_byte.elapsed());
                 *last_byte = Instant::now();
             }
@@ -321,12 +335,14 @@ impl Session {
         let mut progress = self.pull.lock();
         let at = progress.bytes;
         let truth = self.pull.blob.content.read(at..at + bytes.len() as u64);
-        let wrong = bytes
-            .iter()
-            .zip(truth.iter())
-            .filter(|(one, other)| one != other)
-            .count();
-        progress.wrong_bytes += wrong as u64;
+        if *bytes != truth {
+            let wrong = bytes
+                .iter()
+                .zip(truth.iter())
+                .filter(|(one, other)| one != other)
+                .count();
+            progress.wrong_bytes += wrong as u64;
+        }
         progress.bytes += bytes.len() as u64;
         progress.direct_bytes += if direct { bytes.len() as u64 } else { 0 };
         progress.longest_gap = progress.longest_gap.max(gap);

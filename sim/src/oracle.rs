@@ -107,11 +107,23 @@ impl World {
         for name in &running {
             self.node(name).stop();
         }
-        self.run_until(STOP, "all nodes have stopped", |world| {
+        let stopped = |world: &Self| {
             running
                 .iter()
                 .all(|name| world.node(name).left_running().is_some())
-        });
+        };
+        let end = self.elapsed() + STOP;
+        while !stopped(self) && self.elapsed() < end {
+            self.run_for(Duration::from_millis(10));
+        }
+        for name in &running {
+            let node = self.node(name);
+            assert!(
+                node.left_running().is_some(),
+                "{name} does not stop, it runs {:?}",
+                node.running()
+            );
+        }
         for name in &running {
             let left = self.node(name).left_running();
             assert_eq!(

@@ -35,6 +35,8 @@ pub const ORIGIN: &str = "origin";
 pub const REPOSITORY: &str = "library/app";
 
 const MIB: u64 = 1024 * 1024;
+/// After this a scheduler that started empty decides as one that was always there.
+const GRACE: Duration = Duration::from_millis(1200);
 /// What a node's disk holds.
 const QUOTA: u64 = 256 * MIB;
 /// Connections and segments that wait; turmoil loses a stream's end beyond it, so it is out of reach.
@@ -179,6 +181,10 @@ impl World {
                     .all(|node| node.has_started() && node.schedulers_up() == shape.schedulers)
             },
         );
+        if shape.schedulers > 0 {
+            // New schedulers give no leases for a second.
+            world.run_for(GRACE);
+        }
         world
     }
 

@@ -7,10 +7,11 @@ use darter_sim::{Pull, Shape, World};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Until every pull has some bytes and none is over.
+/// Until some pull has so many bytes; none is over then. (Without a seed only the node that fetches can show its client
+/// what it has before all of it is proved.)
 fn in_the_middle(world: &mut World, bytes: u64) {
-    world.run_until(Duration::from_secs(10), "all pulls have begun", |world| {
-        world.pulls.iter().all(|pull| pull.progress().bytes >= bytes)
+    world.run_until(Duration::from_secs(10), "a pull is in the middle", |world| {
+        world.pulls.iter().any(|pull| pull.progress().bytes >= bytes)
     });
     assert!(
         !world.pulls.iter().any(Pull::is_over),
@@ -34,7 +35,7 @@ fn a_restarted_scheduler_soon_knows_what_nodes_hold() {
         for node in 0..3 {
             world.pull(node, &running);
         }
-        world.run_until(Duration::from_secs(10), "the pulls have begun", |world| {
+        world.run_until(Duration::from_secs(10), "a pull is in the middle", |world| {
             world
                 .pulls
                 .iter()
