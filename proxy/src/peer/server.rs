@@ -337,6 +337,7 @@ impl Story {
         {
             bytes.extend(format!("{lines}inline {length}\n").into_bytes());
             bytes.extend(&content);
+            self.server.inner.metrics.sent(content.len());
             lines = String::new();
         }
         lines.push_str(&write_have(new.runs()));
