@@ -48,7 +48,11 @@ impl Tasks {
     pub(crate) fn run(self) -> Result<()> {
         let Target { address, json } = self.target;
         let tasks = client::block_on(async { client::Client::connect(&address).await?.tasks().await })?;
-        system::print(&if json { show::tasks_json(&tasks) } else { show::tasks(&tasks) })
+        system::print(&if json {
+            show::tasks_json(&tasks)
+        } else {
+            show::tasks(&tasks)
+        })
     }
 }
 
@@ -61,7 +65,11 @@ impl Task {
             let id = client.complete(&self.id).await?;
             client.task(&id).await
         })?;
-        system::print(&if json { show::task_json(&answer) } else { show::task(&answer) })
+        system::print(&if json {
+            show::task_json(&answer)
+        } else {
+            show::task(&answer)
+        })
     }
 }
 
@@ -70,6 +78,10 @@ impl Hosts {
     pub(crate) fn run(self) -> Result<()> {
         let Target { address, json } = self.target;
         let hosts = client::block_on(async { client::Client::connect(&address).await?.hosts().await })?;
-        system::print(&if json { show::hosts_json(&hosts) } else { show::hosts(&hosts) })
+        system::print(&if json {
+            show::hosts_json(&hosts)
+        } else {
+            show::hosts(&hosts)
+        })
     }
 }

@@ -34,7 +34,8 @@ pub(crate) struct LogArguments {
 
 /// The environment; what is not Unicode cannot be a setting of ours.
 pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 impl ConfigArguments {

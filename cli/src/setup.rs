@@ -39,7 +39,12 @@ struct Containerd {
     #[arg(long = "registry", value_name = "NAME", conflicts_with = "undo")]
     registries: Vec<Registry>,
     /// Address of the mirror
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4001", conflicts_with = "undo")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:4001",
+        conflicts_with = "undo"
+    )]
     mirror: Mirror,
     /// What containerd may ask the mirror for: contents, and which digest a tag means
     #[arg(
@@ -115,7 +120,8 @@ impl Containerd {
         options.dial_timeout = Duration::from_millis(self.dial_timeout_ms);
         options.capabilities = match self.capabilities.contains(&Capability::Resolve) {
             _ if !self.capabilities.contains(&Capability::Pull) => {
-                let text = "--capabilities resolve alone would fetch nothing through the mirror: write pull,resolve";
+                let text =
+                    "--capabilities resolve alone would fetch nothing through the mirror: write pull,resolve";
                 return Err(Usage(text.to_owned()).into());
             }
             true => containerd::Capabilities::PullAndResolve,
@@ -130,7 +136,10 @@ impl Containerd {
         if self.dry_run {
             text += &plan.render();
         } else {
-            let lines: Vec<String> = plan.paths().map(|path| format!("changed {}\n", path.display())).collect();
+            let lines: Vec<String> = plan
+                .paths()
+                .map(|path| format!("changed {}\n", path.display()))
+                .collect();
             text += &lines.concat();
         }
         for note in plan.notes() {

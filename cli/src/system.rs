@@ -25,7 +25,10 @@ pub(crate) fn print(text: &str) -> Result<()> {
 
 /// The machine's name, as a node's name.
 pub(crate) fn host_name() -> Result<HostId> {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
     name.parse().with_context(|| {
         format!("the machine's name {name:?} cannot name a node: give one with --set host=NAME, or `host` in the file")
     })
@@ -87,7 +90,10 @@ mod tests {
     fn data_lies_where_its_user_may_write() {
         let home = ("HOME", "/home/me");
         assert_eq!(dir(true, &[home]).as_deref(), Some("/var/lib/darter"));
-        assert_eq!(dir(false, &[home]).as_deref(), Some("/home/me/.local/share/darter"));
+        assert_eq!(
+            dir(false, &[home]).as_deref(),
+            Some("/home/me/.local/share/darter")
+        );
         let xdg = ("XDG_DATA_HOME", "/data");
         assert_eq!(dir(false, &[home, xdg]).as_deref(), Some("/data/darter"));
         assert_eq!(dir(false, &[("XDG_DATA_HOME", "relative")]), None);

@@ -14,7 +14,12 @@ impl Table {
     /// Only a heading; a word after `>` heads a column of numbers.
     pub(crate) fn new(heading: &[&str]) -> Self {
         Self {
-            rows: vec![heading.iter().map(|word| word.trim_start_matches('>').to_owned()).collect()],
+            rows: vec![
+                heading
+                    .iter()
+                    .map(|word| word.trim_start_matches('>').to_owned())
+                    .collect(),
+            ],
             right: heading.iter().map(|word| word.starts_with('>')).collect(),
         }
     }

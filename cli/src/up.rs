@@ -26,8 +26,8 @@ Examples:
   darter up --mirror 0.0.0.0:5001 --store /data/darter
   darter up --set store.quota=20GiB --set 'origin.registries.\"registry.test:5000\".plainHttp=true'
 
-All keys of the proxy's configuration (config/proxy.yaml) can be set with --set or DARTER_PROXY__SECTION__KEY,
-the scheduler's with DARTER_SCHEDULER__SECTION__KEY.";
+Every key of the proxy (config/proxy.yaml) can be set with --set or DARTER_PROXY__SECTION__KEY,
+those of the scheduler with DARTER_SCHEDULER__SECTION__KEY.";
 
 /// `darter up …`
 #[derive(Debug, Args)]
@@ -49,9 +49,10 @@ pub(crate) struct Up {
 impl Up {
     /// Runs both roles until Ctrl-C.
     pub(crate) fn run(mut self) -> Result<()> {
-        let scheduler = self.scheduler_config()?;
-        let proxy = self.proxy_config(&scheduler)?;
-        self.log.log.get_or_insert_with(|| std::env::var("DARTER_LOG").unwrap_or_else(|_| LOG.to_owned()));
+        let (scheduler, proxy) = (self.scheduler_config()?, self.proxy_config()?);
+        self.log
+            .log
+            .get_or_insert_with(|| std::env::var("DARTER_LOG").unwrap_or_else(|_| LOG.to_owned()));
         system::run_until_signalled(async |stop| run(proxy, scheduler, &self.log, stop).await)
     }
 
@@ -65,12 +66,8 @@ impl Up {
     }
 
     /// The defaults of `up` are weaker than the environment, the flags are stronger.
-    fn proxy_config(&self, scheduler: &SchedulerConfig) -> Result<ProxyConfig> {
-        let scheduler = reachable(&scheduler.listen);
-        let mut env = BTreeMap::from([
-            ("DARTER_PROXY__ROLE".to_owned(), "seed".to_owned()),
-            ("DARTER_PROXY__SCHEDULER__ADDRESSES".to_owned(), format!("[{scheduler:?}]")),
-        ]);
+    fn proxy_config(&self) -> Result<ProxyConfig> {
+        let mut env = BTreeMap::from([("DARTER_PROXY__ROLE".to_owned(), "seed".to_owned())]);
         if self.store.is_none() {
             let dir = system::data_dir(system::is_root(), |name| std::env::var(name).ok())?.join("store");
             env.insert("DARTER_PROXY__STORE__DIR".to_owned(), dir.display().to_string());
@@ -110,7 +107,7 @@ async fn run(
     let installed = log.install(&proxy.log, &proxy.traces, "up")?;
     let store = proxy.store.clone();
     let scheduler = scheduler::parts(scheduler, installed.handle.clone(), stop.clone());
-    let proxy = proxy::parts(proxy, installed.handle.clone(), stop.clone())?;
+    let mut proxy = proxy::parts(proxy, installed.handle.clone(), stop.clone())?;
 
     let (tell, started) = oneshot::channel();
     let scheduler = ending(&stop, async {
@@ -118,7 +115,12 @@ async fn run(
     });
     let proxy = ending(&stop, async {
         // It did not start: its own error says why.
-        let Ok(scheduler) = started.await else { return Ok(()) };
+        let Ok(scheduler) = started.await else {
+            return Ok(());
+        };
+        if proxy.config.scheduler.addresses.is_empty() {
+            proxy.config.scheduler.addresses.push(reachable(&scheduler.grpc));
+        }
         let greet = |ports: &ProxyPorts| drop(system::print(&greeting(ports, &scheduler, &store)));
         Ok(darter_proxy::run::run(proxy, greet).await?)
     });
@@ -141,27 +143,35 @@ fn greeting(proxy: &ProxyPorts, scheduler: &SchedulerPorts, store: &StoreConfig)
         "127.0.0.1:4001" => String::new(),
         other => format!(" --mirror http://{other}"),
     };
+    let tasks = match reachable(&scheduler.grpc).as_str() {
+        "127.0.0.1:8002" => String::new(),
+        other => format!(" --address {other}"),
+    };
     format!(
         "\
 Darter is running: a mirror, a seed and a scheduler in this process. Ctrl-C ends it.
 
-  mirror     http://{mirror}   container runtimes of this machine
-  scheduler  {}          other nodes, `darter scheduler tasks`
-  pieces     {}          other nodes
+  mirror     {:<24}for the container runtimes of this machine
+  scheduler  {:<24}for other nodes, and `darter scheduler tasks`
+  pieces     {:<24}for other nodes
   metrics    http://{admin}/metrics, http://{}/metrics
-  store      {}   at most {}
+  store      {}, at most {}
 
-Next, in another terminal:
+Next, in another terminal. Make containerd pull through it (as root; --dry-run only shows what changes):
 
-  darter setup containerd{setup}     (as root; --dry-run shows what it would write)
+  darter setup containerd{setup}
   ctr images pull --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:latest
-  darter scheduler tasks
 
-Without containerd:
+See what it has, and who fetched what from whom:
 
-  curl -s 'http://{mirror}/v2/library/busybox/manifests/latest?ns=docker.io'
+  darter scheduler tasks{tasks}
+
+No containerd here? This asks for a manifest as containerd would:
+
+  curl 'http://{mirror}/v2/library/busybox/manifests/latest?ns=docker.io'
 
 ",
+        format!("http://{mirror}"),
         scheduler.grpc,
         proxy.peer,
         scheduler.admin,

@@ -1,6 +1,11 @@
 //! Dependencies between the members point one way: `types → proto → service → {proxy, scheduler} → cli` and
 //! `types → {engine, store, origin} → proxy`. Roles never know each other: they meet in `proto`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
@@ -58,8 +63,11 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "darter-testkit",
         ],
     ),
-    // Knows the binary from outside alone.
-    ("darter-e2e", &["darter-testkit"]),
+    // Knows the binary from outside alone; its benchmarks also measure the scheduler's decisions and simulated swarms.
+    (
+        "darter-e2e",
+        &["darter-testkit", "darter-scheduler", "darter-sim"],
+    ),
     ("xtask", &[]),
 ];
 

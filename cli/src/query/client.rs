@@ -41,8 +41,9 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| Usage(format!("--address {address}: write HOST:PORT")))?;
         let channel = endpoint.connect_timeout(CONNECT).timeout(ANSWER).connect().await;
-        let channel = channel
-            .with_context(|| format!("no scheduler answers at {address}: is it running? name another with --address"))?;
+        let channel = channel.with_context(|| {
+            format!("no scheduler answers at {address}: is it running? name another with --address")
+        })?;
         Ok(Self {
             inner: QueryClient::new(channel).max_decoding_message_size(4 * MESSAGE_BYTES_MAX),
         })
@@ -54,7 +55,13 @@ impl Client {
         for _ in 0..PAGES_MAX {
             let after = tasks.last().map(|last| last.task.clone()).unwrap_or_default();
             let request = pb::ListTasksRequest { limit: PAGE, after };
-            let page = self.inner.list_tasks(request).await.map_err(refused)?.into_inner().tasks;
+            let page = self
+                .inner
+                .list_tasks(request)
+                .await
+                .map_err(refused)?
+                .into_inner()
+                .tasks;
             if page.is_empty() {
                 break;
             }

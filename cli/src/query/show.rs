@@ -16,7 +16,14 @@ pub(super) fn tasks(lines: &[pb::TaskLine]) -> String {
     if lines.is_empty() {
         return "no tasks: nothing was pulled yet\n".to_owned();
     }
-    let mut table = Table::new(&["TASK", ">SIZE", ">HOLDERS", ">WAITING", "FETCHES FROM ORIGIN", "CONTENT"]);
+    let mut table = Table::new(&[
+        "TASK",
+        ">SIZE",
+        ">HOLDERS",
+        ">WAITING",
+        "FETCHES FROM ORIGIN",
+        "CONTENT",
+    ]);
     for line in lines {
         table.row([
             short(&line.task),
@@ -34,9 +41,22 @@ pub(super) fn tasks(lines: &[pb::TaskLine]) -> String {
 pub(super) fn task(answer: &pb::GetTaskResponse) -> String {
     let mut text = String::new();
     if let Some(line) = &answer.task {
-        let holder = if line.lease_holder.is_empty() { "nobody" } else { &line.lease_holder };
-        let _ = writeln!(text, "task     {}\ncontent  {}", line.task, origin(line.origin.as_ref()));
-        let _ = writeln!(text, "size     {}\nfetches from origin now: {holder}\n", length(line.length));
+        let holder = if line.lease_holder.is_empty() {
+            "nobody"
+        } else {
+            &line.lease_holder
+        };
+        let _ = writeln!(
+            text,
+            "task     {}\ncontent  {}",
+            line.task,
+            origin(line.origin.as_ref())
+        );
+        let _ = writeln!(
+            text,
+            "size     {}\nfetches from origin now: {holder}\n",
+            length(line.length)
+        );
     }
     text += &peers(&answer.peers);
     if !answer.edges.is_empty() {
@@ -78,7 +98,15 @@ pub(super) fn hosts(lines: &[pb::HostLine]) -> String {
     if lines.is_empty() {
         return "no hosts: does `scheduler.addresses` of the proxies name this scheduler?\n".to_owned();
     }
-    let mut table = Table::new(&["HOST", "ROLE", "ADDRESS", "LOCALITY", ">TASKS", ">SENDING", "NOT CHOSEN BECAUSE"]);
+    let mut table = Table::new(&[
+        "HOST",
+        "ROLE",
+        "ADDRESS",
+        "LOCALITY",
+        ">TASKS",
+        ">SENDING",
+        "NOT CHOSEN BECAUSE",
+    ]);
     for line in lines {
         table.row([
             line.host.clone(),
@@ -159,7 +187,11 @@ fn pretty(value: &Value) -> String {
 }
 
 fn from(edge: &pb::Edge) -> &str {
-    if edge.from.is_empty() { "origin" } else { &edge.from }
+    if edge.from.is_empty() {
+        "origin"
+    } else {
+        &edge.from
+    }
 }
 
 fn role(line: &pb::HostLine) -> &'static str {

@@ -26,7 +26,8 @@ impl Validate for Config {
         // The section says its own paths.
         for problem in self.origin.problems("origin") {
             let (path, what) = problem.split_once(": ").unwrap_or(("origin", &problem));
-            problems.add(path, what);
+            // `registries["x"]` as every other problem has it.
+            problems.add(&path.replace("[\"", ".\"").replace("\"]", "\""), what);
         }
         problems.within("pull", |problems| check_pull(&self.pull, problems));
         problems.within("peer", |problems| check_peer(&self.peer, problems));

@@ -1,0 +1,148 @@
+//! The command line from outside: what it says, and with which status it ends.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
+use std::process::{Command, Output};
+
+fn darter(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+    command.args(arguments).env_clear().output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn bad_usage_ends_with_64() {
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["bogus"],
+        &["proxy", "run", "--bogus"],
+        &["up", "--mirror", "nowhere"],
+        &["proxy", "run", "--log", "loud=loud=loud"],
+        &["proxy", "run", "--config", "/nonexistent.yaml"],
+        &["setup", "containerd", "--registry", "../etc"],
+        &["setup", "containerd", "--capabilities", "resolve"],
+    ];
+    for arguments in wrong {
+        let output = darter(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{arguments:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(
+            !output.stderr.is_empty() && output.stdout.is_empty(),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn help_has_examples_that_are_commands() {
+    for arguments in [
+        &["--help"][..],
+        &["up", "--help"],
+        &["proxy", "run", "--help"],
+        &["scheduler", "run", "--help"],
+        &["scheduler", "task", "--help"],
+        &["setup", "containerd", "--help"],
+    ] {
+        let output = darter(arguments);
+        assert_eq!(output.status.code(), Some(0));
+        let help = text(&output.stdout);
+        let examples = help.split_once("Examples:\n").expect(&help).1;
+        assert!(examples.contains("  darter "), "{help}");
+    }
+}
+
+#[test]
+fn the_version_names_the_protocol() {
+    let said = text(&darter(&["version"]).stdout);
+    assert!(
+        said.starts_with(&format!("darter {}", env!("CARGO_PKG_VERSION"))),
+        "{said}"
+    );
+    assert!(said.contains("wire protocol 1\n"), "{said}");
+}
+
+#[test]
+fn no_scheduler_is_a_failure_with_advice() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let output = darter(&["scheduler", "tasks", "--address", &free]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("is it running?"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn the_environment_is_stronger_than_the_file_and_weaker_than_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("proxy.yaml");
+    std::fs::write(&file, "host: file\nstore: { quota: 1GiB, freeFloor: 2GiB }\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_darter"))
+        .args(["proxy", "print-config", "--set", "host=flag", "--config"])
+        .arg(&file)
+        .env_clear()
+        .env("DARTER_PROXY__HOST", "environment")
+        .env("DARTER_PROXY__STORE__FREE_FLOOR", "3GiB")
+        .output()
+        .unwrap();
+    let said = text(&output.stdout);
+    for line in ["host: flag\n", "  quota: 1GiB\n", "  freeFloor: 3GiB\n"] {
+        assert!(said.contains(line), "{line:?} is not in:\n{said}");
+    }
+}
+
+#[test]
+fn containerd_is_set_up_and_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, state) = (dir.path().join("root"), dir.path().join("state"));
+    std::fs::create_dir_all(root.join("etc/containerd")).unwrap();
+    std::fs::write(root.join("etc/containerd/config.toml"), "version = 2\n").unwrap();
+    let (root, state) = (root.display().to_string(), state.display().to_string());
+    let setup = |more: &[&str]| {
+        let common = ["setup", "containerd", "--root", &root, "--state-dir", &state];
+        let output = darter(&[&common, more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let hosts = format!("{root}/etc/containerd/certs.d/ghcr.io/hosts.toml");
+    let registry = ["--registry", "ghcr.io"];
+
+    let shown = setup(&[&registry[..], &["--dry-run"]].concat());
+    assert!(
+        shown.contains("+++ /etc/containerd/certs.d/ghcr.io/hosts.toml"),
+        "{shown}"
+    );
+    assert!(!std::fs::exists(&hosts).unwrap());
+
+    let said = setup(&registry);
+    assert!(said.contains("changed /etc/containerd/config.toml\n"), "{said}");
+    assert!(
+        said.contains("note: /etc/containerd/config.toml is read at the start only"),
+        "{said}"
+    );
+    assert!(
+        std::fs::read_to_string(&hosts)
+            .unwrap()
+            .contains("http://127.0.0.1:4001")
+    );
+    assert!(setup(&registry).contains("nothing to change"));
+
+    assert!(setup(&["--undo"]).contains("the former files are back"));
+    assert!(!std::fs::exists(&hosts).unwrap());
+    assert!(setup(&["--undo"]).contains("nothing to undo"));
+}
