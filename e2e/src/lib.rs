@@ -12,6 +12,7 @@
     reason = "tells the person who waits what is being installed, built or kept"
 )]
 
+pub mod bench;
 pub mod clock;
 pub mod cluster;
 pub mod command;
