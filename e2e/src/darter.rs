@@ -58,6 +58,7 @@ pub fn proxy_config(host: &Namespace, role: Role, store: &Path, surroundings: &S
         .iter()
         .map(|host| format!("{}:{SCHEDULER_PORT}", host.address()));
     json!({
+        "host": host.name(),
         "role": match role { Role::Peer => "peer", Role::Seed => "seed" },
         "mirror": { "listen": "127.0.0.1:4001" },
         "peer": {
@@ -67,7 +68,7 @@ pub fn proxy_config(host: &Namespace, role: Role, store: &Path, surroundings: &S
         "admin": { "listen": "127.0.0.1:4002" },
         "scheduler": { "addresses": schedulers.collect::<Vec<_>>() },
         "store": { "dir": store },
-        "registries": { REGISTRY: { "endpoint": surroundings.registry } },
+        "origin": { "registries": { REGISTRY: { "endpoint": surroundings.registry } } },
     })
 }
 

@@ -1,4 +1,5 @@
 //! One node without a scheduler, over real sockets and a real disk: it fetches from the registry, proves, stores, serves.
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
 use std::sync::Arc;
 use std::time::Duration;
