@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 
 use crate::access::Permit;
-use crate::pull::PullRequest;
+use crate::pull::{PullError, PullRequest};
 
 use super::body::{ContentBody, Part, length_of};
 use super::giveup::Opening;
@@ -54,6 +54,10 @@ impl Mirror {
                 known.length
             }
         };
+        if length == 0 && digest != Digest::of(digest.algorithm(), b"") {
+            // No byte could be held back until the proof: the client would take nothing for the whole.
+            return Err(refuse(ask.pull_error(&PullError::WrongContent)));
+        }
         let plan = Plan::new(ask, digest, length)?;
         let mut reply = plan.head(digest);
         if ask.method == Method::HEAD {
