@@ -36,6 +36,8 @@ pub enum Outcome {
     Done,
     /// The client gave up, and why.
     Failed(String),
+    /// The mirror handed over and the registry itself refused again and again.
+    RegistryRefused,
 }
 
 /// What one pull has seen so far. Times are since its start.
@@ -172,7 +174,7 @@ impl Session {
         let started = Instant::now();
         let outcome = match self.read(started).await {
             Ok(()) => Outcome::Done,
-            Err(why) => Outcome::Failed(why),
+            Err(outcome) => outcome,
         };
         tracing::debug!(node = %self.pull.node, digest = %self.pull.blob.digest, ?outcome, "client is done");
         let mut progress = self.pull.lock();
@@ -180,19 +182,21 @@ impl Session {
         progress.outcome = Some(outcome);
     }
 
-    async fn read(&self, started: Instant) -> Result<(), String> {
+    async fn read(&self, started: Instant) -> Result<(), Outcome> {
         let mut empty = 0;
         let mut last_byte = started;
         while self.offset() < self.pull.blob.length() {
             let before = self.offset();
             let opened = self.open().await?;
-            self.stream(opened, started, &mut last_byte).await?;
+            let streamed = self.stream(opened, started, &mut last_byte).await;
+            streamed.map_err(Outcome::Failed)?;
             if self.offset() < self.pull.blob.length() {
                 self.pull.lock().broken_bodies += 1;
             }
             empty = if self.offset() > before { 0 } else { empty + 1 };
             if empty >= EMPTY_MAX {
-                return Err(format!("{EMPTY_MAX} bodies without a byte at offset {before}"));
+                let why = format!("{EMPTY_MAX} bodies without a byte at offset {before}");
+                return Err(Outcome::Failed(why));
             }
         }
         Ok(())
@@ -203,25 +207,22 @@ impl Session {
     }
 
     /// Opens the rest at the mirror, else at the registry.
-    async fn open(&self) -> Result<Opened, String> {
+    async fn open(&self) -> Result<Opened, Outcome> {
         let mirror = format!("{}:4001", self.pull.node);
         let query = format!("?ns={REGISTRY}");
         match self.ask(&mirror, &query, false).await {
             Ok(opened) => return Ok(opened),
-            Err(Refusal::Fatal(why)) => return Err(why),
+            Err(Refusal::Fatal(why)) => return Err(Outcome::Failed(why)),
             Err(Refusal::Next) => self.pull.lock().hand_overs += 1,
         }
         for _ in 0..LAST_HOST_TRIES {
             match self.ask(&format!("{ORIGIN}:80"), "", true).await {
                 Ok(opened) => return Ok(opened),
-                Err(Refusal::Fatal(why)) => return Err(why),
+                Err(Refusal::Fatal(why)) => return Err(Outcome::Failed(why)),
                 Err(Refusal::Next) => {}
             }
         }
-        Err(format!(
-            "neither the mirror nor the registry serves offset {}",
-            self.offset()
-        ))
+        Err(Outcome::RegistryRefused)
     }
 
     async fn ask(&self, authority: &str, query: &str, direct: bool) -> Result<Opened, Refusal> {

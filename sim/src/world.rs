@@ -118,6 +118,8 @@ pub struct World {
     pub origin_rate: Rate,
     pub(crate) nodes: Vec<SimNode>,
     clients: Vec<(String, Orders)>,
+    /// Faults of the registry may outlast the patience of a client that was handed over to it.
+    pub registry_may_refuse: bool,
     /// All pulls that were ordered.
     pub pulls: Vec<Pull>,
     blobs: u64,
@@ -157,6 +159,7 @@ impl World {
             origin_rate: Rate::new(shape.origin_rate),
             nodes: Vec::new(),
             clients: Vec::new(),
+            registry_may_refuse: false,
             pulls: Vec::new(),
             blobs: 0,
             panics: panics::Watch::begin(),

@@ -26,6 +26,7 @@ fn nemesis() {
             latency_max: Duration::from_millis(10),
         };
         let mut world = World::new(seed, shape);
+        world.registry_may_refuse = true;
         let blobs: Vec<Blob> = [3 * MIB, 2 * MIB + 1, 300_000, 999]
             .map(|length| world.blob(length))
             .into();
