@@ -168,6 +168,19 @@ async fn a_pull_goes_through_and_the_scheduler_knows_of_it() {
             "{path}: {body:?}"
         );
     }
+    let metrics = get(admin, "/metrics", &[]).await.unwrap().body;
+    let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+    let served = format!(
+        "darter_proxy_received_bytes_total{{source=\"origin\"}} {}\n",
+        content.len()
+    );
+    assert!(metrics.contains(&served), "{metrics}");
+    let names = metrics.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(
+        names.filter(|name| name.matches("darter").count() > 1).count(),
+        0,
+        "{metrics}"
+    );
     up.stop();
 }
 

@@ -37,17 +37,17 @@ impl MirrorMetrics {
         };
         let requests = metrics.requests.clone();
         registry.register(
-            "darter_proxy_requests",
+            "requests",
             "Requests of clients, by endpoint and status",
             requests,
         );
         let first_byte = metrics.first_byte.clone();
         let help = "Time from a client's request to the head of its answer";
-        registry.register("darter_proxy_answer_seconds", help, first_byte);
+        registry.register("answer_seconds", help, first_byte);
         let help = "Requests answered by 503 because their content broke off";
-        registry.register("darter_proxy_hand_overs", help, metrics.hand_overs.clone());
+        registry.register("hand_overs", help, metrics.hand_overs.clone());
         let help = "Tags answered as last known because their registry could not be asked";
-        registry.register("darter_proxy_stale_tags", help, metrics.stale_tags.clone());
+        registry.register("stale_tags", help, metrics.stale_tags.clone());
         metrics
     }
 

@@ -1,3 +1,5 @@
+//! What the terminal and programs are shown.
+
 use super::*;
 
 fn line() -> pb::TaskLine {

@@ -83,10 +83,10 @@ async fn a_moved_tag_is_seen_at_once_and_a_stale_one_only_if_asked_for() {
                 (200, new.manifest.digest.clone())
             );
             assert_eq!(answer.header("warning"), Some("110 - \"Response is Stale\""));
-            assert!(text.contains("darter_proxy_stale_tags_total 1\n"), "{text}");
+            assert!(text.contains("stale_tags_total 1\n"), "{text}");
         } else {
             assert_eq!(answer.status, 503);
-            assert!(text.contains("darter_proxy_stale_tags_total 0\n"), "{text}");
+            assert!(text.contains("stale_tags_total 0\n"), "{text}");
         }
         // By digest it is public and here, so the registry is not needed.
         let by_digest = lab
