@@ -11,15 +11,15 @@ pub fn scripted(name: &str, body: impl Fn(u64)) {
     over(name, 1..=SCRIPTED, body);
 }
 
-/// Runs `body` with `fixed` fixed seeds and `fresh` new ones, or with `SIM_SEED` alone.
-pub fn random(name: &str, fixed: u64, fresh: u64, body: impl Fn(u64)) {
+/// Runs `body` with the `fixed` seeds and `fresh` new ones, or with `SIM_SEED` alone.
+pub fn random(name: &str, fixed: impl Iterator<Item = u64>, fresh: u64, body: impl Fn(u64)) {
     // Short ones are easier to type; the standard library's hasher is seeded by the system.
     let new = |number: u64| {
         let mut hasher = RandomState::new().build_hasher();
         hasher.write_u64(number);
         hasher.finish() % 1_000_000_000
     };
-    over(name, (1..=fixed).chain((0..fresh).map(new)), body);
+    over(name, fixed.chain((0..fresh).map(new)), body);
 }
 
 #[expect(
