@@ -102,6 +102,41 @@ fn json(address: &str, question: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+async fn the_admin_port_answers(metrics: &str, pulled: u64) {
+    let admin: SocketAddr = metrics
+        .trim_end_matches("/metrics,")
+        .strip_prefix("http://")
+        .unwrap()
+        .parse()
+        .unwrap();
+    for (path, expected) in [
+        ("/readyz", "ready"),
+        ("/livez", "alive"),
+        ("/metrics", "darter_build_info"),
+        ("/config", "role: seed"),
+        ("/debug/tasks", "mirror 1"),
+    ] {
+        let body = get(admin, path, &[]).await.unwrap().body;
+        assert!(
+            String::from_utf8_lossy(&body).contains(expected),
+            "{path}: {body:?}"
+        );
+    }
+    let metrics = get(admin, "/metrics", &[]).await.unwrap().body;
+    let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+    let served = format!(
+        "darter_proxy_received_bytes_total{{source=\"origin\"}} {}\n",
+        pulled
+    );
+    assert!(metrics.contains(&served), "{metrics}");
+    let names = metrics.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(
+        names.filter(|name| name.matches("darter").count() > 1).count(),
+        0,
+        "{metrics}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_goes_through_and_the_scheduler_knows_of_it() {
     let origin = Origin::new();
@@ -148,39 +183,7 @@ async fn a_pull_goes_through_and_the_scheduler_knows_of_it() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no task begins with"));
 
-    let metrics = up.told("metrics ");
-    let admin: SocketAddr = metrics
-        .trim_end_matches("/metrics,")
-        .strip_prefix("http://")
-        .unwrap()
-        .parse()
-        .unwrap();
-    for (path, expected) in [
-        ("/readyz", "ready"),
-        ("/livez", "alive"),
-        ("/metrics", "darter_build_info"),
-        ("/config", "role: seed"),
-        ("/debug/tasks", "mirror 1"),
-    ] {
-        let body = get(admin, path, &[]).await.unwrap().body;
-        assert!(
-            String::from_utf8_lossy(&body).contains(expected),
-            "{path}: {body:?}"
-        );
-    }
-    let metrics = get(admin, "/metrics", &[]).await.unwrap().body;
-    let metrics = String::from_utf8(metrics.to_vec()).unwrap();
-    let served = format!(
-        "darter_proxy_received_bytes_total{{source=\"origin\"}} {}\n",
-        content.len()
-    );
-    assert!(metrics.contains(&served), "{metrics}");
-    let names = metrics.lines().filter(|line| !line.starts_with('#'));
-    assert_eq!(
-        names.filter(|name| name.matches("darter").count() > 1).count(),
-        0,
-        "{metrics}"
-    );
+    the_admin_port_answers(&up.told("metrics "), content.len()).await;
     up.stop();
 }
 
