@@ -5,6 +5,7 @@
 //! registries, [`peer`] to other nodes, [`scheduling`] to schedulers; [`app`] puts them together.
 
 pub mod access;
+mod advertise;
 pub mod app;
 pub mod config;
 pub mod metrics;

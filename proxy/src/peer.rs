@@ -34,7 +34,8 @@ pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 pub struct PeerConfig {
     /// Where other nodes reach this one's pieces.
     pub listen: Address,
-    /// The address that other nodes are told, `host:port`. Without it: the host name, and the port of `listen`.
+    /// The address that other nodes are told, `host:port`. Without it: the address of this machine on the way to the
+    /// scheduler (or, without a route, its name), and the port of `listen`.
     pub advertise: Option<String>,
     /// Connections from other nodes at the same time; further ones are refused with 503.
     pub connections_max: usize,

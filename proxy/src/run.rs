@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use crate::advertise::advertised;
 use crate::app::{self, NodeParts, StartError};
 use crate::config::{Config, StoreConfig};
 use crate::sendfile::ZeroCopy;
@@ -81,7 +82,7 @@ pub enum RunError {
 /// It did not start. Nothing of it runs then.
 pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
     let RunParts {
-        config,
+        mut config,
         host,
         network,
         log,
@@ -94,6 +95,10 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     let mut registry = Registry::default();
     build_info::register(&mut registry);
 
+    if config.peer.advertise.is_none() {
+        // Without it: the host name, which not every cluster can resolve.
+        config.peer.advertise = advertised(&config.peer.listen.to_string(), &config.scheduler.addresses);
+    }
     let config_text = to_yaml(&config)?;
     let admin_port = AdminPort::bind(&network, &config.admin.listen).await?;
     let store = open_store(&config.store, &tasks).await?;
