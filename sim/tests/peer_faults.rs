@@ -111,6 +111,13 @@ fn all_peers_flip_bits() {
             "the registry sent {sent} bytes of {} because peers lie",
             blob.length()
         );
+        let name = format!("node-{late}");
+        assert!(
+            world
+                .node(&name)
+                .metric("darter_proxy_parent_failures_total", "wrong_bytes")
+                > 0
+        );
         assert!(pull.progress().took.unwrap() <= Duration::from_secs(3));
         world.finish();
     });
