@@ -1,5 +1,6 @@
 //! What most benchmarks stand on: one host with a registry, or a cluster over capped links.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -123,6 +124,18 @@ impl Cluster {
             scheduler,
             lab,
         })
+    }
+
+    /// Touches as much memory as the stores will take: a virtual machine may have to ask for it first, which would cost
+    /// the first run seconds a gibibyte.
+    pub(super) fn warm_up(&self, bytes: u64) -> Result<()> {
+        let path = self.lab.memory_of("warm-up");
+        let mut file = std::fs::File::create(&path)?;
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..bytes.div_ceil(1 << 20) {
+            file.write_all(&zeros)?;
+        }
+        Ok(std::fs::remove_file(&path)?)
     }
 
     /// Starts Darter with empty stores, in place of the one before. The nodes know each other when this returns.

@@ -76,6 +76,7 @@ fn measure(options: &Options, report: &mut Report, case: &Case, name: &str) -> R
     };
     let mut cluster = Cluster::start(shape, root.path())?;
     let mut samples = Samples::default();
+    cluster.warm_up(case.size * u64::from(case.nodes + 2))?;
     for _ in 0..options.runs(3) {
         once(&mut cluster, &blob, &mut samples)?;
     }
