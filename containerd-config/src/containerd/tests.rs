@@ -1,3 +1,5 @@
+//! Plans for whole directory trees: what is written, noted, refused and undone.
+
 use super::*;
 use proptest::prelude::*;
 use std::fs;

@@ -1,3 +1,5 @@
+//! Names of registries: those that may become a directory, and those that may not.
+
 use super::*;
 use proptest::prelude::*;
 

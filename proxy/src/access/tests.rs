@@ -1,3 +1,5 @@
+//! Who may read what, for how long, and what happens when the registry cannot say.
+
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

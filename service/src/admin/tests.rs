@@ -1,3 +1,5 @@
+//! Each path of the admin port.
+
 use super::*;
 use crate::log::{LogConfig, Setup};
 

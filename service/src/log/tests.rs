@@ -1,3 +1,5 @@
+//! Formats, filters, and no control character in a line.
+
 use super::*;
 use std::io::Write;
 use std::sync::{Arc, Mutex};

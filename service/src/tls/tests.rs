@@ -1,3 +1,5 @@
+//! Good files work together; every bad one is refused by name.
+
 use super::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ClientConnection, ServerConnection};

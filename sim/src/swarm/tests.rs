@@ -1,3 +1,5 @@
+//! The swarm comes close to the bound, and the same seed gives the same swarm.
+
 use super::*;
 
 const MIB: u64 = 1024 * 1024;

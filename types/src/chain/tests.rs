@@ -1,3 +1,5 @@
+//! The chain against the reference hash: any order, any flipped bit, any forged link.
+
 use proptest::prelude::*;
 use sha2::Digest as _;
 

@@ -1,3 +1,5 @@
+//! Merging into an existing `hosts.toml`: ours comes first, everybody else's stays.
+
 use super::*;
 use proptest::prelude::*;
 use toml_edit::DocumentMut;

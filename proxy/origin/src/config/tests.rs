@@ -1,3 +1,5 @@
+//! Sections that are accepted, and every problem of those that are not.
+
 use super::*;
 
 fn config(entries: &[(&str, RegistryConfig)]) -> RegistriesConfig {

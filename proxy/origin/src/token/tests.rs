@@ -1,3 +1,5 @@
+//! Tokens: asked for once, kept until they expire, never for the wrong scope.
+
 use tokio::time::advance;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Every way in which clients name a registry, and paths that nobody should send.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Ranges against the reference model of RFC 9110.
+
 use super::*;
 use darter_testkit::range_model::{Policy, RangeRequest, Representation, expected};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The faults of the memory store do what they say.
+
 use super::*;
 use crate::conformance::{self, PIECE, PIECE_BYTES, Subject, bytes_of, facts, put, read_piece, task};
 use darter_types::ByteRange;

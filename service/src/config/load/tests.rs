@@ -1,3 +1,5 @@
+//! The order of the sources, and all problems at once with their paths.
+
 use super::*;
 use crate::config::{ByteSize, Period, Problems, Secret};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The index reads back what was written, and survives whatever a crash or a bad disk leaves of it.
+
 use super::*;
 use crate::conformance::{facts, task};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The data directory: what is accepted, made, tightened and refused.
+
 use super::*;
 use crate::conformance::task;
 use crate::{DiskOptions, DiskStore};
