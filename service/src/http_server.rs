@@ -118,16 +118,20 @@ impl<W: Wrap> HttpServer<W> {
                 }
             };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                self.tasks.spawn("refusal of a connection", refuse(stream));
+                let wrap = self.wrap.clone();
+                self.tasks.spawn("refusal of a connection", async move {
+                    let _ = tokio::time::timeout(REFUSAL_PAUSE, refuse(wrap, stream)).await;
+                });
                 continue;
             };
             let (wrap, limits, handler, stop) =
                 (self.wrap.clone(), self.limits, handler.clone(), stop.clone());
             self.tasks.spawn(self.name, async move {
                 let _permit = permit;
-                match wrap.wrap(stream).await {
-                    Ok(io) => serve_connection(io, limits, handler, peer, stop).await,
-                    Err(error) => tracing::debug!(%error, "a connection was not established"),
+                match stop.run_until_cancelled(wrap.wrap(stream)).await {
+                    Some(Ok(io)) => serve_connection(io, limits, handler, peer, stop).await,
+                    Some(Err(error)) => tracing::debug!(%error, "a connection was not established"),
+                    None => {}
                 }
             });
         }
@@ -165,8 +169,12 @@ where
     }
 }
 
-/// Says 503 rather than nothing: a client that hears nothing waits, one that hears 503 goes to its next host.
-async fn refuse(stream: Stream) {
+/// Says 503 rather than nothing: a client that hears nothing waits, one that hears 503 goes to its next host. It is said
+/// in the way in which everything else would be: nothing leaves a server with TLS in the clear.
+async fn refuse<W: Wrap>(wrap: W, stream: Stream) {
+    let Ok(io) = wrap.wrap(stream).await else {
+        return;
+    };
     let service = service_fn(|_: Request<Incoming>| async {
         let mut response = Response::new(Full::new(Bytes::from_static(b"too many connections\n")));
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -180,8 +188,9 @@ async fn refuse(stream: Stream) {
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let _ = tokio::time::timeout(REFUSAL_PAUSE, connection).await;
+        .serve_connection(io, service);
+    // Who does not read it is refused as well.
+    let _ = connection.await;
 }
 
 #[cfg(test)]

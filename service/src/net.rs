@@ -16,7 +16,7 @@ use std::pin::Pin;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 pub use address::{Address, AddressError};
-pub use grpc::{ConnectInfo, Connector, incoming};
+pub use grpc::{ConnectInfo, Connector, incoming, secure_incoming};
 pub use stream::{AsyncIo, PeerAddr, Stream};
 
 /// A future of a trait object's method.

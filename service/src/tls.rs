@@ -2,7 +2,11 @@
 //!
 //! Every configuration names the ring provider: none depends on what is the default of the process. What is wrong with a
 //! file is an error with its path; there is no way from a certificate that cannot be used to a connection without one.
-//! Callers set the protocols that they speak (`alpn_protocols`).
+//! [`NodeTls::acceptor`] and [`NodeTls::connector`] make connections of it; [`TlsConfig`] is its section in a file.
+
+pub(crate) mod check;
+mod link;
+mod section;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +19,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use link::{Protocol, TlsConnector, TlsWrap};
+pub use section::TlsConfig;
 
 /// Between nodes there is no old software to talk to.
 static NODE_VERSIONS: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
@@ -54,6 +61,9 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Some of a node's files are named, and some are not.
+    #[error("certFile, keyFile and caFile belong together: name all three, or none of them")]
+    Incomplete,
     /// The system has no certificates of CAs, and no file was named.
     #[error(
         "no certificate of a CA was found on this system ({0}); install ca-certificates or name a CA file"
@@ -68,26 +78,40 @@ impl NodeTls {
     /// A server that takes nodes only: TLS 1.3, and a certificate of the CA from the other side.
     ///
     /// # Errors
-    /// A file that cannot be used.
+    /// A file that cannot be used, or a certificate that other nodes would refuse.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        let roots = Arc::new(authorities(&self.ca_file)?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-            .build()
-            .map_err(|error| unusable(&self.ca_file, &error))?;
+        let roots = authorities(&self.ca_file)?;
+        check::as_server(self, &certificates(&self.cert_file)?, &roots)?;
+        let verifier = check::verifier(&self.ca_file, roots)?;
         server(&self.identity(), Some(verifier), &NODE_VERSIONS)
     }
 
     /// A client that talks to nodes only: TLS 1.3, with its own certificate; no CA of the system is believed.
     ///
     /// # Errors
-    /// A file that cannot be used.
+    /// A file that cannot be used, or a certificate that other nodes would refuse.
     pub fn client(&self) -> Result<ClientConfig, TlsError> {
         let (chain, key) = load(&self.identity())?;
+        let roots = authorities(&self.ca_file)?;
+        check::as_client(self, &chain, roots.clone())?;
         ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&NODE_VERSIONS)?
-            .with_root_certificates(authorities(&self.ca_file)?)
+            .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .map_err(|error| unusable(&self.cert_file, &error))
+    }
+
+    /// Whether the certificate is for `name`, under which other nodes look for this one.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn check_name(&self, name: &str) -> Result<(), TlsError> {
+        let chain = certificates(&self.cert_file)?;
+        if chain.first().is_some_and(|own| check::is_for(own, name)) {
+            return Ok(());
+        }
+        let reason = format!("it is not for this node: its subject alternative names must have {name}");
+        Err(unusable(&self.cert_file, &reason))
     }
 
     fn identity(&self) -> Identity {

@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 
 /// What a connection of another network must be able to do.
 pub trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,6 +34,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// One of these, inside TLS: both ends have proved who they are.
+    Tls(Box<TlsStream<Stream>>),
     /// Of another network, or wrapped.
     Other(Box<dyn AsyncIo>),
 }
@@ -45,10 +49,28 @@ impl Stream {
         }
     }
 
+    /// The certificate of the other end, where it showed one.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+            _ => None,
+        }
+    }
+
+    /// The other end's address, where it has one, also inside TLS.
+    pub(super) fn peer_addr(&self) -> Option<PeerAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(PeerAddr::Ip),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
+            Self::Unix(_) | Self::Other(_) => None,
+        }
+    }
+
     fn inner(self: Pin<&mut Self>) -> Pin<&mut dyn AsyncIo> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream),
             Self::Other(stream) => Pin::new(stream),
         }
     }
@@ -59,6 +81,8 @@ impl fmt::Debug for Stream {
         match self {
             Self::Tcp(stream) => stream.fmt(f),
             Self::Unix(stream) => stream.fmt(f),
+            // Not what TLS knows: there are keys in it.
+            Self::Tls(stream) => f.debug_tuple("Tls").field(stream.get_ref().0).finish(),
             Self::Other(_) => f.write_str("Other"),
         }
     }
@@ -95,6 +119,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
             Self::Other(stream) => stream.is_write_vectored(),
         }
     }

@@ -7,13 +7,13 @@ use std::fs;
 use tempfile::TempDir;
 
 /// A CA and what it signed, as files.
-struct Authority {
+pub(super) struct Authority {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,13 +25,18 @@ impl Authority {
         }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn node(&self, name: &str) -> NodeTls {
+    pub(super) fn node(&self, name: &str) -> NodeTls {
+        self.sign(name, |_| {})
+    }
+
+    fn sign(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> NodeTls {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let tls = NodeTls {
             cert_file: self.file(&format!("{name}.pem")),
@@ -81,9 +86,14 @@ fn a_node_refuses_strangers_on_both_sides() {
         shake_hands(anonymous, server()),
         Err(rustls::Error::NoCertificatesPresented)
     ));
-    let mut stranger = theirs.node("client");
-    stranger.ca_file = ours.file("ca.pem");
-    let refused = shake_hands(stranger.client().unwrap(), server());
+    let (chain, key) = load(&theirs.node("client").identity()).unwrap();
+    let stranger = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&NODE_VERSIONS)
+        .unwrap()
+        .with_root_certificates(authorities(&ours.file("ca.pem")).unwrap())
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let refused = shake_hands(stranger, server());
     assert!(
         matches!(refused, Err(rustls::Error::InvalidCertificate(_))),
         "{refused:?}"
@@ -178,4 +188,40 @@ fn errors_name_the_file_and_the_reason() {
     })
     .0;
     assert!(text.starts_with(&good.cert_file.display().to_string()), "{text}");
+}
+
+#[test]
+fn a_certificate_that_others_would_refuse_is_refused_at_the_start() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let mut foreign = theirs.node("node");
+    foreign.ca_file = ours.file("ca.pem");
+    let expired = ours.sign("old", |params| {
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    });
+    for (tls, reason) in [(foreign, "is not signed by the CA in"), (expired, "expired")] {
+        for text in [
+            tls.server().unwrap_err().to_string(),
+            tls.client().unwrap_err().to_string(),
+        ] {
+            let file = tls.cert_file.display().to_string();
+            assert!(text.starts_with(&file) && text.contains(reason), "{text}");
+        }
+    }
+    let serves_only = ours.sign("server", |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    serves_only.server().unwrap();
+    serves_only.client().unwrap_err();
+}
+
+#[test]
+fn a_certificate_is_for_its_names_only() {
+    let ours = Authority::new();
+    ours.node("node-1").check_name("Node-1").unwrap();
+    ours.node("10.0.0.7").check_name("10.0.0.7").unwrap();
+    for (name, other) in [("node-1", "node-2"), ("10.0.0.7", "10.0.0.8"), ("node-1", "-")] {
+        let text = ours.node(name).check_name(other).unwrap_err().to_string();
+        assert!(text.contains("is not for this node"), "{text}");
+    }
 }
