@@ -11,6 +11,7 @@
     reason = "test servers and clients own real loopback sockets; no role depends on this crate"
 )]
 
+pub mod authority;
 pub mod client;
 pub mod content;
 pub mod image;
