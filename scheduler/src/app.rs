@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::net::{Address, AddressError, Listener, Network, incoming};
+use darter_service::net::{Address, AddressError, Listener, Network, Stream, incoming, secure_incoming};
 use darter_service::supervise::{Ended, Supervisor};
+use darter_service::tls::{Protocol, TlsError, TlsWrap};
+use futures_util::stream::BoxStream;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,9 @@ pub enum AppError {
     /// The configuration cannot be used.
     #[error("configuration: {}", list(.0))]
     Config(Vec<Problem>),
+    /// The section `tls` cannot be used. No port is open then.
+    #[error("tls")]
+    Tls(#[from] TlsError),
     /// The address is none.
     #[error("listen address")]
     Address(#[from] AddressError),
@@ -67,6 +72,7 @@ fn list(problems: &[Problem]) -> String {
 #[derive(Debug)]
 pub struct App {
     listener: Box<dyn Listener>,
+    tls: Option<TlsWrap>,
     handle: Handle,
     owner: Owner,
 }
@@ -85,6 +91,15 @@ impl App {
         if !problems.is_empty() {
             return Err(AppError::Config(problems));
         }
+        // Before the port is open: there is no way from files that cannot be used to a plain connection.
+        let files = config.tls.files()?;
+        let tls = files
+            .as_ref()
+            .map(|files| files.acceptor(Protocol::Http2))
+            .transpose()?;
+        if let (Some(files), Some((host, _))) = (&files, config.advertise.rsplit_once(':')) {
+            files.check_name(host.trim_matches(['[', ']']))?;
+        }
         let address: Address = config.listen.parse()?;
         let listener = network.bind(&address).await.map_err(|source| AppError::Listen {
             address: config.listen.clone(),
@@ -94,6 +109,7 @@ impl App {
         let (handle, owner) = service::start(settings, &config.limits, Metrics::register(registry));
         Ok(Self {
             listener,
+            tls,
             handle,
             owner,
         })
@@ -112,7 +128,10 @@ impl App {
             Ok(())
         });
         let (router, server_stop) = (self.handle.router(), stop.clone());
-        let connections = incoming(self.listener);
+        let connections: BoxStream<'static, io::Result<Stream>> = match self.tls {
+            Some(tls) => Box::pin(secure_incoming(self.listener, tls)),
+            None => Box::pin(incoming(self.listener)),
+        };
         supervisor.add("scheduler-grpc", async move {
             router
                 .serve_with_incoming_shutdown(connections, server_stop.cancelled_owned())

@@ -3,6 +3,7 @@
 use darter_proto::limits::PARENTS_MAX;
 use darter_service::config::{Period, Problems, Validate};
 use darter_service::log::LogConfig;
+use darter_service::tls::TlsConfig;
 use darter_service::traces::TracesConfig;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct Config {
     /// All schedulers of the cluster, `host:port`, this one included, the same list on each. Tasks are spread
     /// over them by consistent hashing. Empty: this one alone.
     pub schedulers: Vec<String>,
+    /// Whether nodes must prove who they are, and this scheduler proves it to them. Its certificate is for the host of
+    /// the address under which nodes know it, and a node is believed to be what its own certificate is for.
+    pub tls: TlsConfig,
     /// The admin port.
     pub admin: Admin,
     /// Who exchanges with whom.
@@ -100,6 +104,7 @@ impl Default for Config {
             listen: "0.0.0.0:8002".into(),
             advertise: String::new(),
             schedulers: Vec::new(),
+            tls: TlsConfig::default(),
             admin: Admin::default(),
             parents: ParentsConfig::default(),
             lease: LeaseConfig::default(),
@@ -259,6 +264,7 @@ impl Validate for Config {
         for problem in self.problems() {
             problems.add(problem.path, problem.what);
         }
+        problems.within("tls", |problems| self.tls.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));
         problems.within("traces", |problems| self.traces.validate(problems));
     }

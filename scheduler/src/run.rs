@@ -13,6 +13,7 @@ use darter_service::log::LogHandle;
 use darter_service::net::{Address, AddressError, Network};
 use darter_service::ready::Readiness;
 use darter_service::supervise::{Ended, Supervisor, Tasks};
+use darter_service::tls::TlsConfig;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,12 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     let (config, stop) = (parts.config, parts.stop);
     let mut registry = Registry::default();
     build_info::register(&mut registry);
+    if config.tls == TlsConfig::default() {
+        tracing::warn!(
+            "streams of nodes are neither encrypted nor authenticated: set tls.certFile, tls.keyFile and tls.caFile, or \
+             keep them on a network that you trust"
+        );
+    }
     let listen: Address = config.admin.listen.parse()?;
     let port = AdminPort::bind(&parts.network, &listen).await?;
     let app = App::bind(

@@ -7,6 +7,7 @@ use darter_proto::convert::ConvertError;
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::scheduler_server::Scheduler;
 use darter_proto::scheduler::{Hello, NodeMessage};
+use darter_service::net::ConnectInfo;
 use darter_types::HostId;
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -32,6 +33,7 @@ impl Scheduler for Converse {
         &self,
         request: Request<Streaming<pb::NodeMessage>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
+        let info = request.extensions().get::<ConnectInfo>().cloned();
         let mut inbound = request.into_inner();
         let hello = tokio::time::timeout(HELLO_TIMEOUT, first_message(&mut inbound))
             .await
@@ -39,6 +41,14 @@ impl Scheduler for Converse {
             .inspect_err(|_| {
                 self.0.metrics.refused.inc();
             })?;
+        if !info.is_some_and(|info| info.may_be(hello.host.as_str())) {
+            self.0.metrics.refused.inc();
+            tracing::warn!(peer = %hello.host, "a node calls itself what its certificate is not for");
+            return Err(Status::permission_denied(format!(
+                "the certificate is not for {}, which the node says to be",
+                hello.host
+            )));
+        }
         let connection = self.0.next_connection();
         let host = hello.host.clone();
         // The goodbye has its place in the queue from the start, so that it can be said from `drop`.

@@ -1,5 +1,7 @@
 //! The whole role over loopback, with real clients.
 
+mod secure;
+
 use std::sync::Arc;
 use std::time::Duration;
 
