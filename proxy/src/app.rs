@@ -9,9 +9,10 @@ use std::time::Duration;
 use darter_origin::{Metrics as OriginMetrics, Origins};
 use darter_proto::WIRE_VERSION;
 use darter_proto::scheduler::{Hello, Load};
-use darter_service::http_server::{HttpServer, Limits};
+use darter_service::http_server::{HttpServer, Limits, Wrap};
 use darter_service::net::{Address, Listener, Network};
 use darter_service::supervise::Tasks;
+use darter_service::tls::TlsError;
 use darter_store::PieceStore;
 use darter_types::HostId;
 use prometheus_client::registry::Registry;
@@ -28,6 +29,7 @@ use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerServer, Peers};
 use crate::pull::{Env, EnvParts, Pulls};
 use crate::scheduling::{LinkParts, LoadSource, Scheduling};
+use crate::secure::Secure;
 use crate::sendfile::ZeroCopy;
 
 /// What a node is made of.
@@ -75,6 +77,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The section `tls` cannot be used. No port is open then.
+    #[error("tls")]
+    Tls(#[from] TlsError),
     /// The section `origin` cannot be used.
     #[error("origin: {0}")]
     Origin(#[from] darter_origin::OriginConfigError),
@@ -94,6 +99,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         seed,
     } = parts;
     let mut rng = StdRng::seed_from_u64(seed);
+    // Before any port is open: there is no way from files that cannot be used to a plain connection.
+    let secure = Secure::load(&config.tls, &host)?;
     let mirror_listen = Address::Tcp(config.mirror.listen.to_string());
     let mirror_listener = bind(&*network, &mirror_listen, "the mirror").await?;
     let peer_listener = bind(&*network, &config.peer.listen, "other nodes").await?;
@@ -110,7 +117,13 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
 
     let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), origin_metrics)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
-    let peers = Peers::new(&config.peer, host.clone(), Arc::clone(&network), tasks.clone());
+    let peers = Peers::new(
+        &config.peer,
+        host.clone(),
+        Arc::clone(&network),
+        secure.as_ref().map(|secure| secure.peers.clone()),
+        tasks.clone(),
+    );
     let env = Env::new(EnvParts {
         config: config.pull.clone(),
         origins: origins.clone(),
@@ -133,10 +146,17 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     );
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
-    serve_peers(peer_server, peer_listener, zero_copy, &config, &tasks, &stop);
+    match &secure {
+        Some(secure) => {
+            let wrap = secure.server.clone();
+            serve_peers(peer_server, peer_listener, wrap, &config, &tasks, &stop);
+        }
+        None => serve_peers(peer_server, peer_listener, zero_copy, &config, &tasks, &stop),
+    }
 
     scheduling.start(LinkParts {
         network,
+        tls: secure.map(|secure| secure.schedulers),
         tasks,
         pulls: pulls.clone(),
         hello: hello(&config, host, &peer_address),
@@ -184,10 +204,10 @@ fn serve_mirror(
     });
 }
 
-fn serve_peers(
+fn serve_peers<W: Wrap>(
     server: PeerServer,
     listener: Box<dyn Listener>,
-    wrap: ZeroCopy,
+    wrap: W,
     config: &Config,
     tasks: &Tasks,
     stop: &CancellationToken,

@@ -8,6 +8,7 @@ use darter_origin::RegistriesConfig;
 use darter_proto::scheduler::Role;
 use darter_service::config::ByteSize;
 use darter_service::net::Address;
+use darter_service::tls::TlsConfig;
 use darter_types::{HostId, Locality};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,9 @@ pub struct Config {
     pub peer: PeerConfig,
     /// The schedulers of the cluster.
     pub scheduler: SchedulingConfig,
+    /// Whether nodes and schedulers prove who they are. A node's certificate is for its name (`host`), a scheduler's for
+    /// the host of its address.
+    pub tls: TlsConfig,
     /// Where pieces are kept.
     pub store: StoreConfig,
     /// Health, metrics, and what to look at when something is wrong.
@@ -84,6 +88,7 @@ impl Default for Config {
             pull: PullConfig::default(),
             peer: PeerConfig::default(),
             scheduler: SchedulingConfig::default(),
+            tls: TlsConfig::default(),
             store: StoreConfig::default(),
             admin: AdminConfig::default(),
             log: darter_service::log::LogConfig::default(),

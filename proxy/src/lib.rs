@@ -2,7 +2,8 @@
 //!
 //! The life of a pull is told in `ARCHITECTURE.md`. In this crate: [`mirror`] speaks to clients, [`access`]
 //! asks whether a caller may read, [`pull`] runs one download for all who want a content, `darter_origin` speaks to
-//! registries, [`peer`] to other nodes, [`scheduling`] to schedulers; [`app`] puts them together.
+//! registries, [`peer`] to other nodes, [`scheduling`] to schedulers, both over [`secure`]
+//! connections where certificates are configured; [`app`] puts them together.
 
 pub mod access;
 mod advertise;
@@ -14,4 +15,5 @@ pub mod peer;
 pub mod pull;
 pub mod run;
 pub mod scheduling;
+pub mod secure;
 pub mod sendfile;

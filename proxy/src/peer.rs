@@ -1,4 +1,4 @@
-//! Between nodes: pieces over plain HTTP/1.1, and the news of who has which.
+//! Between nodes: pieces over HTTP/1.1, inside TLS where certificates are configured, and the news of who has which.
 //!
 //! `GET /v1/tasks/<task>/pieces` with a `Range` gives bytes of pieces that are linked; `GET /v1/tasks/<task>/have` is a
 //! long-lived stream of lines that says which those are ([`news`]). Both ends bound what they take from the other.
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use darter_service::config::{ByteSize, Period};
 use darter_service::net::Address;
+use darter_types::HostId;
 use serde::{Deserialize, Serialize};
 
 pub use client::Peers;
@@ -27,6 +28,13 @@ pub(crate) const HOST_HEADER: &str = "darter-host";
 pub(crate) const INLINE_HEADER: &str = "darter-inline";
 /// Longest content that travels with the first answer, in bytes.
 pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A node that is asked: its connections are its own, whoever else is said to be at the same address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remote<'a> {
+    pub(crate) host: &'a HostId,
+    pub(crate) address: &'a str,
+}
 
 /// Section `peer` of the proxy's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]

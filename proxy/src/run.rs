@@ -16,6 +16,7 @@ use darter_service::log::LogHandle;
 use darter_service::net::Network;
 use darter_service::ready::Readiness;
 use darter_service::supervise::Tasks;
+use darter_service::tls::TlsConfig;
 use darter_store::{DiskOptions, DiskStore, OpenError};
 use darter_types::HostId;
 use prometheus_client::registry::Registry;
@@ -100,6 +101,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         config.peer.advertise = advertised(&config.peer.listen.to_string(), &config.scheduler.addresses);
     }
     let config_text = to_yaml(&config)?;
+    warn_if_open(&config);
     let admin_port = AdminPort::bind(&network, &config.admin.listen).await?;
     let store = open_store(&config.store, &tasks).await?;
     let zero_copy = ZeroCopy::new(Some(store.mappings()));
@@ -140,6 +142,16 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     admin.end().await;
     tracing::info!("proxy has stopped");
     Ok(())
+}
+
+/// Alone, a node exchanges nothing.
+fn warn_if_open(config: &Config) {
+    if config.tls == TlsConfig::default() && !config.scheduler.addresses.is_empty() {
+        tracing::warn!(
+            "the exchange with other nodes and schedulers is neither encrypted nor authenticated: set tls.certFile, \
+             tls.keyFile and tls.caFile, or keep it on a network that you trust"
+        );
+    }
 }
 
 /// Reads what an earlier life left; takes about a second for 10⁵ contents.

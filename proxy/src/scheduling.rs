@@ -16,6 +16,7 @@ use darter_proto::scheduler::{Hello, NodeMessage};
 use darter_service::config::Period;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
+use darter_service::tls::TlsConnector;
 use darter_types::TaskId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -75,6 +76,8 @@ struct State {
 #[expect(missing_docs, reason = "each field is what its type says")]
 pub struct LinkParts {
     pub network: Arc<dyn Network>,
+    /// Without it, streams are plain.
+    pub tls: Option<TlsConnector>,
     pub tasks: Tasks,
     pub pulls: Pulls,
     /// Who the node is.

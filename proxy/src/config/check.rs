@@ -34,6 +34,7 @@ impl Validate for Config {
         problems.within("scheduler", |problems| {
             check_scheduling(&self.scheduler, problems)
         });
+        problems.within("tls", |problems| self.tls.validate(problems));
         problems.within("store", |problems| {
             if !self.store.dir.is_absolute() {
                 problems.add("dir", "must be an absolute path, such as /var/lib/darter/store");
@@ -148,6 +149,7 @@ mod tests {
         config.peer.buffer_bytes_max = ByteSize::mib(1);
         config.peer.upload_bytes_per_second_max = Some(ByteSize::kib(1));
         config.scheduler.addresses = vec!["a:8002".into(), "http://b".into()];
+        config.tls.cert_file = Some("node.pem".into());
         config.store.dir = "relative".into();
         config.log.filter = "loud=loud=loud".into();
         config.traces.otlp_endpoint = Some("collector".into());
@@ -161,6 +163,8 @@ mod tests {
             "peer.uploadBytesPerSecondMax",
             "peer.advertise",
             "scheduler.addresses.1",
+            "tls.keyFile",
+            "tls.caFile",
             "store.dir",
             "log.filter",
             "traces.otlpEndpoint",

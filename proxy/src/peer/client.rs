@@ -9,6 +9,7 @@ use darter_proto::limits::SOURCES_MAX;
 use darter_proto::scheduler::PieceCost;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
+use darter_service::tls::TlsConnector;
 use darter_types::{HostId, TaskId};
 use http::{Request, Response, header};
 use http_body_util::Empty;
@@ -16,8 +17,8 @@ use hyper::body::Incoming;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::pool::{Connection, Pool};
-use super::{HOST_HEADER, PeerConfig};
+use super::pool::{ConnectError, Connection, Pool};
+use super::{HOST_HEADER, PeerConfig, Remote};
 use darter_engine::ParentFailure;
 
 /// Contents that came along with news and wait to be asked for.
@@ -49,10 +50,17 @@ struct Cost {
 }
 
 impl Peers {
-    /// Asks as `host` through `network`.
-    pub fn new(config: &PeerConfig, host: HostId, network: Arc<dyn Network>, tasks: Tasks) -> Self {
+    /// Asks as `host` through `network`; with `tls`, nobody but nodes that prove to be who they are said to be.
+    pub fn new(
+        config: &PeerConfig,
+        host: HostId,
+        network: Arc<dyn Network>,
+        tls: Option<TlsConnector>,
+        tasks: Tasks,
+    ) -> Self {
         let pool = Pool::new(
             network,
+            tls,
             tasks,
             config.connect_timeout.into(),
             config.idle_connections_max,
@@ -87,19 +95,16 @@ impl Peers {
     /// replaced once.
     pub(super) async fn ask(
         &self,
-        address: &str,
+        remote: Remote<'_>,
         path: &str,
         name: header::HeaderName,
         value: &str,
     ) -> Result<(Connection, Response<Incoming>), ParentFailure> {
         loop {
-            let taken = self.inner.pool.take(address).await;
-            let (mut connection, used) = taken.map_err(|error| {
-                tracing::debug!(address, %error, "no connection to a peer");
-                ParentFailure::Unreachable
-            })?;
+            let taken = self.inner.pool.take(remote).await;
+            let (mut connection, used) = taken.map_err(|error| not_connected(remote, &error))?;
             let request = Request::get(path)
-                .header(header::HOST, address)
+                .header(header::HOST, remote.address)
                 .header(HOST_HEADER, self.inner.host.as_str())
                 .header(name.clone(), value)
                 .body(Empty::new())
@@ -114,8 +119,8 @@ impl Peers {
     }
 
     /// Gives a connection back whose answer was read to its end.
-    pub(super) fn give_back(&self, address: &str, connection: Connection) {
-        self.inner.pool.give_back(address, connection);
+    pub(super) fn give_back(&self, remote: Remote<'_>, connection: Connection) {
+        self.inner.pool.give_back(remote, connection);
     }
 
     /// Keeps a content that came along with news, until it is asked for.
@@ -155,4 +160,15 @@ impl Peers {
         };
         costs.into_iter().map(cost_of).collect()
     }
+}
+
+/// Nodes come and go, but one whose certificate is wrong stays wrong until somebody looks.
+fn not_connected(remote: Remote<'_>, error: &ConnectError) -> ParentFailure {
+    let Remote { host, address } = remote;
+    if matches!(error, ConnectError::Tls(_)) {
+        tracing::warn!(peer = %host, address, %error, "no secure connection to a peer");
+    } else {
+        tracing::debug!(peer = %host, address, %error, "no connection to a peer");
+    }
+    ParentFailure::Unreachable
 }

@@ -13,7 +13,7 @@ use http::{StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Peers;
+use super::{Peers, Remote};
 
 /// One request to a parent.
 #[derive(Debug)]
@@ -26,6 +26,15 @@ pub(crate) struct PeerFetch {
     pub(crate) proofs: Vec<PieceProof>,
     pub(crate) stored: Arc<dyn StoredTask>,
     pub(crate) events: mpsc::Sender<Event>,
+}
+
+impl PeerFetch {
+    fn remote(&self) -> Remote<'_> {
+        Remote {
+            host: &self.host,
+            address: &self.address,
+        }
+    }
 }
 
 impl Peers {
@@ -52,7 +61,7 @@ impl Peers {
         let path = format!("/v1/tasks/{task}/pieces");
         let range = request.stored.facts().layout.run_range(request.run);
         let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
-        let asked = self.ask(&request.address, &path, header::RANGE, &value).await;
+        let asked = self.ask(request.remote(), &path, header::RANGE, &value).await;
         let (connection, answer) = asked.map_err(FetchFailure::Parent)?;
         let exact = format!("bytes {}-{}/", range.start, range.end.saturating_sub(1));
         let fits = |value: &http::HeaderValue| value.to_str().is_ok_and(|text| text.starts_with(&exact));
@@ -75,7 +84,7 @@ impl Peers {
             return Err(FetchFailure::Parent(ParentFailure::Unreachable));
         }
         self.note_cost(&request.host, range.len(), began.elapsed());
-        self.give_back(&request.address, connection);
+        self.give_back(request.remote(), connection);
         Ok(())
     }
 }

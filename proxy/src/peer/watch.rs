@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::news::{Item, News, NewsReader};
-use super::{INLINE_BYTES_MAX, INLINE_HEADER, Peers};
+use super::{INLINE_BYTES_MAX, INLINE_HEADER, Peers, Remote};
 
 /// A parent to listen to.
 #[derive(Debug)]
@@ -18,6 +18,15 @@ pub(crate) struct PeerWatch {
     pub(crate) host: HostId,
     pub(crate) address: String,
     pub(crate) events: mpsc::Sender<Event>,
+}
+
+impl PeerWatch {
+    fn remote(&self) -> Remote<'_> {
+        Remote {
+            host: &self.host,
+            address: &self.address,
+        }
+    }
 }
 
 impl Peers {
@@ -32,7 +41,7 @@ impl Peers {
         let path = format!("/v1/tasks/{}/have", watch.task);
         let inline = INLINE_BYTES_MAX.to_string();
         let name = HeaderName::from_static(INLINE_HEADER);
-        let (connection, answer) = self.ask(&watch.address, &path, name, &inline).await?;
+        let (connection, answer) = self.ask(watch.remote(), &path, name, &inline).await?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(ParentFailure::Missing),
@@ -52,7 +61,7 @@ impl Peers {
             }
         }
         if ended {
-            self.give_back(&watch.address, connection);
+            self.give_back(watch.remote(), connection);
             return Ok(());
         }
         Err(ParentFailure::Unreachable)

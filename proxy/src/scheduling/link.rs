@@ -1,5 +1,6 @@
 //! One stream to one scheduler: kept, lost, found again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use darter_engine::Event;
@@ -10,6 +11,7 @@ use darter_proto::pb::scheduler::v1::scheduler_client::SchedulerClient;
 use darter_proto::scheduler::{Held, NodeMessage, SchedulerMessage, Welcome};
 use darter_proto::{WIRE_VERSION, ring};
 use darter_service::net::Connector;
+use http::Uri;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use thiserror::Error;
@@ -41,8 +43,10 @@ pub(super) struct Link {
 
 #[derive(Debug, Error)]
 enum LinkError {
-    #[error(transparent)]
+    #[error("{}", causes(.0))]
     Transport(#[from] tonic::transport::Error),
+    #[error("{0}: the address is none that can be connected to")]
+    Address(#[from] http::Error),
     #[error("{0}")]
     Status(#[from] tonic::Status),
     #[error("no welcome within {0:?}")]
@@ -53,6 +57,20 @@ enum LinkError {
     Version(u32),
     #[error("it closed the stream")]
     Closed,
+}
+
+/// An error of the transport says nothing of why, but its causes do.
+fn causes(error: &tonic::transport::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl Link {
@@ -115,12 +133,22 @@ impl Link {
         sender: &mpsc::Sender<NodeMessage>,
         receiver: mpsc::Receiver<NodeMessage>,
     ) -> Result<Streaming<pb::SchedulerMessage>, LinkError> {
+        let scheme = match self.parts.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        let origin = Uri::builder()
+            .scheme(scheme)
+            .authority(self.address.as_str())
+            .path_and_query("/")
+            .build()?;
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?
+            .origin(origin)
             .connect_timeout(WELCOME)
             .http2_keep_alive_interval(PROBE_INTERVAL)
             .keep_alive_timeout(PROBE_ANSWER)
             .keep_alive_while_idle(true);
-        let connector = Connector::new(std::sync::Arc::clone(&self.parts.network));
+        let connector = Connector::new(Arc::clone(&self.parts.network), self.parts.tls.clone());
         let channel = endpoint.connect_with_connector(connector).await?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         // Said first, before anything that pulls may want to say.

@@ -1,0 +1,208 @@
+//! The exchange between nodes with certificates, over real sockets: who is one is served, who is not is not heard.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_proxy::app::{Node, NodeParts, StartError, start};
+use darter_proxy::config::Config;
+use darter_proxy::sendfile::ZeroCopy;
+use darter_service::net::{Network as _, Stream, TokioNetwork};
+use darter_service::supervise::Tasks;
+use darter_service::tls::{Protocol, TlsConfig, TlsConnector};
+use darter_store::{DiskOptions, DiskStore};
+use darter_testkit::authority::{Authority, NodeFiles};
+use darter_testkit::client::get;
+use darter_testkit::content::Content;
+use darter_testkit::origin::{Origin, RunningOrigin};
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
+
+/// Two authorities, and a place for a node.
+struct World {
+    ours: Authority,
+    theirs: Authority,
+    origin: Origin,
+    running: RunningOrigin,
+    stop: CancellationToken,
+    tasks: Tasks,
+    dir: tempfile::TempDir,
+}
+
+fn section(files: NodeFiles) -> TlsConfig {
+    TlsConfig {
+        cert_file: Some(files.cert_file),
+        key_file: Some(files.key_file),
+        ca_file: Some(files.ca_file),
+    }
+}
+
+fn authority(dir: &Path, name: &str) -> Authority {
+    std::fs::create_dir(dir.join(name)).unwrap();
+    Authority::new(&dir.join(name)).unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let origin = Origin::new();
+        Self {
+            ours: authority(dir.path(), "ours"),
+            theirs: authority(dir.path(), "theirs"),
+            running: origin.spawn_on_loopback().await.unwrap(),
+            origin,
+            stop: CancellationToken::new(),
+            tasks: Tasks::new(),
+            dir,
+        }
+    }
+
+    async fn start(&self, peer_listen: &str, tls: TlsConfig) -> Result<Node, StartError> {
+        let options = DiskOptions {
+            dir: self.dir.path().join("store"),
+            quota_bytes: u64::MAX,
+            free_floor_bytes: 0,
+        };
+        let (store, _) = DiskStore::open(options).unwrap();
+        let mut config = Config {
+            tls,
+            ..Config::default()
+        };
+        config.mirror.listen = "127.0.0.1:0".parse().unwrap();
+        config.peer.listen = peer_listen.parse().unwrap();
+        let registry = serde_json::json!({ "endpoint": self.running.url() });
+        config.origin.registries.insert(
+            "registry.test".to_owned(),
+            serde_json::from_value(registry).unwrap(),
+        );
+        start(NodeParts {
+            config,
+            host: "node".parse().unwrap(),
+            network: Arc::new(TokioNetwork),
+            zero_copy: ZeroCopy::new(Some(store.mappings())),
+            store: Arc::new(store),
+            registry: &mut Registry::default(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+            seed: 7,
+        })
+        .await
+    }
+
+    fn connector(&self, authority: &Authority, name: &str) -> TlsConnector {
+        let files = section(authority.node(name).unwrap()).files().unwrap().unwrap();
+        files.connector(Protocol::Http1).unwrap()
+    }
+}
+
+async fn connect(address: &str) -> Stream {
+    TokioNetwork.connect(address).await.unwrap()
+}
+
+/// Everything that comes back for a request for some bytes of a content; an error is as good as nothing.
+async fn ask(mut stream: Stream, digest: &str) -> Vec<u8> {
+    let request = format!(
+        "GET /v1/tasks/{digest}/pieces HTTP/1.1\r\nHost: node\r\nRange: bytes=0-262143\r\nConnection: close\r\n\r\n"
+    );
+    let mut answer = Vec::new();
+    if stream.write_all(request.as_bytes()).await.is_ok() {
+        let _ = stream.read_to_end(&mut answer).await;
+    }
+    answer
+}
+
+#[tokio::test]
+async fn pieces_go_to_nodes_with_a_certificate_and_to_nobody_else() {
+    let world = World::new().await;
+    let content = Content::generated(1, 1_000_000);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    let files = section(world.ours.node("node").unwrap());
+    let node = world.start("127.0.0.1:0", files).await.unwrap();
+    let target = format!("/v2/team/app/blobs/{digest}?ns=registry.test");
+    let answer = get(node.mirror_address.parse().unwrap(), &target, &[])
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 200);
+
+    let other = world.connector(&world.ours, "other");
+    let stream = other
+        .connect("node", connect(&node.peer_address).await)
+        .await
+        .unwrap();
+    let answer = ask(stream, &digest).await;
+    assert!(answer.starts_with(b"HTTP/1.1 206"), "not served");
+    assert!(answer.ends_with(&content.read(0..262_144)), "wrong bytes");
+
+    let plain = ask(connect(&node.peer_address).await, &digest).await;
+    assert!(
+        !plain.windows(4).any(|word| word == b"HTTP"),
+        "answered in the clear"
+    );
+    let stranger = world.connector(&world.theirs, "other");
+    assert!(
+        stranger
+            .connect("node", connect(&node.peer_address).await)
+            .await
+            .is_err(),
+        "a node of another authority was believed"
+    );
+    // It believes the node, but has nothing to show.
+    let ca = world.dir.path().join("ours/ca.pem");
+    let anonymous =
+        tokio_rustls::TlsConnector::from(Arc::new(darter_service::tls::client(Some(&ca)).unwrap()));
+    let name = "node".try_into().unwrap();
+    let answer = match anonymous.connect(name, connect(&node.peer_address).await).await {
+        Ok(stream) => ask(Stream::Other(Box::new(stream)), &digest).await,
+        Err(_) => Vec::new(),
+    };
+    assert!(answer.is_empty(), "served without a certificate");
+    world.stop.cancel();
+    world.tasks.shut_down(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_open_no_port() {
+    let world = World::new().await;
+    let free = TokioNetwork.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listen = free.local_addr().unwrap().to_string();
+    drop(free);
+    let good = section(world.ours.node("node").unwrap());
+    let wrong = [
+        (
+            "cannot be read",
+            TlsConfig {
+                cert_file: Some(world.dir.path().join("nothing")),
+                ..good.clone()
+            },
+        ),
+        (
+            "belong together",
+            TlsConfig {
+                key_file: None,
+                ..good.clone()
+            },
+        ),
+        (
+            "not signed by the CA",
+            TlsConfig {
+                ca_file: section(world.theirs.node("node").unwrap()).ca_file,
+                ..good.clone()
+            },
+        ),
+        ("expired", section(world.ours.expired("node").unwrap())),
+        ("must have node", section(world.ours.node("other").unwrap())),
+    ];
+    for (reason, tls) in wrong {
+        let Err(StartError::Tls(error)) = world.start(&listen, tls).await else {
+            panic!("{reason}: it started");
+        };
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(TokioNetwork.connect(&listen).await.is_err(), "the port is open");
+    }
+}
