@@ -3,8 +3,11 @@
 mod client;
 mod show;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
+use darter_service::tls::TlsConfig;
 
 use crate::system;
 
@@ -14,6 +17,15 @@ pub(crate) struct Target {
     /// The scheduler to ask
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
     address: String,
+    /// With a scheduler that has certificates: one of the same CA, in PEM
+    #[arg(long, value_name = "FILE", requires = "key_file", requires = "ca_file")]
+    cert_file: Option<PathBuf>,
+    /// The private key of --cert-file
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+    /// The CA of nodes and schedulers
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    ca_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -43,11 +55,22 @@ pub(crate) struct Hosts {
     target: Target,
 }
 
+impl Target {
+    async fn connect(&self) -> Result<client::Client> {
+        let tls = TlsConfig {
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            ca_file: self.ca_file.clone(),
+        };
+        client::Client::connect(&self.address, &tls).await
+    }
+}
+
 impl Tasks {
     /// Asks and prints.
     pub(crate) fn run(self) -> Result<()> {
-        let Target { address, json } = self.target;
-        let tasks = client::block_on(async { client::Client::connect(&address).await?.tasks().await })?;
+        let json = self.target.json;
+        let tasks = client::block_on(async { self.target.connect().await?.tasks().await })?;
         system::print(&if json {
             show::tasks_json(&tasks)
         } else {
@@ -59,9 +82,9 @@ impl Tasks {
 impl Task {
     /// Asks and prints.
     pub(crate) fn run(self) -> Result<()> {
-        let Target { address, json } = self.target;
+        let json = self.target.json;
         let answer = client::block_on(async {
-            let mut client = client::Client::connect(&address).await?;
+            let mut client = self.target.connect().await?;
             let id = client.complete(&self.id).await?;
             client.task(&id).await
         })?;
@@ -76,8 +99,8 @@ impl Task {
 impl Hosts {
     /// Asks and prints.
     pub(crate) fn run(self) -> Result<()> {
-        let Target { address, json } = self.target;
-        let hosts = client::block_on(async { client::Client::connect(&address).await?.hosts().await })?;
+        let json = self.target.json;
+        let hosts = client::block_on(async { self.target.connect().await?.hosts().await })?;
         system::print(&if json {
             show::hosts_json(&hosts)
         } else {

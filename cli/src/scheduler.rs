@@ -38,7 +38,8 @@ Examples:
   darter scheduler tasks
   darter scheduler task sha256:3f2a              the beginning is enough
   darter scheduler task 3f2a --json | jq .edges
-  darter scheduler hosts --address 10.0.0.5:8002";
+  darter scheduler hosts --address 10.0.0.5:8002
+  darter scheduler hosts --cert-file node.pem --key-file node.key --ca-file ca.pem";
 
 #[derive(Debug, Subcommand)]
 enum Action {

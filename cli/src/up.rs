@@ -11,6 +11,7 @@ use darter_proxy::run::Ports as ProxyPorts;
 use darter_scheduler::config::Config as SchedulerConfig;
 use darter_scheduler::run::Ports as SchedulerPorts;
 use darter_service::config::{Sources, load};
+use darter_service::tls::TlsConfig;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,11 @@ pub(crate) struct Up {
 impl Up {
     /// Runs both roles until Ctrl-C.
     pub(crate) fn run(mut self) -> Result<()> {
-        let (scheduler, proxy) = (self.scheduler_config()?, self.proxy_config()?);
+        let (mut scheduler, proxy) = (self.scheduler_config()?, self.proxy_config()?);
+        // One process, one identity: a scheduler without it would be an open door beside a locked one.
+        if scheduler.tls == TlsConfig::default() {
+            scheduler.tls = proxy.tls.clone();
+        }
         self.log
             .log
             .get_or_insert_with(|| std::env::var("DARTER_LOG").unwrap_or_else(|_| LOG.to_owned()));

@@ -1,11 +1,14 @@
 //! The client of the scheduler's Query service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use darter_proto::limits::MESSAGE_BYTES_MAX;
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::query_client::QueryClient;
+use darter_service::net::{Connector, TokioNetwork};
+use darter_service::tls::{Protocol, TlsConfig};
 use darter_types::TaskId;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -36,11 +39,17 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl Client {
-    /// Connects to `host:port`.
-    pub(super) async fn connect(address: &str) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| Usage(format!("--address {address}: write HOST:PORT")))?;
-        let channel = endpoint.connect_timeout(CONNECT).timeout(ANSWER).connect().await;
+    /// Connects to `host:port`, with a certificate where one is named.
+    pub(super) async fn connect(address: &str, tls: &TlsConfig) -> Result<Self> {
+        let wrong = || Usage(format!("--address {address}: write HOST:PORT"));
+        let files = tls.files()?;
+        let scheme = if files.is_some() { "https" } else { "http" };
+        let origin = format!("{scheme}://{address}").parse().map_err(|_| wrong())?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| wrong())?;
+        let tls = files.map(|files| files.connector(Protocol::Http2)).transpose()?;
+        let connector = Connector::new(Arc::new(TokioNetwork), tls);
+        let endpoint = endpoint.origin(origin).connect_timeout(CONNECT).timeout(ANSWER);
+        let channel = endpoint.connect_with_connector(connector).await;
         let channel = channel.with_context(|| {
             format!("no scheduler answers at {address}: is it running? name another with --address")
         })?;
