@@ -102,12 +102,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     // Before any port is open: there is no way from files that cannot be used to a plain connection.
     let secure = Secure::load(&config.tls, &host)?;
     let mirror_listen = Address::Tcp(config.mirror.listen.to_string());
-    let mirror_listener = bind(&*network, &mirror_listen, "the mirror").await?;
-    let peer_listener = bind(&*network, &config.peer.listen, "other nodes").await?;
-    let (mirror_address, peer_address) = (
-        local(&*mirror_listener, &mirror_listen),
-        local(&*peer_listener, &config.peer.listen),
-    );
+    let (mirror_listener, mirror_address) = bind(&*network, &mirror_listen, "the mirror").await?;
+    let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
     let own = registry.sub_registry_with_prefix("darter_proxy");
     let pull_metrics = Arc::new(PullMetrics::register(own));
@@ -117,11 +113,12 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
 
     let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), origin_metrics)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
+    let (tls_server, tls_peers, tls) = Secure::parts(secure);
     let peers = Peers::new(
         &config.peer,
         host.clone(),
         Arc::clone(&network),
-        secure.as_ref().map(|secure| secure.peers.clone()),
+        tls_peers,
         tasks.clone(),
     );
     let env = Env::new(EnvParts {
@@ -136,27 +133,18 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     });
     let pulls = Pulls::new(Arc::new(env), stop.clone());
 
-    let access = Access::new(Arc::new(origins.clone()), config.access.clone(), rng.random());
-    let mirror = Mirror::new(
-        config.mirror.clone(),
-        Arc::new(pulls.clone()),
-        access,
-        Arc::new(origins),
-        mirror_metrics,
-    );
+    let mirror = mirror(&config, &pulls, origins, mirror_metrics, rng.random());
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
-    match &secure {
-        Some(secure) => {
-            let wrap = secure.server.clone();
-            serve_peers(peer_server, peer_listener, wrap, &config, &tasks, &stop);
-        }
-        None => serve_peers(peer_server, peer_listener, zero_copy, &config, &tasks, &stop),
+    let room = config.peer.connections_max;
+    match tls_server {
+        Some(tls) => serve_peers(peer_server, peer_listener, tls, room, &tasks, &stop),
+        None => serve_peers(peer_server, peer_listener, zero_copy, room, &tasks, &stop),
     }
 
     scheduling.start(LinkParts {
         network,
-        tls: secure.map(|secure| secure.schedulers),
+        tls,
         tasks,
         pulls: pulls.clone(),
         hello: hello(&config, host, &peer_address),
@@ -172,23 +160,38 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     })
 }
 
+/// A listener, and the address that it has got.
 async fn bind(
     network: &dyn Network,
     address: &Address,
     what: &'static str,
-) -> Result<Box<dyn Listener>, StartError> {
+) -> Result<(Box<dyn Listener>, String), StartError> {
     let wrong = |source| StartError::Bind {
         address: address.clone(),
         what,
         source,
     };
-    network.bind(address).await.map_err(wrong)
+    let listener = network.bind(address).await.map_err(wrong)?;
+    let local = local(&*listener, address);
+    Ok((listener, local))
 }
 
 fn local(listener: &dyn Listener, address: &Address) -> String {
     listener
         .local_addr()
         .map_or_else(|_| address.to_string(), |local| local.to_string())
+}
+
+fn mirror(
+    config: &Config,
+    pulls: &Pulls,
+    origins: Origins,
+    metrics: MirrorMetrics,
+    hash_key: [u8; 32],
+) -> Mirror {
+    let access = Access::new(Arc::new(origins.clone()), config.access.clone(), hash_key);
+    let pulls = Arc::new(pulls.clone());
+    Mirror::new(config.mirror.clone(), pulls, access, Arc::new(origins), metrics)
 }
 
 fn serve_mirror(
@@ -208,12 +211,12 @@ fn serve_peers<W: Wrap>(
     server: PeerServer,
     listener: Box<dyn Listener>,
     wrap: W,
-    config: &Config,
+    connections_max: usize,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) {
     let limits = Limits {
-        connections_max: config.peer.connections_max,
+        connections_max,
         ..Limits::default()
     };
     let http = HttpServer {

@@ -34,4 +34,10 @@ impl Secure {
         files.check_name(host.as_str())?;
         Ok(Some(secure))
     }
+
+    /// What the peer server, the asking side and the streams to schedulers get, in this order; nothing without files.
+    pub fn parts(this: Option<Self>) -> (Option<TlsWrap>, Option<TlsConnector>, Option<TlsConnector>) {
+        this.map(|secure| (Some(secure.server), Some(secure.peers), Some(secure.schedulers)))
+            .unwrap_or_default()
+    }
 }
