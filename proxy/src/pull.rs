@@ -7,6 +7,7 @@
 //! fetched stays in the store either way.
 
 mod availability;
+mod changes;
 mod check;
 mod contents;
 mod driver;
@@ -24,7 +25,7 @@ use darter_engine::Event;
 use darter_origin::Credentials;
 use darter_store::ContentFacts;
 use darter_types::{ByteRange, ChainState, PieceSet, TaskId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use availability::Availability;
@@ -33,6 +34,7 @@ pub use reader::Reader;
 pub use request::{PullError, PullRequest};
 pub(crate) use shared::Shared;
 
+use self::changes::Changes;
 use self::driver::{Driver, EVENTS_MAX};
 
 /// The running pulls of one node. Cheap to clone.
@@ -85,7 +87,7 @@ impl Pulls {
         );
         let stop = self.stop.clone();
         self.env.tasks.spawn("pull", driver.run(stop));
-        self.env.arrivals.send_modify(|count| *count += 1);
+        self.env.arrivals.changed();
         Ok(Pull { shared, patience })
     }
 
@@ -129,8 +131,8 @@ impl Pulls {
     }
 
     /// Wakes when a pull starts.
-    pub(crate) fn arrivals(&self) -> watch::Receiver<u64> {
-        self.env.arrivals.subscribe()
+    pub(crate) fn arrivals(&self) -> Changes {
+        self.env.arrivals.watch()
     }
 
     /// Hands what the scheduler says of a task to its driver; false if there is none.

@@ -278,7 +278,7 @@ impl Story {
         };
         loop {
             let mut changes = availability.watch();
-            changes.borrow_and_update();
+            changes.mark_seen();
             if let Some(lines) = self.news(&availability) {
                 return Some(lines);
             }
@@ -298,7 +298,7 @@ impl Story {
     /// The content may be about to begin here: the child was sent ahead of the lease.
     async fn wait_for_content(&mut self) -> Option<Bytes> {
         let mut arrivals = self.server.inner.pulls.arrivals();
-        arrivals.borrow_and_update();
+        arrivals.mark_seen();
         if let Some(availability) = self.server.find(self.task) {
             if let Some(child) = &self.child {
                 availability.child_joined(child);

@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use darter_engine::Offers;
 use darter_store::{ContentFacts, StoredTask};
 use darter_types::{ByteRange, HostId, Moment, PieceLayout, PieceNumber, PieceRun, PieceSet};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::PullError;
+use super::changes::{Changes, Changing};
 
 /// The shared view of one running pull.
 #[derive(Debug)]
 pub struct Availability {
     state: Mutex<State>,
-    version: watch::Sender<u64>,
+    version: Changing,
     started: Instant,
 }
 
@@ -62,7 +62,7 @@ impl Availability {
     pub(crate) fn new() -> Self {
         Self {
             state: Mutex::default(),
-            version: watch::Sender::new(0),
+            version: Changing::default(),
             started: Instant::now(),
         }
     }
@@ -74,7 +74,7 @@ impl Availability {
 
     fn change(&self, with: impl FnOnce(&mut State)) {
         with(&mut self.lock());
-        self.version.send_modify(|version| *version += 1);
+        self.version.changed();
     }
 
     fn change_ready(&self, with: impl FnOnce(&mut Ready)) {
@@ -86,8 +86,8 @@ impl Availability {
     }
 
     /// Wakes at every change from now on.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    pub(crate) fn watch(&self) -> Changes {
+        self.version.watch()
     }
 
     // === the driver's side ===

@@ -12,10 +12,10 @@ use darter_service::supervise::Tasks;
 use darter_store::PieceStore;
 use darter_types::{HostId, Moment, TaskId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::changes::Changing;
 use crate::metrics::PullMetrics;
 use crate::peer::Peers;
 use crate::scheduling::Scheduling;
@@ -66,7 +66,7 @@ pub struct Env {
     pub(crate) scheduling: Scheduling,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<PullMetrics>,
-    pub(crate) arrivals: watch::Sender<u64>,
+    pub(crate) arrivals: Changing,
     running: Mutex<BTreeMap<TaskId, Arc<Shared>>>,
     blocked: Mutex<BTreeMap<HostId, Instant>>,
     distrusted: Mutex<BTreeMap<TaskId, Instant>>,
@@ -106,7 +106,7 @@ impl Env {
             scheduling: parts.scheduling,
             tasks: parts.tasks,
             metrics: parts.metrics,
-            arrivals: watch::Sender::new(0),
+            arrivals: Changing::default(),
             running: Mutex::default(),
             blocked: Mutex::default(),
             distrusted: Mutex::default(),

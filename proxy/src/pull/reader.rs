@@ -66,7 +66,7 @@ impl Reader {
     async fn wait(&self) -> Result<Bytes, PullError> {
         let mut changes = self.availability.watch();
         loop {
-            changes.borrow_and_update();
+            changes.mark_seen();
             match self.availability.readable(self.offset, self.end) {
                 Readable::Bytes(stored, range) => {
                     let range = ByteRange::new(range.start, range.end.min(range.start + SLICE_BYTES_MAX));
@@ -77,10 +77,11 @@ impl Reader {
                 Readable::Failed(error) => return Err(error),
                 Readable::NotYet => {}
             }
-            match tokio::time::timeout(self.patience, changes.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(PullError::Stopping),
-                Err(_) => return Err(PullError::Stalled(self.patience)),
+            if tokio::time::timeout(self.patience, changes.changed())
+                .await
+                .is_err()
+            {
+                return Err(PullError::Stalled(self.patience));
             }
         }
     }

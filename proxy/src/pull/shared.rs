@@ -81,16 +81,14 @@ impl Shared {
     pub(super) async fn stored(&self) -> Result<(Arc<dyn StoredTask>, PieceLayout), PullError> {
         let mut changes = self.availability.watch();
         loop {
-            changes.borrow_and_update();
+            changes.mark_seen();
             if let Some(ready) = self.availability.stored() {
                 return Ok(ready);
             }
             if let Some(Err(error)) = self.availability.outcome() {
                 return Err(error);
             }
-            if changes.changed().await.is_err() {
-                return Err(PullError::Stopping);
-            }
+            changes.changed().await;
         }
     }
 
