@@ -1,6 +1,7 @@
 //! One node without a scheduler, over real sockets and a real disk: it fetches from the registry, proves, stores, serves.
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,10 @@ use darter_service::supervise::Tasks;
 use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::client::{End, Response, get};
 use darter_testkit::content::Content;
+use darter_testkit::image::{ImageSpec, add_image};
 use darter_testkit::origin::{CutBy, Fault, Match, Origin, RunningOrigin, When};
+use oci_client::client::{Client, ClientConfig, ClientProtocol, ImageLayer};
+use oci_client::secrets::RegistryAuth;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +98,41 @@ async fn a_blob_comes_once_from_the_registry_and_then_from_the_store() {
         assert!(answer.body == truth, "wrong bytes");
     }
     assert_eq!(world.origin.bytes_sent_for(&digest), content.len());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_names_the_registry_in_the_path_pulls_an_image() {
+    // The client wants a TLS library at hand, though it speaks plain HTTP to a mirror on loopback. Another test of this
+    // process may have given it one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let world = world().await;
+    let image = add_image(
+        &world.origin,
+        "team/app",
+        Some("v1"),
+        &ImageSpec::new(5, &[700_000, 30]),
+    );
+    let config = ClientConfig {
+        protocol: ClientProtocol::Http,
+        ..ClientConfig::default()
+    };
+    let client = Client::new(config);
+    let name = format!("{}/registry.test/team/app:v1", world.node.mirror_address);
+    let types = image
+        .layers
+        .iter()
+        .map(|layer| layer.media_type.as_str())
+        .collect();
+    let pulled = client
+        .pull(&name.parse().unwrap(), &RegistryAuth::Anonymous, types)
+        .await
+        .unwrap();
+    assert_eq!(pulled.digest, Some(image.manifest.digest));
+    // It fetches layers side by side and keeps them in the order in which they came.
+    let digests: BTreeSet<String> = pulled.layers.iter().map(ImageLayer::sha256_digest).collect();
+    let expected: BTreeSet<String> = image.layers.iter().map(|layer| layer.digest.clone()).collect();
+    assert_eq!(digests, expected);
     world.stop().await;
 }
 

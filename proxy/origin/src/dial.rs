@@ -2,16 +2,22 @@
 //!
 //! What must hold: the address that the guard saw is the address that is connected to.
 
+use std::error::Error;
+use std::future::ready;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use darter_service::net::{Network, Stream};
+use http::Uri;
+use http::uri::InvalidUri;
+use hyper_rustls::HttpsConnector;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
+use tower::service_fn;
+use tower_service::Service as _;
 use url::{Host, Url};
 
 use crate::guard::{Nearness, Purpose};
@@ -60,16 +66,6 @@ impl Target {
     fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
-
-    fn server_name(&self) -> Result<ServerName<'static>, DialError> {
-        match &self.host {
-            Host::Domain(name) => {
-                ServerName::try_from(name.clone()).map_err(|error| DialError::Final(error.to_string()))
-            }
-            Host::Ipv4(address) => Ok(ServerName::from(IpAddr::from(*address))),
-            Host::Ipv6(address) => Ok(ServerName::from(IpAddr::from(*address))),
-        }
-    }
 }
 
 /// Why there is no connection.
@@ -108,12 +104,7 @@ impl Dialer {
             if !target.secure {
                 return Ok((stream, nearness));
             }
-            let name = target.server_name()?;
-            let stream = TlsConnector::from(Arc::clone(tls))
-                .connect(name, stream)
-                .await
-                .map_err(tls_error)?;
-            Ok((Stream::Other(Box::new(stream)), nearness))
+            Ok((secure(target, stream, tls).await?, nearness))
         };
         let late = || {
             DialError::Final(format!(
@@ -168,6 +159,22 @@ impl Dialer {
     }
 }
 
+/// TLS over a connection to the address that was chosen, for the name that was asked for.
+async fn secure(target: &Target, stream: Stream, tls: &Arc<ClientConfig>) -> Result<Stream, DialError> {
+    let mut stream = Some(TokioIo::new(stream));
+    let chosen =
+        service_fn(move |_: Uri| ready(stream.take().ok_or(io::Error::from(io::ErrorKind::NotConnected))));
+    let uri = format!("https://{}", target.authority());
+    let uri: Uri = uri
+        .parse()
+        .map_err(|error: InvalidUri| DialError::Final(error.to_string()))?;
+    let secured = HttpsConnector::from((chosen, Arc::clone(tls)))
+        .call(uri)
+        .await
+        .map_err(|error| tls_error(&*error))?;
+    Ok(Stream::Other(Box::new(TokioIo::new(secured))))
+}
+
 fn forbidden(authority: &str, address: IpAddr, purpose: Purpose) -> String {
     let stands = match Nearness::of(address) {
         Nearness::Public => "public",
@@ -184,11 +191,19 @@ fn forbidden(authority: &str, address: IpAddr, purpose: Purpose) -> String {
     }
 }
 
+/// The TLS library's own error, under however many that wrap it.
+fn rustls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(io) = error.downcast_ref::<io::Error>() {
+        return io.get_ref().and_then(|inner| rustls_error(inner));
+    }
+    error
+        .downcast_ref()
+        .or_else(|| error.source().and_then(rustls_error))
+}
+
 /// A certificate that is refused once is refused again; a handshake that broke is not.
-fn tls_error(error: io::Error) -> DialError {
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+fn tls_error(error: &(dyn Error + 'static)) -> DialError {
+    let inner = rustls_error(error);
     match inner {
         Some(rustls::Error::InvalidCertificate(reason)) => DialError::Final(format!(
             "its certificate is refused: {reason}; if its authority is your own, name it as the registry's caFile"

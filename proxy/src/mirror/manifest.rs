@@ -139,7 +139,7 @@ impl Mirror {
         let (bytes, known_type) = self.read_manifest(ask, content, &permit, length).await?;
         let document = Document::parse(&bytes).map_err(|problem| refuse(invalid(&problem.to_string())))?;
         let told = told.or(known_type).filter(|told| is_manifest_type(told));
-        let media_type = told.unwrap_or_else(|| document.media_type().to_owned());
+        let media_type = told.unwrap_or_else(|| document.media_type());
         self.remember(content, &permit, &document);
         let mut reply = head(content.digest, &media_type, bytes.len() as u64);
         *reply.body_mut() = reply::whole(bytes);

@@ -3,17 +3,36 @@
 use std::collections::BTreeMap;
 
 use darter_types::{ContentKind, Digest, OriginLocator};
+use oci_spec::image::MediaType;
 use serde::Deserialize;
 use thiserror::Error;
 
 /// Most contents of one manifest that are remembered.
 const CHILDREN_MAX: usize = 4096;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Docker's own names, which the image specification does not have.
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+
+/// What a media type says of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// It names manifests.
+    Index,
+    /// It names blobs.
+    Image,
+}
+
+/// The form that a media type stands for; `None` if it is no manifest's.
+fn form(media_type: &str) -> Option<Form> {
+    match (MediaType::from(media_type), media_type) {
+        (MediaType::ImageIndex, _) | (_, DOCKER_LIST) => Some(Form::Index),
+        (MediaType::ImageManifest | MediaType::ArtifactManifest, _) | (_, DOCKER_MANIFEST) => {
+            Some(Form::Image)
+        }
+        _ => None,
+    }
+}
 
 /// Why a manifest is not served.
 #[derive(Debug, Error)]
@@ -70,21 +89,18 @@ impl Document {
     }
 
     fn contradicts_its_type(&self, index: bool) -> bool {
-        match self.media_type.as_deref() {
-            Some(OCI_INDEX | DOCKER_LIST) => !index,
-            Some(OCI_MANIFEST | DOCKER_MANIFEST | OCI_ARTIFACT) => index,
-            _ => false,
-        }
+        let named = self.media_type.as_deref().and_then(form);
+        named.is_some_and(|named| (named == Form::Index) != index)
     }
 
     /// The media type that it gives itself, or that its form has by the image specification.
-    pub fn media_type(&self) -> &str {
+    pub fn media_type(&self) -> String {
         let by_form = match (&self.manifests, &self.blobs) {
-            (Some(_), _) => OCI_INDEX,
-            (None, Some(_)) => OCI_ARTIFACT,
-            (None, None) => OCI_MANIFEST,
+            (Some(_), _) => MediaType::ImageIndex,
+            (None, Some(_)) => MediaType::ArtifactManifest,
+            (None, None) => MediaType::ImageManifest,
         };
-        self.media_type.as_deref().unwrap_or(by_form)
+        self.media_type.clone().unwrap_or_else(|| by_form.to_string())
     }
 
     /// The contents that it names, with their lengths in bytes. Those that cannot be named are left out.
@@ -110,9 +126,9 @@ impl Document {
 impl Descriptor {
     /// An index may name blobs as well (build caches do), so the media type decides.
     fn kind(&self) -> ContentKind {
-        match self.media_type.as_str() {
-            OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST | OCI_ARTIFACT => ContentKind::Manifest,
-            _ => ContentKind::Blob,
+        match form(&self.media_type) {
+            Some(_) => ContentKind::Manifest,
+            None => ContentKind::Blob,
         }
     }
 }
@@ -197,11 +213,12 @@ mod tests {
 
     #[test]
     fn children_are_manifests_or_blobs_by_their_type() {
+        let manifest = MediaType::ImageManifest;
         let text = format!(
             r#"{{"schemaVersion":2,"manifests":[
-                {{"mediaType":"{OCI_MANIFEST}","digest":"{ONE}","size":7}},
+                {{"mediaType":"{manifest}","digest":"{ONE}","size":7}},
                 {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{ONE}","size":8}},
-                {{"mediaType":"{OCI_MANIFEST}","digest":"md5:00","size":9}}]}}"#
+                {{"mediaType":"{manifest}","digest":"md5:00","size":9}}]}}"#
         );
         let parent = OriginLocator {
             registry: "r.test".parse().unwrap(),
@@ -215,7 +232,7 @@ mod tests {
             .map(|(child, size)| (child.kind, size))
             .collect();
         assert_eq!(children, [(ContentKind::Manifest, 7), (ContentKind::Blob, 8)]);
-        assert_eq!(document.media_type(), OCI_INDEX);
+        assert_eq!(document.media_type(), MediaType::ImageIndex.to_string());
     }
 
     proptest! {
