@@ -1,7 +1,7 @@
 //! A node, put together top to bottom.
 //!
 //! [`start`] wires the components to what they are given (sockets, store, time and randomness come from outside, so the
-//! simulation runs this very code); [`run`] is `darter proxy run`: real sockets, a store on disk, the admin port.
+//! simulation runs this very code); [`crate::run`] is `darter proxy run`: real sockets, a store on disk, the admin port.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! `cargo xtask`: the one entry to every task of a developer and of CI.
 //!
 //! It only puts commands together and reports how they went; what is tested lives in the crates. Arguments
-//! are documented by `cargo xtask --help`. Start reading at [`Task`], then [`steps`](crate::steps).
+//! are documented by `cargo xtask --help`. Start reading at [`Task`], then [`crate::steps`].
 
 #![expect(
     clippy::print_stdout,
