@@ -198,3 +198,27 @@ async fn wrong_bytes_are_never_sent_whole_nor_kept() {
     assert!(answer.status == 200 && answer.body == content.read(0..content.len()));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_stop_ends_pulls_that_wait_and_their_clients_hear_of_it() {
+    let world = world().await;
+    let digest = world
+        .origin
+        .add_blob("team/app", Content::generated(6, 1_000_000));
+    world.origin.inject(
+        Match::digest(&digest).get(),
+        When::Always,
+        Fault::Stall { at: 400_000 },
+    );
+    let waiting = world.get(&digest, &[]);
+    let stop = async {
+        while world.origin.bytes_sent_for(&digest) < 400_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        world.stop.cancel();
+    };
+    let (answer, ()) = tokio::join!(waiting, stop);
+    assert_eq!(answer.end, End::Fin);
+    assert!(answer.body.len() < 1_000_000);
+    world.stop().await;
+}

@@ -167,7 +167,6 @@ impl Driver {
         self.env.scheduling.unwant(self.request.task());
         self.finished(&outcome);
         self.shared.availability.end(outcome);
-        self.env.forget(self.request.task(), &self.shared);
     }
 
     /// One line a pull that says where its bytes came from.
@@ -187,5 +186,14 @@ impl Driver {
             }
         }
         self.env.metrics.pull_ended(outcome.is_ok());
+    }
+}
+
+impl Drop for Driver {
+    /// However the driver ends, by a panic or at a shutdown as well, nobody waits for it any more and the next who wants
+    /// the content starts anew.
+    fn drop(&mut self) {
+        self.shared.availability.end(Err(PullError::Stopping));
+        self.env.forget(self.request.task(), &self.shared);
     }
 }
