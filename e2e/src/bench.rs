@@ -63,6 +63,9 @@ pub struct Options {
     /// swarm: measure the pull without Darter at full size instead of an eighth of it
     #[arg(long)]
     full_direct: bool,
+    /// swarm: cap every link at so many Mbit/s instead; less where the cores are busy with something else
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    mbit: Option<u32>,
     /// plain-server: the file that is served
     #[arg(long, hide = true)]
     file: Option<PathBuf>,

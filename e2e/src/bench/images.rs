@@ -112,7 +112,7 @@ impl Scene {
                 name: host.name(),
                 role,
                 folder: &lab.folder_of(host.name()),
-                store: &lab.memory_of(&format!("{}-store", host.name())),
+                store: &lab.folder_of(host.name()).join("store"),
                 origin: registry.url(),
                 schedulers: vec![scheduler.address.clone()],
                 place: 0,

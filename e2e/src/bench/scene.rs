@@ -129,7 +129,7 @@ impl Cluster {
     /// Touches as much memory as the stores will take: a virtual machine may have to ask for it first, which would cost
     /// the first run seconds a gibibyte.
     pub(super) fn warm_up(&self, bytes: u64) -> Result<()> {
-        let path = self.lab.memory_of("warm-up");
+        let path = self.lab.folder().join("warm-up");
         let mut file = std::fs::File::create(&path)?;
         let zeros = vec![0; 1 << 20];
         for _ in 0..bytes.div_ceil(1 << 20) {
@@ -161,7 +161,7 @@ impl Cluster {
     pub(super) fn stop_darter(&mut self) -> Result<()> {
         self.darter = None;
         for host in self.nodes.iter().chain([&self.seed]) {
-            let store = self.lab.memory_of(host.name());
+            let store = self.lab.folder_of(host.name()).join("store");
             if store.exists() {
                 std::fs::remove_dir_all(store)?;
             }
@@ -174,8 +174,8 @@ impl Cluster {
             name: host.name(),
             role,
             folder: &self.lab.folder_of(host.name()),
-            // Machines of a cluster have a disk each; here one disk would be what is measured.
-            store: &self.lab.memory_of(host.name()),
+            // Not in memory: there, room for a blob is made by zeroing every page of it, which a disk does not.
+            store: &self.lab.folder_of(host.name()).join("store"),
             origin: self.registry.url(),
             schedulers: vec![scheduler.address.clone()],
             place: 0,

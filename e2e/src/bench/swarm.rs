@@ -11,12 +11,13 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
+use super::cost::process_tree;
 use super::host::together;
 use super::machine::Ticks;
 use super::report::{Better, Report};
 use super::scene::{Cluster, Shape};
 use super::scratch::Root;
-use super::stats::{float, median};
+use super::stats::{float, gib, median};
 use crate::netns::Namespace;
 use crate::shape::PAYLOAD_SHARE;
 
@@ -53,6 +54,7 @@ struct Samples {
     first_byte_ms: Vec<f64>,
     origin_bytes: Vec<f64>,
     copies: Vec<f64>,
+    cpu_per_gib: Vec<f64>,
     busy: Vec<f64>,
 }
 
@@ -61,7 +63,8 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         let size = options.sized(case.size);
         let name = format!("n{}-{}", case.nodes, size_name(size));
         if options.wants(&name) {
-            measure(options, report, &Case { size, ..case }, &name)?;
+            let mbit = options.mbit.unwrap_or(case.mbit);
+            measure(options, report, &Case { size, mbit, ..case }, &name)?;
         }
     }
     Ok(())
@@ -112,8 +115,16 @@ fn measure(options: &Options, report: &mut Report, case: &Case, name: &str) -> R
         lower,
     );
     report.note(name, "first_byte_ms", median(&samples.first_byte_ms), "ms", lower);
+    report.note(name, "link_mbit", f64::from(case.mbit), "Mbit/s", higher);
     report.note(name, "bound_s", bound, "s", lower);
     report.note(name, "direct_s", direct, "s", lower);
+    report.note(
+        name,
+        "cpu_s_per_gib_received",
+        median(&samples.cpu_per_gib),
+        "s/GiB",
+        lower,
+    );
     report.note(name, "machine_busy", median(&samples.busy), "share", lower);
     cluster.passed();
     Ok(())
@@ -134,11 +145,23 @@ fn once(cluster: &mut Cluster, blob: &Blob, samples: &mut Samples) -> Result<()>
     let before = cluster.registry.served()?;
     let darter = cluster.start_darter()?;
     let mirrors: Vec<&str> = darter.nodes.iter().map(|node| node.mirror.as_str()).collect();
-    let ticks = Ticks::now()?;
+    let pids = || {
+        darter
+            .nodes
+            .iter()
+            .chain([&darter.seed])
+            .map(|node| process_tree(node.id()))
+    };
+    let cost = || pids().sum::<Result<Duration>>();
+    let (ticks, before_pull) = (Ticks::now()?, cost()?);
     let connect = |index: usize| Client::connect(mirrors.get(index).context("a host without a mirror")?);
     let path = blob.mirror_path();
     let answers = together(&hosts, connect, |mut client| client.get(&path))?;
     samples.busy.push(ticks.until_now()?.busy);
+    let received = gib(blob.size) * float(hosts.len() as u64 + 1);
+    samples
+        .cpu_per_gib
+        .push((cost()? - before_pull).as_secs_f64() / received);
     let copies = darter.seed.metric(SENT)? / float(blob.size);
     let mut times: Vec<f64> = answers.iter().map(|answer| answer.took.as_secs_f64()).collect();
     times.sort_by(f64::total_cmp);

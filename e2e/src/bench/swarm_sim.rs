@@ -6,7 +6,7 @@ use darter_sim::swarm::{self, SwarmOptions};
 use super::Options;
 use super::blob::size_name;
 use super::report::{Better, Report};
-use super::stats::median;
+use super::stats::{median, millis};
 
 /// 256 pieces of 4 MiB, as in the literature's comparisons.
 const SIZE: u64 = 1 << 30;
@@ -23,6 +23,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         }
         let runs = if nodes > 100 { 1 } else { 3 };
         let (mut times, mut origin, mut copies, mut half) = (vec![], vec![], vec![], vec![]);
+        let (mut first, mut wasted) = (vec![], vec![]);
         for seed in 1..=options.runs(runs) {
             let seed = u64::try_from(seed)?;
             let result = swarm::run(&SwarmOptions {
@@ -38,6 +39,8 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
             half.push(result.median_over_bound);
             origin.push(result.origin_bytes_over_size);
             copies.push(result.origin_copies_sent);
+            first.push(millis(result.first_release));
+            wasted.push(result.wasted);
         }
         let lower = Better::Lower;
         report.target(&case, "time_over_bound", median(&times), "ratio", lower, target);
@@ -51,6 +54,8 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         );
         report.note(&case, "origin_copies_sent", median(&copies), "ratio", lower);
         report.note(&case, "median_node_over_bound", median(&half), "ratio", lower);
+        report.note(&case, "last_first_byte_ms", median(&first), "ms", lower);
+        report.note(&case, "received_twice", median(&wasted), "share", lower);
     }
     Ok(())
 }
