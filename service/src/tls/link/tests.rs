@@ -1,3 +1,5 @@
+//! Handshakes between nodes: who gets in, who does not, and that none waits for ever.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
