@@ -15,6 +15,7 @@ mod env;
 mod origin_fetch;
 mod reader;
 mod readers;
+mod recent;
 mod request;
 mod shared;
 
@@ -93,17 +94,21 @@ impl Pulls {
 
     /// A pull of a content that the store holds whole, linked in this life of the process.
     fn complete(&self, task: TaskId) -> Option<Arc<Shared>> {
+        if let Some(recent) = self.env.recent.get(task) {
+            return Some(recent);
+        }
         let stored = self.env.store.find(task)?;
-        let present = stored.present();
-        present
+        let shared = stored
+            .present()
             .is_full()
-            .then(|| Arc::new(Shared::complete(stored, &present)))
+            .then(|| Arc::new(Shared::complete(stored)))?;
+        self.env.recent.keep(task, &shared);
+        Some(shared)
     }
 
     /// What the store knows of a content that it holds whole, proved.
     pub fn holds(&self, task: TaskId) -> Option<ContentFacts> {
-        let stored = self.env.store.find(task)?;
-        stored.present().is_full().then(|| stored.facts())
+        self.complete(task)?.availability.facts()
     }
 
     /// What is being fetched or stored of a content, to serve it to other nodes.
@@ -184,6 +189,7 @@ impl Pulls {
 
     /// Drops a content: the scheduler says that it was deleted.
     pub(crate) fn remove(&self, task: TaskId) {
+        self.env.recent.forget(task);
         if let Err(error) = self.env.store.remove(task) {
             tracing::warn!(%task, %error, "a content could not be deleted");
         }

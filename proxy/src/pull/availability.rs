@@ -108,6 +108,29 @@ impl Availability {
         self.make_offers();
     }
 
+    /// Of a content that is all there and proved: nothing will change any more.
+    pub(crate) fn complete(stored: Arc<dyn StoredTask>, layout: PieceLayout) -> Self {
+        let all = PieceSet::full(layout.piece_count());
+        let partial = ByteRange::new(0, 0);
+        let ready = Ready {
+            layout,
+            stored,
+            present: all.clone(),
+            released: all,
+            partial,
+            offers: None,
+        };
+        let state = State {
+            ready: Some(ready),
+            outcome: Some(Ok(())),
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            ..Self::new()
+        }
+    }
+
     /// This node reads the origin for the cluster: from now on each piece is shown to one child first.
     pub(crate) fn become_source(&self) {
         self.lock().source = true;

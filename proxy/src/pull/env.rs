@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::changes::Changing;
+use super::recent::Recent;
 use crate::metrics::PullMetrics;
 use crate::peer::Peers;
 use crate::scheduling::Scheduling;
@@ -67,6 +68,7 @@ pub struct Env {
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<PullMetrics>,
     pub(crate) arrivals: Changing,
+    pub(super) recent: Recent,
     running: Mutex<BTreeMap<TaskId, Arc<Shared>>>,
     blocked: Mutex<BTreeMap<HostId, Instant>>,
     distrusted: Mutex<BTreeMap<TaskId, Instant>>,
@@ -107,6 +109,7 @@ impl Env {
             tasks: parts.tasks,
             metrics: parts.metrics,
             arrivals: Changing::default(),
+            recent: Recent::default(),
             running: Mutex::default(),
             blocked: Mutex::default(),
             distrusted: Mutex::default(),
@@ -149,6 +152,8 @@ impl Env {
 
     /// Evicts until `bytes` more fit, and withdraws what went.
     pub(super) fn make_room(&self, bytes: u64) {
+        // What is open is not evicted.
+        self.recent.clear();
         for task in self.store.make_room(bytes) {
             self.scheduling.withdraw(task);
         }
@@ -167,6 +172,7 @@ impl Env {
     /// Nothing that others say of this content is believed for a while, and nothing of it stays.
     pub(super) fn distrust(&self, task: TaskId) {
         remember(&self.distrusted, task);
+        self.recent.forget(task);
         if let Err(error) = self.store.remove(task) {
             tracing::warn!(%task, %error, "a content with a wrong chain could not be dropped");
         }

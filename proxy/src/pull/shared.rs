@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use darter_engine::Event;
 use darter_origin::{Credentials, OriginError};
 use darter_store::StoredTask;
-use darter_types::{ByteRange, PieceLayout, PieceRun, PieceSet};
+use darter_types::{ByteRange, PieceLayout};
 use tokio::sync::mpsc;
 
 use super::PullError;
@@ -51,19 +51,11 @@ impl Shared {
     }
 
     /// Of a content that is all there: no driver, nothing to wait for.
-    pub(super) fn complete(stored: Arc<dyn StoredTask>, present: &PieceSet) -> Self {
+    pub(super) fn complete(stored: Arc<dyn StoredTask>) -> Self {
         let (events, _) = mpsc::channel(1);
-        let availability = Availability::new();
         let layout = stored.facts().layout;
-        availability.ready(stored, layout);
-        present.iter().for_each(|piece| availability.set_present(piece));
-        availability.release(PieceRun {
-            first: 0,
-            count: layout.piece_count(),
-        });
-        availability.end(Ok(()));
         Self {
-            availability: Arc::new(availability),
+            availability: Arc::new(Availability::complete(stored, layout)),
             readers: Arc::default(),
             events,
             origin: Mutex::default(),
