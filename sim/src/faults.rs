@@ -39,7 +39,7 @@ impl World {
     /// `kill -9` of a node: its connections end, its store keeps what was marked, as claimed.
     pub fn kill(&mut self, name: &str) {
         tracing::info!(name, "fault: kill");
-        self.sim.crash(name);
+        self.end_process(name);
         if let Some(node) = self.nodes.iter().find(|node| node.spec.name == name) {
             node.spec.store.faults().crash();
         }
@@ -52,7 +52,7 @@ impl World {
         for other in &others {
             self.sim.partition(name, other.as_str());
         }
-        self.sim.crash(name);
+        self.end_process(name);
         if let Some(node) = self.nodes.iter().find(|node| node.spec.name == name) {
             node.spec.store.faults().power_cut();
         }

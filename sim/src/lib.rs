@@ -7,6 +7,7 @@
 //! Scenarios are in `tests/`, one file each. Where to start: `tests/cold_pull.rs`, then [`world`].
 
 pub mod client;
+mod fate;
 pub mod faults;
 pub mod network;
 pub mod node;

@@ -4,12 +4,13 @@
 //! written leaves in small segments at the uplink's rate, so that a pull takes time and faults can fall into its middle.
 //! It is not TCP: a message that a partition swallows is never sent again, and its connection stays silent for ever.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -48,6 +49,20 @@ impl Rate {
 #[derive(Clone, Debug)]
 pub struct TurmoilNetwork {
     uplink: Arc<Uplink>,
+    sockets: Arc<Mutex<Sockets>>,
+}
+
+/// All connections of a host in the order in which they were made. A runtime that is dropped drops its tasks in an order that
+/// differs from run to run; the ends of connections must not.
+#[derive(Debug, Default)]
+struct Sockets {
+    severed: bool,
+    made: u64,
+    open: BTreeMap<u64, Arc<Mutex<Option<TcpStream>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
@@ -61,7 +76,7 @@ impl Uplink {
     /// Takes `bytes` and tells when the next ones may follow.
     fn take(&self, bytes: usize) -> Instant {
         let now = Instant::now();
-        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free_at = lock(&self.free_at);
         let begin = free_at.map_or(now, |at| at.max(now));
         let end = begin + self.rate.time_of(bytes);
         *free_at = Some(end);
@@ -75,13 +90,35 @@ impl TurmoilNetwork {
         let free_at = Mutex::new(None);
         Self {
             uplink: Arc::new(Uplink { rate, free_at }),
+            sockets: Arc::default(),
+        }
+    }
+
+    /// Ends all connections as the system does for a process that dies, and lets nothing through any more; whoever holds one
+    /// hears nothing. To be called on the host, which is to crash then.
+    pub fn sever(&self) {
+        let open = {
+            let mut sockets = lock(&self.sockets);
+            sockets.severed = true;
+            std::mem::take(&mut sockets.open)
+        };
+        for socket in open.values() {
+            drop(lock(socket).take());
         }
     }
 
     fn wire(&self, stream: TcpStream) -> Stream {
+        let mut sockets = lock(&self.sockets);
+        sockets.made += 1;
+        let number = sockets.made;
+        let socket = Arc::new(Mutex::new((!sockets.severed).then_some(stream)));
+        if !sockets.severed {
+            sockets.open.insert(number, Arc::clone(&socket));
+        }
         Stream::Other(Box::new(Wire {
-            stream,
-            uplink: Arc::clone(&self.uplink),
+            number,
+            socket,
+            network: self.clone(),
             pause: None,
         }))
     }
@@ -151,8 +188,10 @@ impl Listener for TurmoilListener {
 
 /// One connection that sends at its host's speed.
 struct Wire {
-    stream: TcpStream,
-    uplink: Arc<Uplink>,
+    number: u64,
+    /// Nothing once the host is severed.
+    socket: Arc<Mutex<Option<TcpStream>>>,
+    network: TurmoilNetwork,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -165,15 +204,24 @@ impl Wire {
         }
         Poll::Ready(())
     }
+
+    /// Does something with the socket; never comes back where there is none.
+    fn with<T>(&self, act: impl FnOnce(Pin<&mut TcpStream>) -> Poll<T>) -> Poll<T> {
+        lock(&self.socket)
+            .as_mut()
+            .map_or(Poll::Pending, |stream| act(Pin::new(stream)))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        lock(&self.network.sockets).open.remove(&self.number);
+    }
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_read(cx, buf))
     }
 }
 
@@ -181,19 +229,19 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_room(cx));
         let segment = buf.get(..SEGMENT_BYTES).unwrap_or(buf);
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, segment))?;
-        let next = self.uplink.take(written);
+        let written = ready!(self.with(|stream| stream.poll_write(cx, segment)))?;
+        let next = self.network.uplink.take(written);
         if next > Instant::now() {
             self.pause = Some(Box::pin(sleep_until(next)));
         }
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
     }
 }

@@ -16,6 +16,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::fate::Fate;
 use crate::network::{Rate, TurmoilNetwork};
 use crate::world::{ORIGIN, REGISTRY};
 
@@ -67,15 +68,16 @@ impl SimNode {
         }
     }
 
-    /// One life.
-    pub async fn live(self) -> turmoil::Result {
+    /// One life, until it is stopped, or until `fate` severs it.
+    pub async fn live(self, fate: Fate) -> turmoil::Result {
         let number = self.lives.borrow().len();
         let (tasks, stop) = (Tasks::new(), CancellationToken::new());
         let mut registry = Registry::default();
+        let network = TurmoilNetwork::new(self.spec.rate.clone());
         let node = start(NodeParts {
             config: self.config(),
             host: self.spec.name.parse()?,
-            network: Arc::new(TurmoilNetwork::new(self.spec.rate.clone())),
+            network: Arc::new(network.clone()),
             store: Arc::new(self.spec.store.clone()),
             zero_copy: ZeroCopy::default(),
             registry: &mut registry,
@@ -91,7 +93,7 @@ impl SimNode {
             registry,
             left: None,
         });
-        stop.cancelled().await;
+        fate.or(&network, stop.cancelled()).await;
         tasks.shut_down(STOP_GRACE).await;
         if let Some(life) = self.lives.borrow_mut().get_mut(number) {
             life.left = Some(tasks.running());

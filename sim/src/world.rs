@@ -3,7 +3,7 @@
 //! A test builds a [`World`], orders pulls, injects faults ([`crate::faults`]) and steps time until what it waits for is true;
 //! [`World::finish`] then stops everything and asks the oracle. All that happens follows from the seed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{self, Orders, Pull};
+use crate::fate::Fates;
 use crate::network::{Rate, TurmoilNetwork};
 use crate::node::{NodeSpec, SimNode};
 use crate::panics;
@@ -118,6 +119,7 @@ pub struct World {
     pub origin_rate: Rate,
     pub(crate) nodes: Vec<SimNode>,
     clients: Vec<(String, Orders)>,
+    fates: Rc<RefCell<Fates>>,
     /// Faults of the registry may outlast the patience of a client that was handed over to it.
     pub registry_may_refuse: bool,
     /// All pulls that were ordered.
@@ -159,6 +161,7 @@ impl World {
             origin_rate: Rate::new(shape.origin_rate),
             nodes: Vec::new(),
             clients: Vec::new(),
+            fates: Rc::default(),
             registry_may_refuse: false,
             pulls: Vec::new(),
             blobs: 0,
@@ -229,17 +232,26 @@ impl World {
         };
         let seed: u64 = self.rng.random();
         let lives = Rc::new(Cell::new(0u64));
-        self.sim.host(format!("scheduler-{number}"), move || {
+        let (name, fates) = (format!("scheduler-{number}"), Rc::clone(&self.fates));
+        self.sim.host(name.clone(), move || {
             let (config, lives) = (config.clone(), Rc::clone(&lives));
+            let fate = fates.borrow_mut().begin(&name);
             async move {
                 lives.set(lives.get() + 1);
                 let incarnation = seed.wrapping_add(lives.get());
                 // The scheduler sends little; its uplink is never what a test is about.
-                let network: Arc<dyn Network> = Arc::new(TurmoilNetwork::new(Rate::new(1024 * MIB)));
+                let sockets = TurmoilNetwork::new(Rate::new(1024 * MIB));
+                let network: Arc<dyn Network> = Arc::new(sockets.clone());
                 let (mut registry, stop) = (Registry::default(), CancellationToken::new());
-                darter_scheduler::app::run(config, network, &mut registry, incarnation, incarnation, stop)
-                    .await?;
-                Ok(())
+                let run = darter_scheduler::app::run(
+                    config,
+                    network,
+                    &mut registry,
+                    incarnation,
+                    incarnation,
+                    stop,
+                );
+                Ok(fate.or(&sockets, run).await?)
             }
         });
     }
@@ -254,7 +266,11 @@ impl World {
             store: MemoryStore::new(QUOTA),
         });
         self.nodes.push(node.clone());
-        self.sim.host(name, move || node.clone().live());
+        let (fates, host) = (Rc::clone(&self.fates), name.to_owned());
+        self.sim.host(name, move || {
+            let fate = fates.borrow_mut().begin(&host);
+            node.clone().live(fate)
+        });
     }
 
     /// Adds a node with its client, and returns its number.
@@ -344,6 +360,18 @@ impl World {
             panic!("a host failed: {error}");
         }
         self.panics.check();
+    }
+
+    /// Ends the process of a host. The last thing that it does, a moment before, is to end its connections.
+    pub(crate) fn end_process(&mut self, name: &str) {
+        if self.sim.is_host_running(name) {
+            self.fates.borrow().kill(name);
+            self.step();
+            // The order in which a runtime drops its tasks is not the same in each run. Nothing follows from it any more.
+            tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), || {
+                self.sim.crash(name)
+            });
+        }
     }
 
     /// Simulated time since the start.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use darter_sim::{Shape, World, trace};
+use darter_testkit::origin::{CutBy, Fault, Match, When};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -20,8 +21,15 @@ fn run(seed: u64) -> String {
             },
         );
         let blobs = [world.blob(2 * MIB), world.blob(1000)];
+        let cut = Fault::Cut {
+            at: 700_000,
+            by: CutBy::Fin,
+        };
+        let first = Match::digest(&blobs[0].digest).get();
+        world.origin.inject(first, When::Nth(1), cut);
         for blob in &blobs {
-            for node in 0..3 {
+            // Twice each: many who wait for one thing must be woken in the same order in every run.
+            for node in [0, 1, 2, 0, 1, 2] {
                 world.pull(node, blob);
             }
         }
