@@ -30,6 +30,7 @@ pub struct PullMetrics {
     running: Gauge,
     ended: Family<Outcome, Counter>,
     received: Family<Source, Counter>,
+    from_cache: Counter,
     parent_failures: Family<Reason, Counter>,
 }
 
@@ -52,6 +53,12 @@ impl PullMetrics {
             "Bytes fetched into this node, by source: a piece from a peer counts once it is linked",
             Unit::Bytes,
             metrics.received.clone(),
+        );
+        registry.register_with_unit(
+            "cache_served",
+            "Bytes given to clients of contents that were whole in this node's store",
+            Unit::Bytes,
+            metrics.from_cache.clone(),
         );
         registry.register(
             "parent_failures",
@@ -79,6 +86,10 @@ impl PullMetrics {
                 .get_or_create(&Source { source: "peer" })
                 .inc_by(bytes);
         }
+    }
+
+    pub(crate) fn cache_served(&self, bytes: usize) {
+        self.from_cache.inc_by(bytes as u64);
     }
 
     pub(crate) fn origin_bytes(&self, bytes: usize) {

@@ -37,6 +37,7 @@ pub(crate) use shared::Shared;
 
 use self::changes::Changes;
 use self::driver::{Driver, EVENTS_MAX};
+use crate::metrics::PullMetrics;
 
 /// The running pulls of one node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,16 +60,22 @@ impl Pulls {
     fn start(&self, request: PullRequest, background: bool) -> Result<Pull, PullError> {
         let task = request.task();
         let patience = self.env.config.reader_patience.into();
+        let metrics = Arc::clone(&self.env.metrics);
         let mut running = self.env.running();
         if let Some(shared) = running.get(&task) {
             shared.add_credentials(request.credentials);
             return Ok(Pull {
                 shared: Arc::clone(shared),
+                metrics,
                 patience,
             });
         }
         if let Some(shared) = self.complete(task) {
-            return Ok(Pull { shared, patience });
+            return Ok(Pull {
+                shared,
+                metrics,
+                patience,
+            });
         }
         let limit = self.env.config.pulls_max;
         if running.len() >= limit {
@@ -89,7 +96,11 @@ impl Pulls {
         let stop = self.stop.clone();
         self.env.tasks.spawn("pull", driver.run(stop));
         self.env.arrivals.changed();
-        Ok(Pull { shared, patience })
+        Ok(Pull {
+            shared,
+            metrics,
+            patience,
+        })
     }
 
     /// A pull of a content that the store holds whole, linked in this life of the process.
@@ -200,6 +211,7 @@ impl Pulls {
 #[derive(Clone, Debug)]
 pub struct Pull {
     shared: Arc<Shared>,
+    metrics: Arc<PullMetrics>,
     patience: Duration,
 }
 
@@ -218,6 +230,7 @@ impl Pull {
             range,
             Arc::clone(&self.shared.availability),
             registration,
+            Arc::clone(&self.metrics),
             self.patience,
         )
     }

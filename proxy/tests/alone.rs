@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 struct World {
     origin: Origin,
     node: Node,
+    metrics: Registry,
     stop: CancellationToken,
     tasks: Tasks,
     _running: RunningOrigin,
@@ -48,14 +49,14 @@ async fn world() -> World {
         "registry.test".to_owned(),
         serde_json::from_value(registry).unwrap(),
     );
-    let (stop, tasks) = (CancellationToken::new(), Tasks::new());
+    let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
     let parts = NodeParts {
         config,
         host: "node".parse().unwrap(),
         network: Arc::new(TokioNetwork),
         store: Arc::new(store),
         zero_copy,
-        registry: &mut Registry::default(),
+        registry: &mut metrics,
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
@@ -64,6 +65,7 @@ async fn world() -> World {
     World {
         origin,
         node,
+        metrics,
         stop,
         tasks,
         _running: running,
@@ -98,6 +100,11 @@ async fn a_blob_comes_once_from_the_registry_and_then_from_the_store() {
         assert!(answer.body == truth, "wrong bytes");
     }
     assert_eq!(world.origin.bytes_sent_for(&digest), content.len());
+    let metrics = darter_service::metrics::encode(&world.metrics);
+    assert!(
+        metrics.contains("darter_proxy_cache_served_bytes_total 6000002\n"),
+        "{metrics}"
+    );
     world.stop().await;
 }
 

@@ -44,6 +44,7 @@ pub(super) struct Driver {
     started: Instant,
     busy_at: Instant,
     wanted_at: Option<Instant>,
+    ended: bool,
 }
 
 impl Driver {
@@ -76,6 +77,7 @@ impl Driver {
             started: now,
             busy_at: now,
             wanted_at: None,
+            ended: false,
         }
     }
 
@@ -85,7 +87,7 @@ impl Driver {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shared = Arc::clone(&self.shared);
-        while !self.engine.is_over() {
+        while !self.ended && !self.engine.is_over() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.end(Err(PullError::Stopping)),
@@ -160,6 +162,9 @@ impl Driver {
 
     /// Ends the pull for all who wait, whatever was under way.
     fn end(&mut self, outcome: Result<(), PullError>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
         for token in self.fetches.values().chain(self.watches.values()) {
             token.cancel();
         }

@@ -9,6 +9,7 @@ use darter_types::ByteRange;
 use super::PullError;
 use super::availability::{Availability, Readable};
 use super::readers::Registration;
+use crate::metrics::PullMetrics;
 
 /// Longest slice handed out at once, in bytes: bounds how long one connection keeps a core.
 const SLICE_BYTES_MAX: u64 = 1024 * 1024;
@@ -21,6 +22,7 @@ pub struct Reader {
     availability: Arc<Availability>,
     /// `None` for a content that is complete: nobody needs to know who reads it.
     registration: Option<Registration>,
+    metrics: Arc<PullMetrics>,
     patience: Duration,
     failed: bool,
 }
@@ -30,6 +32,7 @@ impl Reader {
         range: ByteRange,
         availability: Arc<Availability>,
         registration: Option<Registration>,
+        metrics: Arc<PullMetrics>,
         patience: Duration,
     ) -> Self {
         Self {
@@ -37,6 +40,7 @@ impl Reader {
             end: range.end,
             availability,
             registration,
+            metrics,
             patience,
             failed: false,
         }
@@ -56,8 +60,9 @@ impl Reader {
         self.failed = next.is_err();
         if let Ok(bytes) = &next {
             self.offset += bytes.len() as u64;
-            if let Some(registration) = &self.registration {
-                registration.moved(self.offset);
+            match &self.registration {
+                Some(registration) => registration.moved(self.offset),
+                None => self.metrics.cache_served(bytes.len()),
             }
         }
         Some(next)
