@@ -19,6 +19,8 @@ mod config;
 mod distribution;
 mod hosts;
 
+pub use hosts::fuzz_hosts;
+
 /// Where `hosts.toml` files go if containerd has no `config_path` yet.
 const HOSTS_DIRECTORY: &str = "/etc/containerd/certs.d";
 /// The folder of the record below the state directory.

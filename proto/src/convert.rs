@@ -11,7 +11,11 @@ mod scheduler;
 mod tests;
 mod words;
 
+use prost::Message as _;
 use thiserror::Error;
+
+use crate::pb::scheduler::v1 as pb;
+use crate::scheduler::{NodeMessage, SchedulerMessage};
 
 /// Why a message was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,4 +53,47 @@ impl From<ConvertError> for tonic::Status {
     fn from(error: ConvertError) -> Self {
         Self::invalid_argument(error.to_string())
     }
+}
+
+/// The body of a fuzz target: any bytes as what a node says. What is taken must read back as the same.
+///
+/// # Panics
+/// If it does not.
+pub fn fuzz_node_message(data: &[u8]) {
+    let Some(message) = pb::NodeMessage::decode(data).ok().and_then(taken) else {
+        return;
+    };
+    let message: NodeMessage = message;
+    let again = pb::NodeMessage::decode(&*pb::NodeMessage::from(message.clone()).encode_to_vec());
+    let again: Option<NodeMessage> = again.ok().and_then(taken);
+    assert!(
+        is_same(again.as_ref(), &message),
+        "{message:?} reads back as {again:?}"
+    );
+}
+
+/// The body of a fuzz target: any bytes as what a scheduler says. What is taken must read back as the same.
+///
+/// # Panics
+/// If it does not.
+pub fn fuzz_scheduler_message(data: &[u8]) {
+    let Some(message) = pb::SchedulerMessage::decode(data).ok().and_then(taken) else {
+        return;
+    };
+    let message: SchedulerMessage = message;
+    let again = pb::SchedulerMessage::decode(&*pb::SchedulerMessage::from(message.clone()).encode_to_vec());
+    let again: Option<SchedulerMessage> = again.ok().and_then(taken);
+    assert!(
+        is_same(again.as_ref(), &message),
+        "{message:?} reads back as {again:?}"
+    );
+}
+
+fn taken<M, T: TryFrom<M>>(message: M) -> Option<T> {
+    T::try_from(message).ok()
+}
+
+/// By what is shown of them: a number that is none differs from itself.
+fn is_same<T: std::fmt::Debug>(again: Option<&T>, message: &T) -> bool {
+    again.is_some_and(|again| format!("{again:?}") == format!("{message:?}"))
 }

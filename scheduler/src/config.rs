@@ -287,6 +287,11 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_is_taken_again() {
+        darter_testkit::fuzz::check("config", darter_service::config::fuzz_config::<Config>);
+    }
+
+    #[test]
     fn all_problems_are_told_at_once() {
         let mut config = Config {
             version: 2,

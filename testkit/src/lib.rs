@@ -14,6 +14,7 @@
 pub mod authority;
 pub mod client;
 pub mod content;
+pub mod fuzz;
 pub mod image;
 pub mod origin;
 pub mod range_model;

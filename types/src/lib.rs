@@ -8,6 +8,7 @@
 
 mod chain;
 mod digest;
+pub mod fuzz;
 mod host;
 mod image;
 mod layout;

@@ -8,6 +8,7 @@
     reason = "a program for the terminal: its output is its purpose"
 )]
 
+mod fuzz;
 mod report;
 mod steps;
 mod suites;
@@ -54,6 +55,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Hours on the parsers of what the network sends; the unit tests do the same for a moment (needs nightly)
+    Fuzz {
+        /// One target; all of them otherwise
+        target: Option<String>,
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// The whole system on this machine: `darter up` from a debug build
     Dev {
         /// Arguments for `darter up`
@@ -83,6 +92,7 @@ fn main() -> ExitCode {
         Task::E2e { filter, options } => steps::e2e(filter.as_deref(), options),
         Task::Sim { seed, filter } => steps::sim(*seed, filter.as_deref()),
         Task::Bench { arguments } => steps::bench(arguments),
+        Task::Fuzz { target, seconds } => steps::fuzz(target.as_deref(), *seconds),
         Task::Dev { arguments } => steps::dev(arguments),
         Task::Tidy => steps::tidy(),
     };

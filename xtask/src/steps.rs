@@ -112,6 +112,11 @@ pub(crate) fn dev(arguments: &[String]) -> Result<bool> {
     Ok(run.status().context("cannot start darter")?.success())
 }
 
+/// The fuzz targets, on the nightly compiler.
+pub(crate) fn fuzz(target: Option<&str>, seconds: u32) -> Result<bool> {
+    crate::fuzz::run(&root(), target, seconds)
+}
+
 /// The checks that need no compiler.
 pub(crate) fn tidy() -> Result<bool> {
     let mut report = Report::default();

@@ -142,6 +142,34 @@ pub(super) fn merge(path: &Path, bytes: &[u8], host: &Host) -> Result<String, Er
     Ok(document.to_string())
 }
 
+/// The body of a fuzz target: any bytes as somebody's `hosts.toml`.
+///
+/// # Panics
+/// If the proxy is not the first host of what is written, or a second merge changes it again.
+pub fn fuzz_hosts(data: &[u8]) {
+    let path = Path::new("/hosts.toml");
+    let Ok(host) = Host::new(&Options::new("/")) else {
+        return;
+    };
+    let Ok(once) = merge(path, data, &host) else {
+        return;
+    };
+    let shown = String::from_utf8_lossy(data);
+    match merge(path, once.as_bytes(), &host) {
+        Ok(twice) => assert_eq!(twice, once, "of {shown:?}"),
+        Err(error) => panic!("{shown:?} became {once:?}, which is refused: {error}"),
+    }
+    if let Ok(mut document) = document::parse(path, once.as_bytes()) {
+        let root = document.as_table_mut();
+        let keys = host_keys(path, root).unwrap_or_default();
+        let first = keys.iter().find(|key| is_first(root, key));
+        assert!(
+            first.is_some_and(|key| host.mirror.is_host_key(key)),
+            "{shown:?} became {once:?}"
+        );
+    }
+}
+
 /// The hosts of the file, each in the form that containerd orders.
 fn host_keys(path: &Path, root: &Table) -> Result<Vec<String>, Error> {
     let wrong = |key: &str| Error::WrongType {

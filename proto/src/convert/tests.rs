@@ -516,3 +516,13 @@ fn unknown_enum_values_become_the_mildest_or_are_refused() {
     want.origin = Some(origin);
     refused(node(Node::Want(want)), "unknown kind 99");
 }
+
+#[test]
+fn likely_bytes_of_nodes_read_back() {
+    darter_testkit::fuzz::check("node_message", fuzz_node_message);
+}
+
+#[test]
+fn likely_bytes_of_schedulers_read_back() {
+    darter_testkit::fuzz::check("scheduler_message", fuzz_scheduler_message);
+}

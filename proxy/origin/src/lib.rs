@@ -20,6 +20,7 @@ mod dial;
 mod error;
 mod exchange;
 mod fetch;
+pub mod fuzz;
 mod guard;
 mod headers;
 mod link;

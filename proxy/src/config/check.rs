@@ -131,6 +131,11 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_is_taken_again() {
+        darter_testkit::fuzz::check("config", darter_service::config::fuzz_config::<Config>);
+    }
+
+    #[test]
     fn the_defaults_are_good() {
         assert!(paths(&Config::default()).is_empty());
     }

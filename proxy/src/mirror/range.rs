@@ -130,6 +130,39 @@ impl Spec {
     }
 }
 
+/// The body of a fuzz target: a length in decimal, a space, and the value of a `Range` header.
+///
+/// # Panics
+/// If bytes are selected that the content does not have, or more than there are.
+pub fn fuzz_range(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (length, value) = text.split_once(' ').unwrap_or(("1000", &text));
+    let length = length.parse().unwrap_or(u64::MAX);
+    let asked = Asked {
+        method: &Method::GET,
+        range: Some(value),
+        if_range: None,
+    };
+    let ranges = match select(asked, length, "\"etag\"") {
+        Selection::Whole | Selection::NotSatisfiable | Selection::TooMany => return,
+        Selection::One(range) => vec![range],
+        Selection::Several(ranges) => ranges,
+    };
+    let (mut sum, mut parts) = (0u64, 0);
+    for range in &ranges {
+        assert!(
+            !range.is_empty() && range.end <= length,
+            "{text:?} selects {range}"
+        );
+        sum = sum.saturating_add(range.len());
+        parts += 1;
+    }
+    assert!(
+        parts <= RANGES_MAX && sum <= length,
+        "{text:?} selects {sum} bytes in {parts} parts"
+    );
+}
+
 /// A decimal number; beyond 64 bits it counts as the largest one, which is past every end alike.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

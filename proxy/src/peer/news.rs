@@ -237,6 +237,11 @@ mod tests {
         assert_eq!(read(&[&[b'h'; LINE_BYTES_MAX], b"aa"]), Err(NewsError::TooLong));
     }
 
+    #[test]
+    fn likely_bytes_never_panic() {
+        darter_testkit::fuzz::check("news", fuzz_news);
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(runs in prop::collection::vec((0u32..1_000_000, 1u32..1000), 0..600)) {

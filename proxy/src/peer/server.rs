@@ -208,6 +208,21 @@ fn parse_range(text: &str) -> Option<ByteRange> {
     (first <= last).then(|| ByteRange::new(first, last.saturating_add(1)))
 }
 
+/// The body of a fuzz target: a path, and behind a space the value of `Range`.
+///
+/// # Panics
+/// If a task is read that has another name, or a range that has no bytes.
+pub fn fuzz_request(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (path, range) = text.split_once(' ').unwrap_or((&text, ""));
+    if let Some((task, what)) = parse_path(path) {
+        assert_eq!(format!("/v1/tasks/{task}/{what}"), path, "another name");
+    }
+    if let Some(range) = parse_range(range) {
+        assert!(!range.is_empty(), "{text:?} is read as {range}");
+    }
+}
+
 /// The body of one answer with pieces.
 struct Upload {
     stored: Arc<dyn StoredTask>,
@@ -368,6 +383,11 @@ fn inline(availability: &Availability, length: u64) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_is_what_was_asked() {
+        darter_testkit::fuzz::check("peer_request", fuzz_request);
+    }
 
     #[test]
     fn takes_one_bounded_range_only() {

@@ -36,6 +36,7 @@ use layout::Root;
 use record::Record;
 use task::DiskTask;
 
+pub use index::fuzz_index;
 pub use layout::OpenError;
 pub use map::{MappedRange, Mappings};
 pub use recover::{Dropped, Recovery};

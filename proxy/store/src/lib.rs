@@ -20,6 +20,6 @@ mod sync;
 #[cfg(test)]
 mod conformance;
 
-pub use disk::{DiskOptions, DiskStore, Dropped, MappedRange, Mappings, OpenError, Recovery};
+pub use disk::{DiskOptions, DiskStore, Dropped, MappedRange, Mappings, OpenError, Recovery, fuzz_index};
 pub use memory::{Faults, MemoryStore};
 pub use store::{ContentFacts, PieceStore, StoreError, StoredTask, TaskSummary, Usage};

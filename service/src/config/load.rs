@@ -64,13 +64,44 @@ where
     T: Serialize + DeserializeOwned + Default + Validate,
 {
     let source = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return assembly.problem(&source, &[], format!("the file cannot be read: {error}")),
+    match std::fs::read_to_string(path) {
+        Ok(text) => add_text(assembly, &source, &text),
+        Err(error) => assembly.problem(&source, &[], format!("the file cannot be read: {error}")),
+    }
+}
+
+fn add_text<T>(assembly: &mut Assembly<T>, source: &str, text: &str)
+where
+    T: Serialize + DeserializeOwned + Default + Validate,
+{
+    match parse_yaml(text) {
+        Ok(value) => assembly.give(source, &[], value),
+        Err(error) => assembly.problem(source, &[], format!("this is not YAML: {error}")),
+    }
+}
+
+/// The body of a fuzz target: any bytes as the file of a role; a first line `#set a.b=c` is a setting of the command line.
+///
+/// # Panics
+/// If a configuration is taken that is not taken again when it is written down, or means something else then.
+pub fn fuzz_config<T>(data: &[u8])
+where
+    T: Serialize + DeserializeOwned + Default + Validate,
+{
+    let text = String::from_utf8_lossy(data);
+    let setting = text.strip_prefix("#set ").and_then(|rest| rest.lines().next());
+    let read = |text: &str, setting: Option<&str>| {
+        let mut assembly = Assembly::<T>::new()?;
+        add_text(&mut assembly, "fuzz", text);
+        if let Some(setting) = setting {
+            add_setting(&mut assembly, setting);
+        }
+        to_yaml(&assembly.finish()?)
     };
-    match parse_yaml(&text) {
-        Ok(value) => assembly.give(&source, &[], value),
-        Err(error) => assembly.problem(&source, &[], format!("this is not YAML: {error}")),
+    let Ok(taken) = read(&text, setting) else { return };
+    match read(&taken, None) {
+        Ok(again) => assert_eq!(again, taken, "of {text:?}"),
+        Err(error) => panic!("{text:?} was taken as {taken}, which is refused: {error}"),
     }
 }
 

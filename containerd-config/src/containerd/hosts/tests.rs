@@ -235,3 +235,8 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whatever_is_there_is_merged_once() {
+    darter_testkit::fuzz::check("hosts_toml", fuzz_hosts);
+}

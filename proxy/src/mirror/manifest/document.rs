@@ -235,6 +235,11 @@ mod tests {
         assert_eq!(document.media_type(), MediaType::ImageIndex.to_string());
     }
 
+    #[test]
+    fn likely_bytes_never_panic() {
+        darter_testkit::fuzz::check("manifest", fuzz_document);
+    }
+
     proptest! {
         #[test]
         fn never_panics(text in ".{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {

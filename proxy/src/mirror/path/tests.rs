@@ -192,3 +192,8 @@ proptest! {
         fuzz_path(format!("/{}", parts.join("/")).as_bytes());
     }
 }
+
+#[test]
+fn what_is_accepted_reads_back() {
+    darter_testkit::fuzz::check("path", fuzz_path);
+}

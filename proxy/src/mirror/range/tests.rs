@@ -142,3 +142,8 @@ proptest! {
         ask(&format!("bytes={value}"), length);
     }
 }
+
+#[test]
+fn no_header_selects_what_is_not_there() {
+    darter_testkit::fuzz::check("range", fuzz_range);
+}

@@ -94,3 +94,8 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn likely_bytes_never_panic() {
+    darter_testkit::fuzz::check("store_index", fuzz_index);
+}
