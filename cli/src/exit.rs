@@ -13,6 +13,11 @@ const BAD_USAGE: u8 = 64;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// Another process has said what went wrong; this one ends as it did.
+#[derive(Debug, Error)]
+#[error("ended with status {0}")]
+pub(crate) struct Ended(pub(crate) u8);
+
 /// What clap has to say: help and version are no errors.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Nobody is left to hear about a closed terminal.
@@ -29,6 +34,9 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
+    if let Some(Ended(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     report(&error);
     if is_usage(&error) {
         ExitCode::from(BAD_USAGE)

@@ -4,6 +4,7 @@
 //! that is wrong with the command line or a configuration ends with status 64, a clean stop with 0, a failure with 1.
 
 mod exit;
+mod guarded;
 mod proxy;
 mod query;
 mod role;
@@ -50,6 +51,9 @@ enum Command {
 
 fn main() -> ExitCode {
     system::harden();
+    if let Err(error) = guarded::follow() {
+        return exit::code(Err(error));
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(&error),

@@ -8,10 +8,12 @@ use darter_proxy::config::Config;
 use darter_proxy::run::{self, RunParts};
 use darter_service::log::LogHandle;
 use darter_service::net::TokioNetwork;
-use tokio_util::sync::CancellationToken;
+use darter_service::notify::Notifier;
+use darter_service::shutdown::Stop;
+use darter_service::traces::TracesConfig;
 
 use crate::role::{ConfigArguments, LogArguments};
-use crate::system;
+use crate::{guarded, system};
 
 /// Names the environment variables: `DARTER_PROXY__…`.
 pub(crate) const ROLE: &str = "proxy";
@@ -42,6 +44,9 @@ enum Action {
         config: ConfigArguments,
         #[command(flatten)]
         log: LogArguments,
+        /// Run it in a process of its own that is started again when it ends or hangs; for machines without systemd
+        #[arg(long)]
+        supervised: bool,
     },
     /// Say everything that is wrong with the configuration, and end with 64 if something is
     #[command(after_help = EXAMPLES)]
@@ -55,7 +60,12 @@ impl Proxy {
     /// Does what was asked.
     pub(crate) fn run(self) -> Result<()> {
         match self.action {
-            Action::Run { config, log } => run(config.load(ROLE)?, &log),
+            Action::Run {
+                config,
+                log,
+                supervised: true,
+            } => supervise(&config.load(ROLE)?, &log),
+            Action::Run { config, log, .. } => run(config.load(ROLE)?, &log),
             Action::CheckConfig(config) => config.check::<Config>(ROLE),
             Action::PrintConfig(config) => config.show::<Config>(ROLE),
         }
@@ -65,18 +75,28 @@ impl Proxy {
 fn run(config: Config, log: &LogArguments) -> Result<()> {
     system::run_until_signalled(async |stop| {
         let installed = log.install(&config.log, &config.traces, "proxy")?;
-        let ended = run::run(parts(config, installed.handle.clone(), stop)?, |_| {}).await;
+        let mut parts = parts(config, installed.handle.clone(), stop)?;
+        parts.notify = system::notifier()?;
+        let ended = run::run(parts, |_| {}).await;
         installed.shut_down().await;
         Ok(ended?)
     })
 }
 
+/// The parent of the process that does the work.
+fn supervise(config: &Config, log: &LogArguments) -> Result<()> {
+    guarded::run(config.watchdog.patience, async || {
+        log.install(&config.log, &TracesConfig::default(), "proxy")
+    })
+}
+
 /// What this process gives to a node.
-pub(crate) fn parts(config: Config, log: LogHandle, stop: CancellationToken) -> Result<RunParts> {
+pub(crate) fn parts(config: Config, log: LogHandle, stop: Stop) -> Result<RunParts> {
     Ok(RunParts {
         host: config.host.clone().map_or_else(system::host_name, Ok)?,
         network: Arc::new(TokioNetwork),
         seed: system::random(),
+        notify: Notifier::none(),
         config,
         log,
         stop,

@@ -8,6 +8,7 @@ use darter_scheduler::config::Config;
 use darter_scheduler::run::{self, RunParts};
 use darter_service::log::LogHandle;
 use darter_service::net::TokioNetwork;
+use darter_service::notify::Notifier;
 use tokio_util::sync::CancellationToken;
 
 use crate::query;
@@ -85,7 +86,9 @@ impl Scheduler {
 fn run(config: Config, log: &LogArguments) -> Result<()> {
     system::run_until_signalled(async |stop| {
         let installed = log.install(&config.log, &config.traces, "scheduler")?;
-        let ended = run::run(parts(config, installed.handle.clone(), stop), |_| {}).await;
+        let mut parts = parts(config, installed.handle.clone(), stop.stop);
+        parts.notify = system::notifier()?;
+        let ended = run::run(parts, |_| {}).await;
         installed.shut_down().await;
         Ok(ended?)
     })
@@ -97,6 +100,7 @@ pub(crate) fn parts(config: Config, log: LogHandle, stop: CancellationToken) -> 
         network: Arc::new(TokioNetwork),
         incarnation: system::random(),
         seed: system::random(),
+        notify: Notifier::none(),
         config,
         log,
         stop,

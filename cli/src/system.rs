@@ -4,9 +4,10 @@ use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use darter_service::notify::{NOTIFY_SOCKET, Notifier};
+use darter_service::shutdown::Stop;
 use darter_types::HostId;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use tokio_util::sync::CancellationToken;
 
 /// Tokens of callers pass through this memory: no core dump, no debugger of the same user. It is a second fence, so a
 /// kernel that does not know it is no reason to stop.
@@ -59,8 +60,14 @@ pub(crate) fn random() -> u64 {
     rand::random()
 }
 
-/// Runs `work` to its end on all cores, and hands it a token that the first SIGINT or SIGTERM cancels.
-pub(crate) fn run_until_signalled<F>(work: impl FnOnce(CancellationToken) -> F) -> Result<()>
+/// Who started this process and wants to hear how it is.
+pub(crate) fn notifier() -> Result<Notifier> {
+    let name = std::env::var_os(NOTIFY_SOCKET);
+    Notifier::new(name.as_deref()).context("cannot tell the supervisor how this process is")
+}
+
+/// Runs `work` to its end on all cores, and hands it what the first SIGINT, SIGTERM or SIGUSR2 asks for.
+pub(crate) fn run_until_signalled<F>(work: impl FnOnce(Stop) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {

@@ -11,6 +11,7 @@ use darter_proxy::run::Ports as ProxyPorts;
 use darter_scheduler::config::Config as SchedulerConfig;
 use darter_scheduler::run::Ports as SchedulerPorts;
 use darter_service::config::{Sources, load};
+use darter_service::shutdown::Stop;
 use darter_service::tls::TlsConfig;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -103,22 +104,17 @@ fn reachable(listen: &str) -> String {
 }
 
 /// Both roles, the scheduler first; the end of one is the end of both.
-async fn run(
-    proxy: ProxyConfig,
-    scheduler: SchedulerConfig,
-    log: &LogArguments,
-    stop: CancellationToken,
-) -> Result<()> {
+async fn run(proxy: ProxyConfig, scheduler: SchedulerConfig, log: &LogArguments, stop: Stop) -> Result<()> {
     let installed = log.install(&proxy.log, &proxy.traces, "up")?;
     let store = proxy.store.clone();
-    let scheduler = scheduler::parts(scheduler, installed.handle.clone(), stop.clone());
+    let scheduler = scheduler::parts(scheduler, installed.handle.clone(), stop.stop.clone());
     let mut proxy = proxy::parts(proxy, installed.handle.clone(), stop.clone())?;
 
     let (tell, started) = oneshot::channel();
-    let scheduler = ending(&stop, async {
+    let scheduler = ending(&stop.stop, async {
         Ok(darter_scheduler::run::run(scheduler, |ports| drop(tell.send(ports.clone()))).await?)
     });
-    let proxy = ending(&stop, async {
+    let proxy = ending(&stop.stop, async {
         // It did not start: its own error says why.
         let Ok(scheduler) = started.await else {
             return Ok(());

@@ -61,6 +61,8 @@ pub struct Node {
     pub mirror_address: String,
     /// Where its peer server listens.
     pub peer_address: String,
+    /// Names this life of it: what its mirror says on `/v2/`.
+    pub instance: u64,
 }
 
 /// Why a node did not start.
@@ -133,7 +135,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     });
     let pulls = Pulls::new(Arc::new(env), stop.clone());
 
-    let mirror = mirror(&config, &pulls, origins, mirror_metrics, rng.random());
+    let instance = rng.random();
+    let mirror = mirror(&config, &pulls, origins, mirror_metrics, instance, rng.random());
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
     let room = config.peer.connections_max;
@@ -157,6 +160,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         scheduling,
         mirror_address,
         peer_address,
+        instance,
     })
 }
 
@@ -187,11 +191,19 @@ fn mirror(
     pulls: &Pulls,
     origins: Origins,
     metrics: MirrorMetrics,
+    instance: u64,
     hash_key: [u8; 32],
 ) -> Mirror {
     let access = Access::new(Arc::new(origins.clone()), config.access.clone(), hash_key);
     let pulls = Arc::new(pulls.clone());
-    Mirror::new(config.mirror.clone(), pulls, access, Arc::new(origins), metrics)
+    Mirror::new(
+        config.mirror.clone(),
+        pulls,
+        access,
+        Arc::new(origins),
+        metrics,
+        instance,
+    )
 }
 
 fn serve_mirror(

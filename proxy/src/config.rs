@@ -9,6 +9,7 @@ use darter_proto::scheduler::Role;
 use darter_service::config::ByteSize;
 use darter_service::net::Address;
 use darter_service::tls::TlsConfig;
+use darter_service::watchdog::WatchdogConfig;
 use darter_types::{HostId, Locality};
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Health, metrics, and what to look at when something is wrong.
     pub admin: AdminConfig,
+    /// When a proxy that hangs ends itself.
+    pub watchdog: WatchdogConfig,
     /// What is logged.
     pub log: darter_service::log::LogConfig,
     /// Where traces go.
@@ -91,6 +94,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             store: StoreConfig::default(),
             admin: AdminConfig::default(),
+            watchdog: WatchdogConfig::default(),
             log: darter_service::log::LogConfig::default(),
             traces: darter_service::traces::TracesConfig::default(),
         }

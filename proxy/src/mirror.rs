@@ -53,6 +53,8 @@ pub use reply::{BodyError, Reply, ReplyBody};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// On `/v2/` alone: the number of this life of this node, by which it knows its own answers.
+pub(crate) const INSTANCE: &str = "darter-instance";
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// The mirror of one node. Clones share everything.
@@ -71,6 +73,7 @@ struct Inner {
     memory: Memory,
     requests: Arc<Semaphore>,
     metrics: MirrorMetrics,
+    instance: HeaderValue,
 }
 
 /// One request, as the endpoints see it.
@@ -120,6 +123,7 @@ impl Mirror {
         access: Access,
         upstream: Arc<dyn Upstream>,
         metrics: MirrorMetrics,
+        instance: u64,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -130,6 +134,7 @@ impl Mirror {
                 access,
                 upstream,
                 metrics,
+                instance: HeaderValue::from(instance),
                 config,
             }),
         }
@@ -167,7 +172,7 @@ impl Mirror {
         let default = self.inner.config.default_registry.as_ref();
         let route = path::route(parts.uri.path(), parts.uri.query(), &parts.headers, default);
         let target = match route {
-            Ok(Route::Ping) => return ("ping", reply::bytes(StatusCode::OK, "application/json", "{}")),
+            Ok(Route::Ping) => return ("ping", self.ping()),
             Ok(Route::Endpoint(target)) => target,
             Err(problem) => return ("other", reply::route_error(&problem)),
         };
@@ -186,6 +191,19 @@ impl Mirror {
         let mut reply = answer.unwrap_or_else(|refusal| *refusal);
         reply::set_text(&mut reply, NAMESPACE, ask.target.registry.as_str());
         (label, reply)
+    }
+}
+
+impl Mirror {
+    /// Somebody speaks the distribution specification here, and it is this node.
+    fn ping(&self) -> Reply {
+        let mut reply = reply::bytes(StatusCode::OK, "application/json", "{}");
+        reply::set(
+            &mut reply,
+            HeaderName::from_static(INSTANCE),
+            self.inner.instance.clone(),
+        );
+        reply
     }
 }
 

@@ -14,9 +14,12 @@ use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
 use darter_service::net::Network;
+use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
+use darter_service::shutdown::Stop;
 use darter_service::supervise::Tasks;
 use darter_service::tls::TlsConfig;
+use darter_service::watchdog::Watchdog;
 use darter_store::{DiskOptions, DiskStore, OpenError};
 use darter_types::HostId;
 use prometheus_client::registry::Registry;
@@ -41,7 +44,9 @@ pub struct RunParts {
     pub network: Arc<dyn Network>,
     pub log: LogHandle,
     /// Ends the node, in order.
-    pub stop: CancellationToken,
+    pub stop: Stop,
+    /// Who hears that it is ready, alive and stopping.
+    pub notify: Notifier,
     /// Seed of all its randomness.
     pub seed: u64,
 }
@@ -72,6 +77,9 @@ pub enum RunError {
     /// The configuration cannot be shown.
     #[error("the configuration cannot be shown")]
     Config(#[from] ConfigError),
+    /// The system gives no thread.
+    #[error("the watchdog cannot be started")]
+    Watchdog(#[source] std::io::Error),
     /// A port or a setting.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -88,6 +96,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         network,
         log,
         stop,
+        notify,
         seed,
     } = parts;
     let readiness = Readiness::new();
@@ -101,6 +110,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         config.peer.advertise = advertised(&config.peer.listen.to_string(), &config.scheduler.addresses);
     }
     let config_text = to_yaml(&config)?;
+    let watchdog = config.watchdog.clone();
     warn_if_open(&config);
     let admin_port = AdminPort::bind(&network, &config.admin.listen).await?;
     let store = open_store(&config.store, &tasks).await?;
@@ -132,9 +142,15 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     }));
     starting.release();
     tracing::info!(%host, mirror = ports.mirror, peer = ports.peer, admin = ports.admin, "proxy is ready");
+    let watchdog =
+        Watchdog::of_role(&watchdog, &ports.mirror, "/v2/", &notify).map_err(RunError::Watchdog)?;
+    notify.tell(State::Ready);
     ready(&ports);
 
-    stop.cancelled().await;
+    stop.stop.cancelled().await;
+    notify.tell(State::Stopping);
+    // It would find the mirror's port closed.
+    drop(watchdog);
     readiness.stop();
     serving.cancel();
     tasks.shut_down(STOP_GRACE).await;

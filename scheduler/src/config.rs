@@ -5,6 +5,7 @@ use darter_service::config::{Period, Problems, Validate};
 use darter_service::log::LogConfig;
 use darter_service::tls::TlsConfig;
 use darter_service::traces::TracesConfig;
+use darter_service::watchdog::WatchdogConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluator::Weights;
@@ -34,6 +35,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// Bounds of what is kept.
     pub limits: Limits,
+    /// When a scheduler that hangs ends itself.
+    pub watchdog: WatchdogConfig,
     /// What is logged.
     pub log: LogConfig,
     /// Where traces go.
@@ -109,6 +112,7 @@ impl Default for Config {
             parents: ParentsConfig::default(),
             lease: LeaseConfig::default(),
             limits: Limits::default(),
+            watchdog: WatchdogConfig::default(),
             log: LogConfig::default(),
             traces: TracesConfig::default(),
         }
@@ -265,6 +269,7 @@ impl Validate for Config {
             problems.add(problem.path, problem.what);
         }
         problems.within("tls", |problems| self.tls.validate(problems));
+        problems.within("watchdog", |problems| self.watchdog.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));
         problems.within("traces", |problems| self.traces.validate(problems));
     }

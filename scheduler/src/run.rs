@@ -11,9 +11,11 @@ use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
 use darter_service::net::{Address, AddressError, Network};
+use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
 use darter_service::supervise::{Ended, Supervisor, Tasks};
 use darter_service::tls::TlsConfig;
+use darter_service::watchdog::Watchdog;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,8 @@ pub struct RunParts {
     pub log: LogHandle,
     /// Ends the scheduler, in order.
     pub stop: CancellationToken,
+    /// Who hears that it is ready, alive and stopping.
+    pub notify: Notifier,
     /// Names this life of the scheduler: another number at each start.
     pub incarnation: u64,
     /// Seed of all its randomness.
@@ -57,6 +61,9 @@ pub enum RunError {
     /// The configuration cannot be shown.
     #[error("the configuration cannot be shown")]
     Config(#[from] ConfigError),
+    /// The system gives no thread.
+    #[error("the watchdog cannot be started")]
+    Watchdog(#[source] std::io::Error),
     /// The port cannot be opened, or a component failed.
     #[error(transparent)]
     App(#[from] AppError),
@@ -67,7 +74,7 @@ pub enum RunError {
 /// # Errors
 /// It did not start, or one of its components failed. Nothing of it runs then.
 pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
-    let (config, stop) = (parts.config, parts.stop);
+    let (config, stop, notify) = (parts.config, parts.stop, parts.notify);
     let mut registry = Registry::default();
     build_info::register(&mut registry);
     if config.tls == TlsConfig::default() {
@@ -105,10 +112,15 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     let mut supervisor = Supervisor::new(serving.clone());
     app.add_to(&mut supervisor, &serving);
     tracing::info!(listen = ports.grpc, admin = ports.admin, "scheduler is ready");
+    let watchdog =
+        Watchdog::of_role(&config.watchdog, &ports.admin, "/livez", &notify).map_err(RunError::Watchdog)?;
+    notify.tell(State::Ready);
     ready(&ports);
 
     let stopping = async {
         stop.cancelled().await;
+        notify.tell(State::Stopping);
+        drop(watchdog);
         readiness.stop();
         serving.cancel();
         std::future::pending::<()>().await;

@@ -3,18 +3,22 @@
 //! [`net`] is where sockets come from, [`supervise`] the only place that spawns, [`http_server`] serves, [`limit`] and
 //! [`backoff`] hold back. [`config`] reads a role's configuration, [`log`], [`traces`] and [`metrics`] tell what it
 //! does, [`ready`] and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates.
+//! [`watchdog`] ends a role that hangs, [`guardian`] a whole process that does; [`notify`] is what they hear.
 
 pub mod admin;
 pub mod backoff;
 pub mod build_info;
 pub mod config;
+pub mod guardian;
 pub mod http_server;
 pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod notify;
 pub mod ready;
 pub mod shutdown;
 pub mod supervise;
 pub mod tls;
 pub mod traces;
+pub mod watchdog;

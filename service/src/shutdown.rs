@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT: the first one asks to stop, the second one stops at once.
+//! SIGTERM, SIGINT and SIGUSR2: the first one asks to stop, the second one stops at once. SIGUSR2 says besides that a
+//! successor takes over at once, as in an upgrade.
 
 use std::io;
 
@@ -8,24 +9,40 @@ use tokio_util::sync::CancellationToken;
 
 /// What a process ends with that was interrupted twice: 128 + SIGINT, as shells have it.
 const INTERRUPTED: i32 = 130;
+const UPGRADE: &str = "SIGUSR2";
 
-/// A token that the first SIGTERM or SIGINT cancels; a second signal ends the process without waiting for anything.
+/// What the first signal asked for. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Cancelled by the first signal.
+    pub stop: CancellationToken,
+    /// Cancelled before `stop` when a successor takes over at once: what points at this process may stay.
+    pub succeeded: CancellationToken,
+}
+
+/// The tokens that the first SIGTERM, SIGINT or SIGUSR2 cancels; a second signal ends the process without waiting for
+/// anything.
 ///
 /// Must be called in a runtime, once, by the program and not by a role: signals belong to the process.
 ///
 /// # Errors
 /// The system refuses to install a handler.
-pub fn on_signals() -> io::Result<CancellationToken> {
-    let received = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let signals = stream::unfold(received, async |(mut terminate, mut interrupt)| {
+pub fn on_signals() -> io::Result<Stop> {
+    let received = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::user_defined2())?,
+    );
+    let signals = stream::unfold(received, async |(mut terminate, mut interrupt, mut upgrade)| {
         let name = tokio::select! {
             biased;
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = upgrade.recv() => UPGRADE,
         };
-        Some((name, (terminate, interrupt)))
+        Some((name, (terminate, interrupt, upgrade)))
     });
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let token = stop.clone();
     // It must hear the second signal while everything else is being waited for, so nobody waits for it.
     #[expect(
@@ -38,11 +55,14 @@ pub fn on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-async fn watch(signals: impl Stream<Item = &'static str>, stop: &CancellationToken, exit: impl FnOnce()) {
+async fn watch(signals: impl Stream<Item = &'static str>, stop: &Stop, exit: impl FnOnce()) {
     let mut signals = std::pin::pin!(signals);
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
-    stop.cancel();
+    if signal == Some(UPGRADE) {
+        stop.succeeded.cancel();
+    }
+    stop.stop.cancel();
     let signal = signals.next().await;
     tracing::warn!(signal, "stopping at once");
     exit();
@@ -54,15 +74,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_signal_asks_and_the_second_ends() {
+        asks_and_ends("SIGTERM", false).await;
+        asks_and_ends("SIGUSR2", true).await;
+    }
+
+    async fn asks_and_ends(first: &'static str, succeeded: bool) {
         let (send, received) = tokio::sync::mpsc::channel(2);
         let signals = stream::unfold(received, async |mut received| {
             Some((received.recv().await?, received))
         });
-        let (stop, ended) = (CancellationToken::new(), std::cell::Cell::new(false));
+        let (stop, ended) = (Stop::default(), std::cell::Cell::new(false));
         let watching = watch(signals, &stop, || ended.set(true));
         let sending = async {
-            send.send("SIGTERM").await.unwrap();
-            stop.cancelled().await;
+            send.send(first).await.unwrap();
+            stop.stop.cancelled().await;
+            assert_eq!(stop.succeeded.is_cancelled(), succeeded);
             assert!(!ended.get());
             send.send("SIGTERM").await.unwrap();
         };
@@ -72,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_real_signal_is_heard() {
-        let stop = on_signals().unwrap();
+        let Stop { stop, .. } = on_signals().unwrap();
         assert!(!stop.is_cancelled());
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
         stop.cancelled().await;

@@ -43,6 +43,7 @@ impl Validate for Config {
                 problems.add("quota", "must be more than 0B: write for example 100GiB");
             }
         });
+        problems.within("watchdog", |problems| self.watchdog.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));
         problems.within("traces", |problems| self.traces.validate(problems));
     }
@@ -156,6 +157,7 @@ mod tests {
         config.scheduler.addresses = vec!["a:8002".into(), "http://b".into()];
         config.tls.cert_file = Some("node.pem".into());
         config.store.dir = "relative".into();
+        config.watchdog.patience = Some(Period::secs(1));
         config.log.filter = "loud=loud=loud".into();
         config.traces.otlp_endpoint = Some("collector".into());
         let expected = [
@@ -171,6 +173,7 @@ mod tests {
             "tls.keyFile",
             "tls.caFile",
             "store.dir",
+            "watchdog.patience",
             "log.filter",
             "traces.otlpEndpoint",
         ];

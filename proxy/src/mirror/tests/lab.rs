@@ -185,7 +185,7 @@ impl Lab {
         let access = Access::new(Arc::clone(&upstream), AccessConfig::default(), [1; 32]);
         let mut metrics = Registry::default();
         let counters = MirrorMetrics::register(&mut metrics);
-        let mirror = Mirror::new(config, Arc::new(contents.clone()), access, upstream, counters);
+        let mirror = Mirror::new(config, Arc::new(contents.clone()), access, upstream, counters, 7);
         let listener = TokioNetwork.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let tasks = Tasks::new();

@@ -1,0 +1,253 @@
+//! Processes that hang: a worker that is stopped as a whole, one whose threads are all blocked; and what supervisors hear.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+
+/// Longer than anything here should take on a busy machine; only a failure waits for it.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A process whose log is read; killed when a test fails.
+struct Role {
+    child: Child,
+    log: Option<BufReader<ChildStderr>>,
+    _store: tempfile::TempDir,
+}
+
+impl Role {
+    fn proxy(arguments: &[&str]) -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let dir = format!("store.dir={}", store.path().join("store").display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        command.args(["proxy", "run", "--set", &dir, "--set", "host=here"]);
+        // One that is blocked is all of them.
+        command.env("TOKIO_WORKER_THREADS", "1");
+        for listen in ["mirror", "peer", "admin"] {
+            command.args(["--set", &format!("{listen}.listen=127.0.0.1:0")]);
+        }
+        Self::start(command.args(arguments), store)
+    }
+
+    fn start(command: &mut Command, store: tempfile::TempDir) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = child.stderr.take().map(BufReader::new);
+        Self {
+            child,
+            log,
+            _store: store,
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// The next line of the log that says `message`.
+    fn logged(&mut self, message: &str) -> Value {
+        let log = self.log.as_mut().unwrap();
+        loop {
+            let mut line = String::new();
+            assert!(
+                log.read_line(&mut line).unwrap() > 0,
+                "it ended without {message:?}"
+            );
+            let Ok(event) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
+            if event.to_string().contains(message) {
+                return event;
+            }
+        }
+    }
+
+    /// Where the mirror listens, as soon as it does.
+    fn mirror(&mut self) -> SocketAddr {
+        address(&self.logged("proxy is ready"), "mirror")
+    }
+
+    /// The one process that this one runs.
+    fn worker(&self) -> Pid {
+        let pid = self.pid().as_raw_nonzero();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+    }
+
+    fn end(mut self) -> ExitStatus {
+        // What it still says must find its way.
+        let log = self.log.take().unwrap();
+        let reader = std::thread::spawn(move || log.lines().map_while(Result::ok).collect::<Vec<_>>());
+        let status = self.child.wait().unwrap();
+        reader.join().unwrap();
+        status
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address under `key`, wherever in an event it stands.
+fn address(event: &Value, key: &str) -> SocketAddr {
+    let inner = event.get("fields").and_then(|fields| fields.get(key));
+    let text = event.get(key).or(inner).unwrap().as_str().unwrap();
+    text.parse().unwrap()
+}
+
+/// The status line of the mirror's answer; empty when none comes.
+fn ask(mirror: SocketAddr, patience: Duration) -> String {
+    let request = "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    exchange(mirror, request, patience)
+}
+
+fn exchange(port: SocketAddr, request: &str, patience: Duration) -> String {
+    let mut answer = String::new();
+    let Ok(mut stream) = TcpStream::connect_timeout(&port, patience) else {
+        return answer;
+    };
+    stream.set_read_timeout(Some(patience)).unwrap();
+    let _ = stream.write_all(request.as_bytes());
+    let _ = stream.read_to_string(&mut answer);
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Waits until a process is no more.
+#[expect(clippy::disallowed_methods, reason = "a bound on waiting for a real process")]
+fn gone(pid: Pid) {
+    let deadline = std::time::Instant::now() + LONG;
+    while test_kill_process(pid).is_ok() {
+        let state =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        if state.contains(") Z ") {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "process {pid:?} is still there"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_worker_that_is_stopped_is_killed_and_replaced() {
+    let mut role = Role::proxy(&["--supervised", "--set", "watchdog.patience=3s"]);
+    let first = role.mirror();
+    assert_eq!(ask(first, LONG), "HTTP/1.1 200 OK");
+    let stopped = role.worker();
+    kill_process(stopped, Signal::STOP).unwrap();
+    role.logged("does not answer any more");
+    let second = role.mirror();
+    assert_ne!(role.worker(), stopped);
+    assert_eq!(ask(second, LONG), "HTTP/1.1 200 OK");
+    // Nobody waits any more at the one that was stopped.
+    assert_eq!(ask(first, LONG), "");
+    kill_process(role.pid(), Signal::TERM).unwrap();
+    let worker = role.worker();
+    assert_eq!(role.end().code(), Some(0));
+    gone(worker);
+}
+
+#[test]
+fn a_worker_that_crashes_is_replaced_and_one_that_is_renewed_as_well() {
+    let mut role = Role::proxy(&["--supervised"]);
+    role.mirror();
+    let first = role.worker();
+    kill_process(first, Signal::KILL).unwrap();
+    role.mirror();
+    let second = role.worker();
+    assert_ne!(first, second);
+    kill_process(role.pid(), Signal::USR2).unwrap();
+    role.mirror();
+    assert_ne!(second, role.worker());
+}
+
+#[test]
+fn a_worker_does_not_outlive_its_guardian() {
+    let mut role = Role::proxy(&["--supervised"]);
+    role.mirror();
+    let worker = role.worker();
+    kill_process(role.pid(), Signal::KILL).unwrap();
+    role.end();
+    gone(worker);
+}
+
+#[test]
+fn a_worker_that_cannot_start_is_not_tried_for_ever() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("mirror.listen={}", taken.local_addr().unwrap());
+    let role = Role::proxy(&["--supervised", "--set", &listen]);
+    assert_eq!(role.end().code(), Some(1));
+}
+
+/// The one thread of the runtime stands in a write to a log that nobody reads.
+#[test]
+fn a_proxy_whose_threads_are_all_blocked_ends_itself() {
+    let mut role = Role::proxy(&["--set", "watchdog.patience=3s"]);
+    let ready = role.logged("proxy is ready");
+    let (mirror, admin) = (address(&ready, "mirror"), address(&ready, "admin"));
+    // Each answered one writes a line.
+    let body = "info,".repeat(200);
+    let put = format!(
+        "PUT /loglevel HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let moment = Duration::from_secs(2);
+    let blocked = (0..1000).any(|_| exchange(admin, &put, moment).is_empty());
+    assert!(blocked, "it answers although nobody reads its log");
+    assert_eq!(ask(mirror, moment), "");
+    let status = role.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{status}");
+}
+
+#[test]
+fn a_supervisor_hears_ready_alive_and_stopping() {
+    for role in ["proxy", "scheduler"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        let said = || {
+            let mut bytes = [0; 256];
+            let count = socket.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..count]).into_owned()
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        command.args([role, "run"]).env("NOTIFY_SOCKET", &path);
+        let all: &[&str] = match role {
+            "proxy" => &["mirror.listen", "peer.listen", "admin.listen"],
+            _ => &["listen", "admin.listen"],
+        };
+        for key in all {
+            command.args(["--set", &format!("{key}=127.0.0.1:0")]);
+        }
+        if role == "proxy" {
+            let store = dir.path().join("store");
+            command.args([
+                "--set",
+                &format!("store.dir={}", store.display()),
+                "--set",
+                "host=here",
+            ]);
+        }
+        let role = Role::start(&mut command, tempfile::tempdir().unwrap());
+        assert_eq!(said(), "READY=1");
+        assert_eq!(said(), "WATCHDOG=1");
+        kill_process(role.pid(), Signal::TERM).unwrap();
+        assert!(std::iter::repeat_with(said).any(|word| word == "STOPPING=1"));
+        assert_eq!(role.end().code(), Some(0));
+    }
+}
