@@ -43,7 +43,7 @@ enum Command {
     Proxy(proxy::Proxy),
     /// The scheduler, and questions to a running one
     Scheduler(scheduler::Scheduler),
-    /// Makes a container runtime pull through the mirror, and undoes it
+    /// Makes a client (container runtime, builder, snapshotter) pull through the mirror, and undoes it
     Setup(setup::Setup),
     /// Version of this build and of the protocol that it speaks
     Version,

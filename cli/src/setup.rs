@@ -1,43 +1,48 @@
 //! `darter setup`: the command line of `darter-containerd-config`.
+//!
+//! Each client is a subcommand with the same common options; what it can set besides is in its own arguments.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
-use darter_containerd_config::containerd::{self, Options};
-use darter_containerd_config::{Error, Mirror, Plan, Registry};
+use clap::{Args, Subcommand};
+use darter_containerd_config::lazy::{self, Snapshotter};
+use darter_containerd_config::{Error, Mirror, Plan, Registry, buildkit, containers, docker};
 
 use crate::exit::Usage;
 use crate::system;
+
+mod containerd;
 
 /// `darter setup …`
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
     #[command(subcommand)]
-    runtime: Runtime,
+    client: Client,
 }
 
 #[derive(Debug, Subcommand)]
-enum Runtime {
+enum Client {
     /// containerd: a `hosts.toml` for each registry, and `config_path` where it is missing
-    Containerd(Containerd),
+    Containerd(containerd::Containerd),
+    /// Docker: `registry-mirrors` for Docker Hub, and `hosts.toml` files for the containerd image store
+    Docker(Docker),
+    /// podman, buildah and skopeo: mirrors in `registries.conf`
+    Podman(Containers),
+    /// CRI-O: the same files as podman's
+    Crio(Containers),
+    /// A BuildKit daemon of its own: mirrors in `buildkitd.toml`
+    Buildkit(WithConfig),
+    /// stargz-snapshotter: mirrors in its `config.toml`
+    Stargz(WithConfig),
+    /// SOCI snapshotter: mirrors in its `config.toml`
+    Soci(WithConfig),
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  darter setup containerd --dry-run                  shows the changes, writes nothing
-  darter setup containerd                            all registries
-  darter setup containerd --registry docker.io --registry registry.example:5000
-  darter setup containerd --root /host               another root, for example in a DaemonSet
-  darter setup containerd --undo                     gives the former files back";
-
+/// What every client's subcommand takes.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
-struct Containerd {
-    /// A registry to pull through the mirror, as images name it; may be repeated [default: all]
-    #[arg(long = "registry", value_name = "NAME", conflicts_with = "undo")]
-    registries: Vec<Registry>,
+struct Common {
     /// Address of the mirror
     #[arg(
         long,
@@ -46,22 +51,6 @@ struct Containerd {
         conflicts_with = "undo"
     )]
     mirror: Mirror,
-    /// What containerd may ask the mirror for: contents, and which digest a tag means
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_enum,
-        value_delimiter = ',',
-        default_value = "pull,resolve",
-        conflicts_with = "undo"
-    )]
-    capabilities: Vec<Capability>,
-    /// How long containerd waits for a connection to the mirror before it goes on to the registry
-    #[arg(long, value_name = "MS", default_value_t = 200, conflicts_with = "undo")]
-    dial_timeout_ms: u64,
-    /// The config.toml to use, instead of those that are found
-    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
-    config: Option<PathBuf>,
     /// Show the changes as a diff and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -76,62 +65,163 @@ struct Containerd {
     state_dir: PathBuf,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Capability {
-    /// Contents by digest
-    Pull,
-    /// Which digest a tag means
-    Resolve,
+/// Registries of a client that has no setting for all of them.
+#[derive(Debug, Args)]
+struct Named {
+    /// A registry to pull through the mirror, as images name it; may be repeated [default: docker.io]
+    #[arg(long = "registry", value_name = "NAME", conflicts_with = "undo")]
+    registries: Vec<Registry>,
+}
+
+const DOCKER_EXAMPLES: &str = "\
+Examples:
+  darter setup docker --dry-run                      shows the changes, writes nothing
+  darter setup docker                                Docker Hub
+  darter setup docker --registry docker.io --registry ghcr.io
+  darter setup docker --undo                         gives the former files back";
+
+#[derive(Debug, Args)]
+#[command(after_help = DOCKER_EXAMPLES)]
+struct Docker {
+    #[command(flatten)]
+    named: Named,
+    /// How long the containerd image store waits for a connection to the mirror
+    #[arg(long, value_name = "MS", default_value_t = 200, conflicts_with = "undo")]
+    dial_timeout_ms: u64,
+    /// The daemon.json to use, instead of /etc/docker/daemon.json
+    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+const CONTAINERS_EXAMPLES: &str = "\
+Examples:
+  darter setup podman --dry-run                      shows the changes, writes nothing
+  darter setup podman --registry docker.io --registry quay.io
+  darter setup crio --digest-only                    tags are asked of the registry itself
+  darter setup podman --undo                         gives the former files back";
+
+#[derive(Debug, Args)]
+#[command(after_help = CONTAINERS_EXAMPLES)]
+struct Containers {
+    #[command(flatten)]
+    named: Named,
+    /// Pull only what is named by digest through the mirror
+    #[arg(long, conflicts_with = "undo")]
+    digest_only: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  darter setup buildkit --registry docker.io --registry ghcr.io
+  darter setup stargz --config /etc/other/config.toml --dry-run
+  darter setup soci --undo                           gives the former file back";
+
+#[derive(Debug, Args)]
+#[command(after_help = CONFIG_EXAMPLES)]
+struct WithConfig {
+    #[command(flatten)]
+    named: Named,
+    /// The configuration file to use, instead of the usual one
+    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl Setup {
     /// Plans, shows and performs.
     pub(crate) fn run(self) -> Result<()> {
-        let Runtime::Containerd(arguments) = self.runtime;
-        let plan = if arguments.undo {
-            containerd::undo(&arguments.root, &arguments.state_dir)
-        } else {
-            containerd::plan(&arguments.options()?)
+        match &self.client {
+            Client::Containerd(arguments) => arguments.run(),
+            Client::Docker(arguments) => arguments.run(),
+            Client::Podman(arguments) => arguments.run("podman"),
+            Client::Crio(arguments) => arguments.run("crio"),
+            Client::Buildkit(arguments) => arguments.run_buildkit(),
+            Client::Stargz(arguments) => arguments.run_lazy("stargz", Snapshotter::Stargz),
+            Client::Soci(arguments) => arguments.run_lazy("soci", Snapshotter::Soci),
+        }
+    }
+}
+
+impl Docker {
+    fn run(&self) -> Result<()> {
+        let common = &self.common;
+        let plan = match common.undo {
+            true => docker::undo(&common.root, &common.state_dir),
+            false => docker::plan(&docker::Options {
+                config: self.config.clone(),
+                mirror: common.mirror.clone(),
+                registries: self.named.registries.clone(),
+                dial_timeout: Duration::from_millis(self.dial_timeout_ms),
+                ..docker::Options::new(&common.root)
+            }),
         };
+        common.perform("docker", plan)
+    }
+}
+
+impl Containers {
+    fn run(&self, client: &str) -> Result<()> {
+        let common = &self.common;
+        let plan = match common.undo {
+            true => containers::undo(&common.root, &common.state_dir),
+            false => containers::plan(&containers::Options {
+                mirror: common.mirror.clone(),
+                registries: self.named.registries.clone(),
+                digest_only: self.digest_only,
+                ..containers::Options::new(&common.root)
+            }),
+        };
+        common.perform(client, plan)
+    }
+}
+
+impl WithConfig {
+    fn run_buildkit(&self) -> Result<()> {
+        let common = &self.common;
+        let plan = match common.undo {
+            true => buildkit::undo(&common.root, &common.state_dir),
+            false => buildkit::plan(&buildkit::Options {
+                config: self.config.clone(),
+                mirror: common.mirror.clone(),
+                registries: self.named.registries.clone(),
+                ..buildkit::Options::new(&common.root)
+            }),
+        };
+        common.perform("buildkit", plan)
+    }
+
+    fn run_lazy(&self, client: &str, snapshotter: Snapshotter) -> Result<()> {
+        let common = &self.common;
+        let plan = match common.undo {
+            true => lazy::undo(snapshotter, &common.root, &common.state_dir),
+            false => lazy::plan(&lazy::Options {
+                config: self.config.clone(),
+                mirror: common.mirror.clone(),
+                registries: self.named.registries.clone(),
+                ..lazy::Options::new(snapshotter, &common.root)
+            }),
+        };
+        common.perform(client, plan)
+    }
+}
+
+impl Common {
+    /// Applies the plan unless it is a dry run, and says what happened. `client` is the subcommand's name.
+    fn perform(&self, client: &str, plan: Result<Plan, Error>) -> Result<()> {
         let plan = plan.map_err(usage)?;
-        if !arguments.dry_run {
-            plan.apply(&arguments.state_dir)?;
+        if !self.dry_run {
+            plan.apply(&self.state_dir)?;
         }
-        system::print(&arguments.report(&plan))
-    }
-}
-
-/// A name or address that no setup could use is the command line's fault.
-fn usage(error: Error) -> anyhow::Error {
-    match error {
-        Error::InvalidRegistry { .. } | Error::InvalidMirror { .. } | Error::ZeroDialTimeout => {
-            Usage(error.to_string()).into()
-        }
-        other => other.into(),
-    }
-}
-
-impl Containerd {
-    fn options(&self) -> Result<Options> {
-        let mut options = Options::new(&self.root);
-        options.config.clone_from(&self.config);
-        options.mirror = self.mirror.clone();
-        options.registries.clone_from(&self.registries);
-        options.dial_timeout = Duration::from_millis(self.dial_timeout_ms);
-        options.capabilities = match self.capabilities.contains(&Capability::Resolve) {
-            _ if !self.capabilities.contains(&Capability::Pull) => {
-                let text =
-                    "--capabilities resolve alone would fetch nothing through the mirror: write pull,resolve";
-                return Err(Usage(text.to_owned()).into());
-            }
-            true => containerd::Capabilities::PullAndResolve,
-            false => containerd::Capabilities::Pull,
-        };
-        Ok(options)
+        system::print(&self.report(client, &plan))
     }
 
     /// What happened, or would happen, for the terminal.
-    fn report(&self, plan: &Plan) -> String {
+    fn report(&self, client: &str, plan: &Plan) -> String {
         let mut text = String::new();
         if self.dry_run {
             text += &plan.render();
@@ -145,13 +235,23 @@ impl Containerd {
         for note in plan.notes() {
             text += &format!("note: {note}\n");
         }
-        text += match (plan.is_empty(), self.dry_run, self.undo) {
-            (true, _, true) => "",
-            (true, _, false) => "containerd is set up already: nothing to change\n",
-            (false, true, _) => "nothing was written; leave --dry-run out to write this\n",
-            (false, false, true) => "the former files are back\n",
-            (false, false, false) => "to take it back: darter setup containerd --undo\n",
+        text += &match (plan.is_empty(), self.dry_run, self.undo) {
+            (true, _, true) => String::new(),
+            (true, _, false) => format!("{client} is set up already: nothing to change\n"),
+            (false, true, _) => "nothing was written; leave --dry-run out to write this\n".to_owned(),
+            (false, false, true) => "the former files are back\n".to_owned(),
+            (false, false, false) => format!("to take it back: darter setup {client} --undo\n"),
         };
         text
+    }
+}
+
+/// A name or address that no setup could use is the command line's fault.
+fn usage(error: Error) -> anyhow::Error {
+    match error {
+        Error::InvalidRegistry { .. } | Error::InvalidMirror { .. } | Error::ZeroDialTimeout => {
+            Usage(error.to_string()).into()
+        }
+        other => other.into(),
     }
 }

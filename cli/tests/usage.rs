@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn bad_usage_ends_with_64() {
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 10] = [
         &[],
         &["bogus"],
         &["proxy", "run", "--bogus"],
@@ -27,6 +27,8 @@ fn bad_usage_ends_with_64() {
         &["proxy", "run", "--config", "/nonexistent.yaml"],
         &["setup", "containerd", "--registry", "../etc"],
         &["setup", "containerd", "--capabilities", "resolve"],
+        &["setup", "podman", "--registry", "_default"],
+        &["setup", "buildkit", "--mirror", "http://127.0.0.1:4001/path"],
     ];
     for arguments in wrong {
         let output = darter(arguments);
@@ -52,6 +54,12 @@ fn help_has_examples_that_are_commands() {
         &["scheduler", "run", "--help"],
         &["scheduler", "task", "--help"],
         &["setup", "containerd", "--help"],
+        &["setup", "docker", "--help"],
+        &["setup", "podman", "--help"],
+        &["setup", "crio", "--help"],
+        &["setup", "buildkit", "--help"],
+        &["setup", "stargz", "--help"],
+        &["setup", "soci", "--help"],
     ] {
         let output = darter(arguments);
         assert_eq!(output.status.code(), Some(0));
@@ -145,4 +153,85 @@ fn containerd_is_set_up_and_taken_back() {
     assert!(setup(&["--undo"]).contains("the former files are back"));
     assert!(!std::fs::exists(&hosts).unwrap());
     assert!(setup(&["--undo"]).contains("nothing to undo"));
+}
+
+/// Each client's command shows, writes, tells what to do next, finds nothing to do the second time, and takes it back.
+#[test]
+fn every_other_client_is_set_up_and_taken_back() {
+    for (client, file, next) in [
+        ("docker", "etc/docker/daemon.json", "systemctl reload docker"),
+        (
+            "podman",
+            "etc/containers/registries.conf.d/50-darter.conf",
+            "at each pull",
+        ),
+        (
+            "crio",
+            "etc/containers/registries.conf.d/50-darter.conf",
+            "systemctl reload crio",
+        ),
+        ("buildkit", "etc/buildkit/buildkitd.toml", "restart buildkitd"),
+        (
+            "stargz",
+            "etc/containerd-stargz-grpc/config.toml",
+            "restart containerd-stargz-grpc",
+        ),
+        (
+            "soci",
+            "etc/soci-snapshotter-grpc/config.toml",
+            "restart soci-snapshotter-grpc",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, state) = (dir.path().join("root"), dir.path().join("state"));
+        std::fs::create_dir(&root).unwrap();
+        let (root, state) = (root.display().to_string(), state.display().to_string());
+        let setup = |more: &[&str]| {
+            let common = ["setup", client, "--root", &root, "--state-dir", &state];
+            let output = darter(&[&common, more].concat());
+            assert!(output.status.success(), "{client}: {}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let written = format!("{root}/{file}");
+
+        assert!(
+            setup(&["--dry-run"]).contains(&format!("+++ /{file}")),
+            "{client}"
+        );
+        assert!(!std::fs::exists(&written).unwrap(), "{client}");
+        let said = setup(&[]);
+        assert!(
+            said.contains(&format!("changed /{file}\n")) && said.contains(next),
+            "{said}"
+        );
+        assert!(
+            std::fs::read_to_string(&written)
+                .unwrap()
+                .contains("127.0.0.1:4001"),
+            "{client}"
+        );
+        assert!(setup(&[]).contains("nothing to change"), "{client}");
+        let back = setup(&["--undo"]);
+        assert!(
+            back.contains("the former files are back") && back.contains(next),
+            "{back}"
+        );
+        assert!(!std::fs::exists(&written).unwrap(), "{client}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_understood_is_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("etc/docker/daemon.json");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "{\n  \"debug\": true,\n}\n").unwrap();
+    let output = darter(&["setup", "docker", "--root", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("/etc/docker/daemon.json:3: invalid JSON"), "{said}");
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        "{\n  \"debug\": true,\n}\n"
+    );
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::plan::{Change, Note, Plan};
-use crate::{Error, rooted};
+use crate::{Error, Runtime, rooted};
 
 const RECORD_FILE: &str = "record.json";
 const RECORD_VERSION: u32 = 1;
@@ -132,9 +132,9 @@ pub(crate) fn record(root: &Path, state_dir: &Path, changes: &[Change]) -> Resul
 }
 
 /// The plan that gives back what was there before every recorded setup.
-pub(crate) fn undo(root: &Path, state_dir: &Path, runtime: &'static str) -> Result<Plan, Error> {
+pub(crate) fn undo(root: &Path, state_dir: &Path, runtime: Runtime) -> Result<Plan, Error> {
     let mut plan = Plan::new(root, runtime);
-    let state_dir = state_dir.join(runtime);
+    let state_dir = state_dir.join(runtime.folder());
     let Some(mut record) = load(&state_dir)? else {
         plan.note(Note::NothingToUndo);
         return Ok(plan);
@@ -163,7 +163,10 @@ pub(crate) fn undo(root: &Path, state_dir: &Path, runtime: &'static str) -> Resu
     for (path, file) in files {
         let changed = file.disk != file.now;
         if changed && file.restart {
-            plan.note(Note::RestartNeeded { path: path.clone() });
+            plan.note(Note::RestartNeeded {
+                path: path.clone(),
+                runtime,
+            });
         }
         plan.change(Change {
             path,

@@ -4,27 +4,24 @@
 //! that does not answer costs a pull no more than the dial timeout. It reads `hosts.toml` at each pull, but
 //! `config.toml` only at its start: that is the one restart.
 //!
-//! `config` finds and edits `config.toml`, `hosts` edits one `hosts.toml`, `distribution` knows the places. The
-//! first two are pure: bytes in, bytes out.
+//! `config` finds and edits `config.toml`, `distribution` knows the places; `crate::hosts` edits a `hosts.toml`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::plan::Change;
-use crate::{Error, Mirror, Note, Plan, Registry, backup, rooted};
+use crate::hosts::Host;
+use crate::hosts::place::{self, Place};
+use crate::{Error, Mirror, Note, Plan, Registry, Runtime, backup};
 use config::Config;
 use distribution::Distribution;
 
 mod config;
 mod distribution;
-mod hosts;
 
 pub use hosts::fuzz_hosts;
 
 /// Where `hosts.toml` files go if containerd has no `config_path` yet.
 const HOSTS_DIRECTORY: &str = "/etc/containerd/certs.d";
-/// The folder of the record below the state directory.
-const RUNTIME: &str = "containerd";
 
 /// What containerd may ask the proxy for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,8 +70,13 @@ impl Options {
 /// # Errors
 /// Any [`Error`] about what is there now: unreadable, invalid, or set in a way that containerd would refuse.
 pub fn plan(options: &Options) -> Result<Plan, Error> {
-    let host = hosts::Host::new(options)?;
-    let mut plan = Plan::new(&options.root, RUNTIME);
+    let host = Host::new(
+        Runtime::Containerd,
+        &options.mirror,
+        options.capabilities,
+        options.dial_timeout,
+    )?;
+    let mut plan = Plan::new(&options.root, Runtime::Containerd);
     let mut planned: Vec<PathBuf> = Vec::new();
     for distribution in distribution::find(&options.root, options.config.as_deref())? {
         let directories = plan_config(&mut plan, &options.root, &distribution)?;
@@ -83,13 +85,13 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
             named => named,
         };
         for registry in registries {
-            let place = place(&options.root, &directories, registry)?;
+            let place = place::find(&options.root, &directories, registry)?;
             // The same registry twice, or two configurations with one directory.
             if planned.contains(&place.path) {
                 continue;
             }
             planned.push(place.path.clone());
-            plan_hosts(&mut plan, &options.root, &distribution, registry, &host, place)?;
+            plan_hosts(&mut plan, &distribution, registry, &host, place)?;
         }
     }
     Ok(plan)
@@ -100,7 +102,7 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
 /// # Errors
 /// [`Error::BadRecord`] if the record is damaged, and errors of reading.
 pub fn undo(root: &Path, state_dir: &Path) -> Result<Plan, Error> {
-    backup::undo(root, state_dir, RUNTIME)
+    backup::undo(root, state_dir, Runtime::Containerd)
 }
 
 /// Plans the edit of `config.toml` if it is needed; answers the directories of `config_path`.
@@ -124,97 +126,29 @@ fn plan_config(plan: &mut Plan, root: &Path, distribution: &Distribution) -> Res
     let change = config.set_directory(HOSTS_DIRECTORY)?;
     plan.note(Note::RestartNeeded {
         path: change.path.clone(),
+        runtime: Runtime::Containerd,
     });
     plan.change(change);
     Ok(vec![PathBuf::from(HOSTS_DIRECTORY)])
 }
 
-/// Where a registry's `hosts.toml` is or belongs.
-struct Place {
-    path: PathBuf,
-    /// The `_default` that containerd uses for this registry at present, while it has no directory.
-    shadowed_default: Option<PathBuf>,
-}
-
-/// Follows containerd's own search: directory by directory of `config_path`, in each the registry's names and then
-/// `_default`.
-fn place(root: &Path, directories: &[PathBuf], registry: &Registry) -> Result<Place, Error> {
-    let names = registry.directories();
-    for directory in directories {
-        for name in &names {
-            let own = directory.join(name);
-            if rooted::is_dir(root, &own)? {
-                return Ok(Place {
-                    path: own.join("hosts.toml"),
-                    shadowed_default: None,
-                });
-            }
-        }
-        let default = directory.join("_default");
-        if rooted::is_dir(root, &default)? {
-            let own = directory.join(names.last().map_or("_default", String::as_str));
-            return Ok(Place {
-                path: own.join("hosts.toml"),
-                shadowed_default: Some(default.join("hosts.toml")),
-            });
-        }
-    }
-    let first = directories
-        .first()
-        .map_or(Path::new(HOSTS_DIRECTORY), PathBuf::as_path);
-    let own = first.join(names.last().map_or("_default", String::as_str));
-    Ok(Place {
-        path: own.join("hosts.toml"),
-        shadowed_default: None,
-    })
-}
-
 fn plan_hosts(
     plan: &mut Plan,
-    root: &Path,
     distribution: &Distribution,
     registry: &Registry,
-    host: &hosts::Host,
+    host: &Host,
     place: Place,
 ) -> Result<(), Error> {
-    let before = rooted::read(root, &place.path)?;
-    let after = match &before {
-        Some(bytes) if !bytes.is_empty() => hosts::merge(&place.path, bytes, host)?,
-        _ => {
-            let directory = place.path.parent().unwrap_or(Path::new("/"));
-            hosts::create(
-                registry.origin().as_deref(),
-                &rooted::names(root, directory)?,
-                host,
-            )
-        }
-    };
-    if let Some(path) = place.shadowed_default {
-        let ours = plan
-            .changes
-            .iter()
-            .any(|change| change.path == path && change.before.is_none());
-        if rooted::read(root, &path)?.is_some() && !ours {
-            plan.note(Note::DefaultNoLongerApplies {
-                registry: registry.to_string(),
-                path,
-            });
-        }
-    }
+    let path = place.path.clone();
+    let before = place.plan(plan, registry, host)?;
     if let Some(name) = distribution.generated_by
         && before.as_deref().is_some_and(distribution::is_generated)
     {
         plan.note(Note::Regenerated {
-            path: place.path.clone(),
+            path,
             distribution: name,
         });
     }
-    plan.change(Change {
-        path: place.path,
-        before,
-        after: Some(after.into_bytes()),
-        restart: false,
-    });
     Ok(())
 }
 

@@ -40,8 +40,8 @@ pub enum Error {
         /// The path that was to be resolved.
         path: PathBuf,
     },
-    /// The file is not UTF-8, which TOML has to be.
-    #[error("{} is not UTF-8 text, so it is not TOML; correct or remove it", path.display())]
+    /// The file is not UTF-8, which TOML and JSON have to be.
+    #[error("{} is not UTF-8 text; correct or remove it", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
@@ -112,7 +112,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A mirror address that containerd would not understand.
+    /// A mirror address that the client would not understand.
     #[error("`{url}` is no mirror address: {reason}; write it like `http://127.0.0.1:4001`")]
     InvalidMirror {
         /// What was given.
@@ -128,6 +128,40 @@ pub enum Error {
     ChangedMeanwhile {
         /// The file.
         path: PathBuf,
+    },
+    /// The file is not valid JSON.
+    #[error("{}:{line}: invalid JSON: {message}; correct the file first", path.display())]
+    InvalidJson {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// A setting of the configuration file is given on the command line too: the daemon would not start.
+    #[error(
+        "{} gives {flag} to the daemon, which does not start when its configuration file has the same setting; \
+         remove the flag and run setup again (its value can stand in {} instead)", path.display(), config.display()
+    )]
+    FlagConflict {
+        /// The unit or environment file with the flag.
+        path: PathBuf,
+        /// The flag.
+        flag: &'static str,
+        /// The configuration file that setup would change.
+        config: PathBuf,
+    },
+    /// Docker stops applying `insecure-registries` to a registry that gets a `hosts.toml`.
+    #[error(
+        "{registry} is in `insecure-registries` of {}, which Docker no longer applies once the registry has a \
+         hosts.toml; write its hosts.toml by hand (docs/operate/docker.md shows how) or leave it out", path.display()
+    )]
+    InsecureRegistry {
+        /// `daemon.json`.
+        path: PathBuf,
+        /// The registry.
+        registry: String,
     },
     /// The record of what setup wrote is damaged or from a newer release.
     #[error("the record {} cannot be used: {reason}; restore the files from the copies beside it by hand", path.display())]

@@ -1,6 +1,6 @@
-//! Points container runtimes at a Darter proxy, shows what that would change, and takes it back.
+//! Points the clients of registries (container runtimes, builders, snapshotters) at a Darter proxy, shows what that would change, and takes it back.
 //!
-//! This is the library behind `darter setup`. Each runtime is a module with two functions: one reads the
+//! This is the library behind `darter setup`. Each client is a module with two functions: one reads the
 //! files that are there and answers a [`Plan`], the other answers the plan that undoes an earlier one.
 //! Nothing is written before [`Plan::apply`], so a dry run is a plan that is only rendered.
 //!
@@ -15,16 +15,23 @@
 //!
 //! Start reading at [`containerd::plan`].
 
+pub mod buildkit;
 pub mod containerd;
+pub mod containers;
+pub mod docker;
+pub mod lazy;
 
 mod backup;
 mod diff;
 mod document;
 mod error;
+mod hosts;
 mod plan;
 mod registry;
 mod rooted;
+mod runtime;
 
 pub use error::Error;
 pub use plan::{Note, Plan};
 pub use registry::{Mirror, Registry};
+pub use runtime::Runtime;

@@ -7,14 +7,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::backup::{self, Record};
-use crate::{Error, diff, rooted};
+use crate::{Error, Runtime, diff, rooted};
 
-/// What a setup or its undo would do. Made by [`crate::containerd::plan`] and [`crate::containerd::undo`].
+/// What a setup or its undo would do. Made by `plan` and `undo` of each client's module.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) root: PathBuf,
-    /// The folder of this runtime's record below the state directory.
-    pub(crate) runtime: &'static str,
+    pub(crate) runtime: Runtime,
     pub(crate) changes: Vec<Change>,
     pub(crate) notes: Vec<Note>,
     /// For an undo: the record that is left after it.
@@ -35,10 +34,12 @@ pub(crate) struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Note {
-    /// The runtime reads this file at its start only.
+    /// The runtime does not read this file at each pull: it has to be told.
     RestartNeeded {
         /// The file that changes.
         path: PathBuf,
+        /// Whose file it is.
+        runtime: Runtime,
     },
     /// A distribution writes this file anew at its start.
     Regenerated {
@@ -68,16 +69,49 @@ pub enum Note {
     },
     /// There is no record of an earlier setup.
     NothingToUndo,
+    /// Docker's classic image store uses mirrors for Docker Hub alone.
+    DockerHubOnly {
+        /// The registry that was asked for.
+        registry: String,
+    },
+    /// Docker keeps images in containerd: mirrors stand in `hosts.toml` files, and `registry-mirrors` is not used
+    /// for a registry that has one.
+    ContainerdStore {
+        /// Where those files are.
+        directory: PathBuf,
+    },
+    /// Docker's files do not tell which image store it uses.
+    UnknownStore {
+        /// Where the containerd image store looks.
+        directory: PathBuf,
+    },
+    /// A narrower prefix has an entry of its own, which a client takes for the images below it.
+    NarrowerPrefix {
+        /// The prefix.
+        prefix: String,
+        /// The file that has it.
+        path: PathBuf,
+    },
+    /// The client may reach the registry without TLS; the proxy has to be told as well.
+    InsecureRegistry {
+        /// The registry.
+        registry: String,
+        /// The file that says so.
+        path: PathBuf,
+    },
+    /// The client does not say to a mirror which registry it means.
+    NamesNoRegistry {
+        /// The registry that the proxy's `mirror.defaultRegistry` has to be.
+        registry: String,
+    },
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RestartNeeded { path } => write!(
-                f,
-                "{} is read at the start only: restart containerd once (running containers stay)",
-                path.display()
-            ),
+            Self::RestartNeeded { path, runtime } => {
+                write!(f, "{} {}", path.display(), runtime.next_step())
+            }
             Self::Regenerated { path, distribution } => write!(
                 f,
                 "{} is written anew when {distribution} restarts: run setup again then, or name the mirror in its \
@@ -109,12 +143,45 @@ impl fmt::Display for Note {
                 path.display()
             ),
             Self::NothingToUndo => f.write_str("there is no record of an earlier setup: nothing to undo"),
+            Self::DockerHubOnly { registry } => write!(
+                f,
+                "{registry} is not pulled through the mirror: Docker's classic image store has mirrors for docker.io \
+                 only"
+            ),
+            Self::ContainerdStore { directory } => write!(
+                f,
+                "Docker's containerd image store is on: mirrors are taken from hosts.toml files below {}, at each \
+                 pull",
+                directory.display()
+            ),
+            Self::UnknownStore { directory } => write!(
+                f,
+                "which image store Docker uses cannot be seen from its files, so both forms are written: \
+                 registry-mirrors for the classic store, hosts.toml below {} for the containerd image store",
+                directory.display()
+            ),
+            Self::NarrowerPrefix { prefix, path } => write!(
+                f,
+                "{prefix} has an entry of its own in {}: images below it are not pulled through the mirror",
+                path.display()
+            ),
+            Self::InsecureRegistry { registry, path } => write!(
+                f,
+                "{} lets {registry} be reached without TLS; the proxy needs \
+                 origin.registries.\"{registry}\".plainHttp (or caFile) to reach it too",
+                path.display()
+            ),
+            Self::NamesNoRegistry { registry } => write!(
+                f,
+                "this client does not tell a mirror which registry it means: set mirror.defaultRegistry of the proxy \
+                 to {registry}"
+            ),
         }
     }
 }
 
 impl Plan {
-    pub(crate) fn new(root: &Path, runtime: &'static str) -> Self {
+    pub(crate) fn new(root: &Path, runtime: Runtime) -> Self {
         Self {
             root: root.to_path_buf(),
             runtime,
@@ -187,7 +254,7 @@ impl Plan {
                 });
             }
         }
-        let state_dir = state_dir.join(self.runtime);
+        let state_dir = state_dir.join(self.runtime.folder());
         match &self.left {
             None if self.is_empty() => Ok(()),
             None => {

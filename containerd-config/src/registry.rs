@@ -39,6 +39,22 @@ impl Registry {
         }
     }
 
+    /// The registry's name, for clients that know no setting for all registries.
+    pub(crate) fn name(&self) -> Result<&str, Error> {
+        match self {
+            Self::Named(host) => Ok(&host.0),
+            Self::Default => Err(Error::InvalidRegistry {
+                name: "_default".to_owned(),
+                reason: "this client has no setting for all registries: name each",
+            }),
+        }
+    }
+
+    /// Whether this is Docker Hub, the one registry whose mirrors have settings of their own.
+    pub(crate) fn is_docker_hub(&self) -> bool {
+        matches!(self, Self::Named(host) if host.0 == "docker.io")
+    }
+
     /// The origin to write as `server`, or `None` where containerd's own choice is the right one: for `_default`,
     /// and for local registries, which it may reach without TLS.
     pub(crate) fn origin(&self) -> Option<String> {
@@ -128,14 +144,31 @@ fn check_label(label: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The address at which containerd reaches the proxy, without a trailing slash.
+/// The address at which clients reach the proxy, without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror(String);
 
 impl Mirror {
-    /// The address as it is written to `hosts.toml`.
+    /// The address as it is written to `hosts.toml` and `daemon.json`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the proxy is reached without TLS.
+    pub(crate) fn is_http(&self) -> bool {
+        self.0.starts_with("http://")
+    }
+
+    /// `host:port`, for clients whose settings have neither a scheme nor a place for a path.
+    pub(crate) fn authority(&self) -> Result<&str, Error> {
+        let rest = self.0.split_once("://").map_or(self.0.as_str(), |(_, rest)| rest);
+        match rest.contains('/') {
+            false => Ok(rest),
+            true => Err(Error::InvalidMirror {
+                url: self.0.clone(),
+                reason: "this client takes a host and a port only, no path".to_owned(),
+            }),
+        }
     }
 
     /// Whether a key of a `hosts.toml` means this mirror: containerd takes a missing scheme as https, and adds

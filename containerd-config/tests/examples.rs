@@ -5,7 +5,9 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
-use darter_containerd_config::containerd::{Capabilities, Options, plan, undo};
+use darter_containerd_config::containerd::Capabilities;
+use darter_containerd_config::lazy::Snapshotter;
+use darter_containerd_config::{Mirror, Plan, Registry, buildkit, containerd, containers, docker, lazy};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,22 +45,126 @@ fn write_tree(base: &Path, tree: &Tree) {
     }
 }
 
-fn options(root: &Path, command: &str) -> Options {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    assert_eq!(words[..3], ["darter", "setup", "containerd"]);
-    let mut options = Options::new(root);
-    for flag in words[3..].chunks(2) {
-        match flag {
-            ["--registry", name] => options.registries.push(name.parse().unwrap()),
-            ["--mirror", url] => options.mirror = url.parse().unwrap(),
-            ["--capabilities", "pull"] => options.capabilities = Capabilities::Pull,
-            ["--dial-timeout-ms", millis] => {
-                options.dial_timeout = Duration::from_millis(millis.parse().unwrap())
+type Undo = dyn Fn(&Path, &Path) -> Plan;
+
+/// One client's `plan` and `undo` with the options that a command line gives.
+struct Setup {
+    plan: Box<dyn Fn() -> Plan>,
+    undo: Box<Undo>,
+}
+
+/// The flags of a command, each with its values.
+struct Flags(BTreeMap<String, Vec<String>>);
+
+impl Flags {
+    fn of(words: &[&str]) -> Self {
+        let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut name = String::new();
+        for word in words {
+            match word.strip_prefix("--") {
+                Some(flag) => {
+                    name = flag.to_owned();
+                    flags.entry(name.clone()).or_default();
+                }
+                None => flags.get_mut(&name).unwrap().push((*word).to_owned()),
             }
-            other => panic!("unknown flag {other:?}"),
         }
+        Self(flags)
     }
-    options
+
+    fn one(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.first().map(String::as_str)
+    }
+
+    fn registries(&self) -> Vec<Registry> {
+        let named = self.0.get("registry").into_iter().flatten();
+        named.map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn mirror(&self) -> Mirror {
+        self.one("mirror")
+            .map_or_else(Mirror::default, |url| url.parse().unwrap())
+    }
+
+    fn dial_timeout(&self) -> Duration {
+        Duration::from_millis(
+            self.one("dial-timeout-ms")
+                .map_or(200, |text| text.parse().unwrap()),
+        )
+    }
+}
+
+fn setup(root: &Path, command: &str) -> Setup {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    assert_eq!(words[..2], ["darter", "setup"]);
+    let (flags, root) = (Flags::of(&words[3..]), root.to_owned());
+    match words[2] {
+        "containerd" => containerd_setup(&flags, &root),
+        "docker" => {
+            let options = docker::Options {
+                registries: flags.registries(),
+                mirror: flags.mirror(),
+                dial_timeout: flags.dial_timeout(),
+                ..docker::Options::new(&root)
+            };
+            Setup {
+                plan: Box::new(move || docker::plan(&options).unwrap()),
+                undo: Box::new(|root, state| docker::undo(root, state).unwrap()),
+            }
+        }
+        "podman" | "crio" => {
+            let options = containers::Options {
+                registries: flags.registries(),
+                mirror: flags.mirror(),
+                digest_only: flags.0.contains_key("digest-only"),
+                ..containers::Options::new(&root)
+            };
+            Setup {
+                plan: Box::new(move || containers::plan(&options).unwrap()),
+                undo: Box::new(|root, state| containers::undo(root, state).unwrap()),
+            }
+        }
+        "buildkit" => {
+            let options = buildkit::Options {
+                registries: flags.registries(),
+                mirror: flags.mirror(),
+                ..buildkit::Options::new(&root)
+            };
+            Setup {
+                plan: Box::new(move || buildkit::plan(&options).unwrap()),
+                undo: Box::new(|root, state| buildkit::undo(root, state).unwrap()),
+            }
+        }
+        "stargz" => lazy_setup(&flags, &root, Snapshotter::Stargz),
+        "soci" => lazy_setup(&flags, &root, Snapshotter::Soci),
+        other => panic!("unknown client {other}"),
+    }
+}
+
+fn containerd_setup(flags: &Flags, root: &Path) -> Setup {
+    let mut options = containerd::Options::new(root);
+    options.registries = flags.registries();
+    options.mirror = flags.mirror();
+    options.dial_timeout = flags.dial_timeout();
+    if flags.one("capabilities") == Some("pull") {
+        options.capabilities = Capabilities::Pull;
+    }
+    Setup {
+        plan: Box::new(move || containerd::plan(&options).unwrap()),
+        undo: Box::new(|root, state| containerd::undo(root, state).unwrap()),
+    }
+}
+
+fn lazy_setup(flags: &Flags, root: &Path, snapshotter: Snapshotter) -> Setup {
+    let options = lazy::Options {
+        registries: flags.registries(),
+        mirror: flags.mirror(),
+        ..lazy::Options::new(snapshotter, root)
+    };
+    Setup {
+        plan: Box::new(move || lazy::plan(&options).unwrap()),
+        undo: Box::new(move |root, state| lazy::undo(snapshotter, root, state).unwrap()),
+    }
 }
 
 /// Runs one example and answers the notes of its first plan.
@@ -69,8 +175,8 @@ fn run(name: &str) -> Vec<String> {
     let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_tree(root.path(), &before);
 
-    let options = options(root.path(), &command);
-    let first = plan(&options).unwrap();
+    let setup = setup(root.path(), &command);
+    let first = (setup.plan)();
     assert_eq!(read_tree(root.path()), before, "{name}: a plan writes nothing");
     first.apply(state.path()).unwrap();
     let after = read_tree(root.path());
@@ -84,11 +190,11 @@ fn run(name: &str) -> Vec<String> {
         "{name}: not as in its `after`"
     );
 
-    let second = plan(&options).unwrap();
+    let second = (setup.plan)();
     assert_eq!(second.render(), "", "{name}: the second plan is empty");
     assert!(second.is_empty());
 
-    let back = undo(root.path(), state.path()).unwrap();
+    let back = (setup.undo)(root.path(), state.path());
     assert!(!back.is_empty());
     back.apply(state.path()).unwrap();
     assert_eq!(
@@ -114,7 +220,7 @@ fn every_example_is_applied_and_undone() {
             ran += 1;
         }
     }
-    assert_eq!(ran, 5, "the README of the examples names five");
+    assert_eq!(ran, 13, "the README of the examples names thirteen");
 }
 
 #[test]

@@ -9,10 +9,11 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
+use toml_edit::{DocumentMut, Item, Value};
 
+use crate::document::{self, child, indentation, wrong_type};
 use crate::plan::Change;
-use crate::{Error, document, rooted};
+use crate::{Error, rooted};
 
 /// Nobody imports more; imports that name each other end here.
 const IMPORTS_MAX: usize = 64;
@@ -247,14 +248,6 @@ impl Config {
     }
 }
 
-fn wrong_type(path: &Path, key: &str, expected: &'static str) -> Error {
-    Error::WrongType {
-        path: path.to_path_buf(),
-        key: key.to_owned(),
-        expected,
-    }
-}
-
 fn lookup<'t>(item: &'t Item, keys: &[&str]) -> Option<&'t Item> {
     keys.iter()
         .try_fold(item, |item, key| item.as_table_like()?.get(key))
@@ -286,38 +279,6 @@ fn set(file: &mut File, section: &[&str], directory: &str) -> Result<(), Error> 
         }
     }
     Ok(())
-}
-
-/// The blanks before a key, to write the next one alike.
-fn indentation(key: &toml_edit::Key) -> Option<String> {
-    let prefix = key.leaf_decor().prefix()?.as_str()?;
-    let blanks = prefix.rsplit('\n').next()?;
-    blanks
-        .chars()
-        .all(|c| c == ' ' || c == '\t')
-        .then(|| blanks.to_owned())
-}
-
-/// The table `key` of a table, made in its parent's style if it is not there.
-fn child<'t>(parent: &'t mut Item, key: &str) -> Option<&'t mut Item> {
-    match parent {
-        Item::Table(table) => {
-            let dotted = table.is_dotted();
-            Some(table.entry(key).or_insert_with(|| {
-                let mut new = Table::new();
-                new.set_implicit(true);
-                new.set_dotted(dotted);
-                Item::Table(new)
-            }))
-        }
-        Item::Value(Value::InlineTable(table)) => {
-            if !table.contains_key(key) {
-                table.insert(key, Value::InlineTable(InlineTable::new()));
-            }
-            parent.get_mut(key)
-        }
-        _ => None,
-    }
 }
 
 /// A file name against a pattern with `*` and `?`; containerd's brackets are not used in practice.

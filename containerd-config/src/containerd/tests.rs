@@ -340,7 +340,12 @@ fn an_edit_between_two_setups_survives_the_undo() {
 fn a_setup_that_stopped_before_writing_is_undone_to_the_same_files() {
     let node = Node::new(&[(CONFIG, V2_SET), (DOCKER, "server = \"https://a\"\n")]);
     let plan = node.plan(&["docker.io"]).unwrap();
-    backup::record(node.root.path(), &node.state.path().join(RUNTIME), &plan.changes).unwrap();
+    backup::record(
+        node.root.path(),
+        &node.state.path().join("containerd"),
+        &plan.changes,
+    )
+    .unwrap();
     node.apply(&["docker.io"]);
     node.undo();
     assert_eq!(node.read(DOCKER), "server = \"https://a\"\n");
@@ -353,8 +358,8 @@ fn a_damaged_record_is_told() {
         "{",
         "{\"version\":9,\"next_copy\":1,\"entries\":[],\"directories\":[]}",
     ] {
-        fs::create_dir_all(node.state.path().join(RUNTIME)).unwrap();
-        fs::write(node.state.path().join(RUNTIME).join("record.json"), text).unwrap();
+        fs::create_dir_all(node.state.path().join("containerd")).unwrap();
+        fs::write(node.state.path().join("containerd").join("record.json"), text).unwrap();
         assert!(
             matches!(
                 undo(node.root.path(), node.state.path()),

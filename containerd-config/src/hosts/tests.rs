@@ -7,7 +7,13 @@ use toml_edit::DocumentMut;
 const OURS: &str = "http://127.0.0.1:4001";
 
 fn host() -> Host {
-    Host::new(&Options::new("/")).unwrap()
+    Host::new(
+        Runtime::Containerd,
+        &Mirror::default(),
+        Capabilities::PullAndResolve,
+        Duration::from_millis(200),
+    )
+    .unwrap()
 }
 
 fn merged(text: &str) -> Result<String, Error> {
@@ -48,7 +54,8 @@ fn a_right_file_is_not_touched() {
 fn a_comment_at_the_head_stays_with_its_host() {
     let text = "# about a\n[host.\"https://a\"]\n";
     let expected = format!(
-        "{COMMENT}[host.\"{OURS}\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"200ms\"\n\n{text}"
+        "{}[host.\"{OURS}\"]\ncapabilities = [\"pull\", \"resolve\"]\ndial_timeout = \"200ms\"\n\n{text}",
+        Runtime::Containerd.comment()
     );
     assert_eq!(merged(text).unwrap(), expected);
 }

@@ -3,38 +3,46 @@
 //! containerd orders hosts by where their first `[host."…"]` header stands in the file. Hosts written in any other
 //! form (inline, dotted, as values of `[host]`) have no place in that order: containerd 2 skips them. Such a file
 //! is refused rather than half understood.
+//!
+//! containerd, Docker's containerd image store and nerdctl read this format. `place` knows where the files are.
 
 use std::path::Path;
 use std::time::Duration;
 use toml_edit::{Array, Item, Table, Value};
 
-use super::{Capabilities, Options};
-use crate::{Error, Mirror, document};
+use crate::containerd::Capabilities;
+use crate::{Error, Mirror, Runtime, document};
 
-/// Stands above the host that setup writes.
-const COMMENT: &str =
-    "# Written by `darter setup containerd`; `darter setup containerd --undo` takes it back.\n";
+pub(crate) mod place;
 
 /// The proxy's entry.
 #[derive(Debug, Clone)]
-pub(super) struct Host {
+pub(crate) struct Host {
     mirror: Mirror,
     capabilities: &'static [&'static str],
     /// In Go's notation.
     dial_timeout: String,
+    /// Whose file it is, for the comment.
+    runtime: Runtime,
 }
 
 impl Host {
-    pub(super) fn new(options: &Options) -> Result<Self, Error> {
-        let capabilities: &[&str] = match options.capabilities {
+    pub(crate) fn new(
+        runtime: Runtime,
+        mirror: &Mirror,
+        capabilities: Capabilities,
+        dial_timeout: Duration,
+    ) -> Result<Self, Error> {
+        let capabilities: &[&str] = match capabilities {
             Capabilities::PullAndResolve => &["pull", "resolve"],
             Capabilities::Pull => &["pull"],
         };
-        let dial_timeout = go_duration(options.dial_timeout).ok_or(Error::ZeroDialTimeout)?;
+        let dial_timeout = go_duration(dial_timeout).ok_or(Error::ZeroDialTimeout)?;
         Ok(Self {
-            mirror: options.mirror.clone(),
+            mirror: mirror.clone(),
             capabilities,
             dial_timeout,
+            runtime,
         })
     }
 
@@ -53,23 +61,10 @@ impl Host {
                     .all(|wanted| held.iter().any(|value| value.as_str() == Some(wanted)))
         });
         if !same {
-            set(table, "capabilities", Value::Array(self.capabilities()));
+            document::set(table, "capabilities", Value::Array(self.capabilities()));
         }
         if table.get("dial_timeout").and_then(Item::as_str) != Some(&self.dial_timeout) {
-            set(table, "dial_timeout", Value::from(self.dial_timeout.as_str()));
-        }
-    }
-}
-
-/// Replaces a value and keeps the comment behind it.
-fn set(table: &mut Table, key: &str, mut value: Value) {
-    match table.get_mut(key) {
-        Some(Item::Value(old)) => {
-            *value.decor_mut() = old.decor().clone();
-            *old = value;
-        }
-        _ => {
-            table.insert(key, Item::Value(value));
+            document::set(table, "dial_timeout", Value::from(self.dial_timeout.as_str()));
         }
     }
 }
@@ -84,7 +79,7 @@ fn go_duration(duration: Duration) -> Option<String> {
 
 /// A file for a registry that has none. `names` are the files of its directory: containerd takes certificates by
 /// their names (Docker's pattern) only as long as there is no `hosts.toml`, so they are named in it.
-pub(super) fn create(origin: Option<&str>, names: &[String], host: &Host) -> String {
+pub(crate) fn create(origin: Option<&str>, names: &[String], host: &Host) -> String {
     let mut document = toml_edit::DocumentMut::new();
     if let Some(origin) = origin {
         document.insert("server", Item::Value(origin.into()));
@@ -105,6 +100,15 @@ pub(super) fn create(origin: Option<&str>, names: &[String], host: &Host) -> Str
     document.to_string()
 }
 
+/// Further mirrors behind the proxy's entry of a file that [`create`] made.
+pub(crate) fn followers(mirrors: &[String]) -> String {
+    let one = |mirror: &String| {
+        let key = Value::from(mirror.trim_end_matches('/'));
+        format!("\n[host.{key}]\ncapabilities = [\"pull\", \"resolve\"]\n")
+    };
+    mirrors.iter().map(one).collect()
+}
+
 /// A client certificate: alone if its key is in the same file, else with its key.
 fn client_pair(name: &str, names: &[String]) -> Option<Value> {
     let key = format!("{}.key", name.strip_suffix(".cert")?);
@@ -115,7 +119,7 @@ fn client_pair(name: &str, names: &[String]) -> Option<Value> {
 }
 
 /// `bytes` with the proxy as first host; the very same text if it is that already.
-pub(super) fn merge(path: &Path, bytes: &[u8], host: &Host) -> Result<String, Error> {
+pub(crate) fn merge(path: &Path, bytes: &[u8], host: &Host) -> Result<String, Error> {
     let mut document = document::parse(path, bytes)?;
     let root = document.as_table_mut();
     let keys = host_keys(path, root)?;
@@ -270,9 +274,11 @@ fn insert_first(root: &mut Table, host: &Host) {
     // At the very start of a file there is nothing to keep a blank line from.
     let leads =
         !root.iter().any(|(_, item)| item.is_value()) && first_position(root).is_none_or(|place| place <= 1);
-    table
-        .decor_mut()
-        .set_prefix(format!("{}{COMMENT}", if leads { "" } else { "\n" }));
+    table.decor_mut().set_prefix(format!(
+        "{}{}",
+        if leads { "" } else { "\n" },
+        host.runtime.comment()
+    ));
     host.fill(&mut table);
     part_from_next(root);
     put_first(root, host.mirror.as_str(), table);

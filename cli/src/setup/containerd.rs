@@ -1,0 +1,83 @@
+//! `darter setup containerd`: what only containerd can be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use darter_containerd_config::Registry;
+use darter_containerd_config::containerd::{self, Options};
+
+use super::Common;
+use crate::exit::Usage;
+
+const EXAMPLES: &str = "\
+Examples:
+  darter setup containerd --dry-run                  shows the changes, writes nothing
+  darter setup containerd                            all registries
+  darter setup containerd --registry docker.io --registry registry.example:5000
+  darter setup containerd --root /host               another root, for example in a DaemonSet
+  darter setup containerd --undo                     gives the former files back";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Containerd {
+    /// A registry to pull through the mirror, as images name it; may be repeated [default: all]
+    #[arg(long = "registry", value_name = "NAME", conflicts_with = "undo")]
+    registries: Vec<Registry>,
+    /// What containerd may ask the mirror for: contents, and which digest a tag means
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "pull,resolve",
+        conflicts_with = "undo"
+    )]
+    capabilities: Vec<Capability>,
+    /// How long containerd waits for a connection to the mirror before it goes on to the registry
+    #[arg(long, value_name = "MS", default_value_t = 200, conflicts_with = "undo")]
+    dial_timeout_ms: u64,
+    /// The config.toml to use, instead of those that are found
+    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Capability {
+    /// Contents by digest
+    Pull,
+    /// Which digest a tag means
+    Resolve,
+}
+
+impl Containerd {
+    pub(super) fn run(&self) -> Result<()> {
+        let common = &self.common;
+        let plan = match common.undo {
+            true => containerd::undo(&common.root, &common.state_dir),
+            false => containerd::plan(&self.options()?),
+        };
+        common.perform("containerd", plan)
+    }
+
+    fn options(&self) -> Result<Options> {
+        let mut options = Options::new(&self.common.root);
+        options.config.clone_from(&self.config);
+        options.mirror = self.common.mirror.clone();
+        options.registries.clone_from(&self.registries);
+        options.dial_timeout = Duration::from_millis(self.dial_timeout_ms);
+        options.capabilities = match self.capabilities.contains(&Capability::Resolve) {
+            _ if !self.capabilities.contains(&Capability::Pull) => {
+                let text =
+                    "--capabilities resolve alone would fetch nothing through the mirror: write pull,resolve";
+                return Err(Usage(text.to_owned()).into());
+            }
+            true => containerd::Capabilities::PullAndResolve,
+            false => containerd::Capabilities::Pull,
+        };
+        Ok(options)
+    }
+}
