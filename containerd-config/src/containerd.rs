@@ -18,7 +18,7 @@ use distribution::Distribution;
 mod config;
 mod distribution;
 
-pub use hosts::fuzz_hosts;
+pub use crate::hosts::fuzz_hosts;
 
 /// Where `hosts.toml` files go if containerd has no `config_path` yet.
 const HOSTS_DIRECTORY: &str = "/etc/containerd/certs.d";

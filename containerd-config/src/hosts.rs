@@ -152,7 +152,13 @@ pub(crate) fn merge(path: &Path, bytes: &[u8], host: &Host) -> Result<String, Er
 /// If the proxy is not the first host of what is written, or a second merge changes it again.
 pub fn fuzz_hosts(data: &[u8]) {
     let path = Path::new("/hosts.toml");
-    let Ok(host) = Host::new(&Options::new("/")) else {
+    let timeout = Duration::from_millis(200);
+    let Ok(host) = Host::new(
+        Runtime::Containerd,
+        &Mirror::default(),
+        Capabilities::default(),
+        timeout,
+    ) else {
         return;
     };
     let Ok(once) = merge(path, data, &host) else {

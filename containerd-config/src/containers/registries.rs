@@ -147,6 +147,12 @@ fn new_entry(name: &str, leads: bool) -> Table {
     entry
 }
 
+/// A location as the first parts of a mirror's path. A repository's name holds no colon, so the port follows an
+/// underscore, as the proxy reads it.
+fn in_path(location: &str) -> String {
+    location.replacen(':', "_", 1)
+}
+
 /// Where the images really are: an entry may send a prefix elsewhere.
 fn upstream<'t>(entry: &'t Table, name: &'t str) -> &'t str {
     let location = entry.get("location").and_then(Item::as_str);
@@ -154,7 +160,11 @@ fn upstream<'t>(entry: &'t Table, name: &'t str) -> &'t str {
 }
 
 fn set_mirror(path: &Path, entry: &mut Table, mirrored: &Mirrored<'_>) -> Result<(), Error> {
-    let location = format!("{}/{}", mirrored.authority, upstream(entry, mirrored.name));
+    let location = format!(
+        "{}/{}",
+        mirrored.authority,
+        in_path(upstream(entry, mirrored.name))
+    );
     // Both together are an error to containers/image.
     let digests_already = entry.get("mirror-by-digest-only").and_then(Item::as_bool) == Some(true);
     let is_it = |table: &dyn TableLike| table.get("location").and_then(Item::as_str) == Some(&location);

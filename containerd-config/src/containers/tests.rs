@@ -75,6 +75,23 @@ fn a_mirror_with_tls_is_not_insecure() {
     assert!(!text.contains("insecure"), "{text}");
 }
 
+/// containers/image refuses a mirror's name with a colon in its path.
+#[test]
+fn a_port_is_written_with_an_underscore() {
+    let node = Node::new(&[]);
+    node.plan(&["registry.example:5000"])
+        .unwrap()
+        .apply(node.state.path())
+        .unwrap();
+    let text = node.read(OWN);
+    assert!(text.contains("location = \"registry.example:5000\""), "{text}");
+    assert!(
+        text.contains("location = \"127.0.0.1:4001/registry.example_5000\""),
+        "{text}"
+    );
+    assert!(node.plan(&["registry.example:5000"]).unwrap().is_empty());
+}
+
 #[test]
 fn the_last_entry_for_a_prefix_is_the_one_that_counts() {
     let entry = "[[registry]]\nlocation = \"quay.io\"\n";

@@ -224,7 +224,7 @@ fn upstream<'a>(
         .or_else(|| named.header.map(|registry| (registry, Via::Header)));
     if let Some((registry, via)) = said {
         // BuildKit sends both; a first part that is not this registry belongs to the repository's name.
-        let repeated = first.is_some_and(|(first, _)| canonical(first) == registry.as_str());
+        let repeated = first.is_some_and(|(first, _)| canonical(&with_port(first)) == registry.as_str());
         let name = first.filter(|_| repeated).map_or(name, |(_, rest)| rest);
         return Ok((registry, via, name));
     }
@@ -232,7 +232,7 @@ fn upstream<'a>(
         return Ok((registry, via, name));
     }
     if let Some((first, rest)) = first {
-        return Ok((registry(first)?, Via::FirstPart, rest));
+        return Ok((registry(&with_port(first))?, Via::FirstPart, rest));
     }
     default
         .map(|registry| (registry.clone(), Via::Default, name))
@@ -242,8 +242,20 @@ fn upstream<'a>(
 /// The first part of a name and the rest, if it looks like a host as image references have it.
 fn first_part(name: &[String]) -> Option<(&str, &[String])> {
     let (first, rest) = name.split_first()?;
-    let host = first.contains(['.', ':']) || first == "localhost";
+    let host = first.contains(['.', ':']) || with_port(first).split(':').next() == Some("localhost");
     (host && !rest.is_empty()).then_some((first.as_str(), rest))
+}
+
+/// A host as the first part of a repository's name. Such a name holds no colon (distribution-spec v1.1, "Pulling
+/// manifests"), so clients that check it cannot write a port; a host's name holds no underscore, so one may stand for
+/// the colon.
+fn with_port(first: &str) -> String {
+    match first.rsplit_once('_') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{host}:{port}")
+        }
+        _ => first.to_owned(),
+    }
 }
 
 fn namespace(query: Option<&str>) -> Result<(Option<RegistryName>, Option<String>), RouteError> {

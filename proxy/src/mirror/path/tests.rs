@@ -106,6 +106,31 @@ fn the_ways_to_name_a_registry() {
     }
 }
 
+/// podman and CRI-O: the name of an image holds no second colon.
+#[test]
+fn a_port_may_follow_an_underscore() {
+    for (path, expected) in [
+        (
+            "/v2/r.test_5000/a/manifests/v1",
+            "r.test:5000 a manifest FirstPart",
+        ),
+        (
+            "/v2/localhost_5000/a/tags/list",
+            "localhost:5000 a tags FirstPart",
+        ),
+        (
+            "/v2/r.test_5000/a/manifests/v1?ns=r.test:5000",
+            "r.test:5000 a manifest Query",
+        ),
+        (
+            "/v2/my.team_x/b/manifests/v1?ns=ghcr.io",
+            "ghcr.io my.team_x/b manifest Query",
+        ),
+    ] {
+        assert_eq!(shown(ask(path, &[], None)), expected, "{path}");
+    }
+}
+
 #[test]
 fn a_header_names_the_registry_as_host_or_url() {
     for (name, value) in [
