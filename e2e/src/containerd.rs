@@ -91,6 +91,15 @@ impl Containerd {
         self.start_pull(image, &["content", "fetch", "--platform", "linux/amd64"])
     }
 
+    /// The same as [`Self::fetch`], with a user's credentials, `name:password`.
+    ///
+    /// # Errors
+    /// When `ctr` cannot be started.
+    pub fn fetch_as(&mut self, image: &Image, user: &str) -> Result<Pull> {
+        let words = ["content", "fetch", "--platform", "linux/amd64", "--user", user];
+        self.start_pull(image, &words)
+    }
+
     /// Starts pulling the image: content, and a snapshot for each layer.
     ///
     /// # Errors

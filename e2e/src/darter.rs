@@ -90,6 +90,14 @@ impl Darter {
         Self::start(host, "proxy", folder, &config, 4002)
     }
 
+    /// Starts a proxy with a configuration of the test's own (see [`proxy_config`]), and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::proxy`].
+    pub fn configured_proxy(host: &Namespace, folder: &Path, config: &Value) -> Result<Self> {
+        Self::start(host, "proxy", folder, config, 4002)
+    }
+
     /// Starts a scheduler on `host` with its files in `folder`, and waits until it is ready.
     ///
     /// # Errors
@@ -163,7 +171,11 @@ impl Metrics {
     }
 }
 
-fn binary() -> Result<PathBuf> {
+/// The binary under test.
+///
+/// # Errors
+/// When `DARTER_BIN` names none.
+pub fn binary() -> Result<PathBuf> {
     let path = std::env::var_os("DARTER_BIN").map(PathBuf::from);
     let path =
         path.context("DARTER_BIN does not name a darter binary: run the tests with `cargo xtask e2e`")?;

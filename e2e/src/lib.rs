@@ -13,13 +13,16 @@
 )]
 
 pub mod bench;
+pub mod clients;
 pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod containerd;
 pub mod darter;
+pub mod docker;
 pub mod image;
 pub mod lab;
+pub mod liar;
 pub mod netns;
 pub mod process;
 pub mod registry;

@@ -30,6 +30,27 @@ pub struct Registry {
     address: String,
 }
 
+/// How a registry is reached, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Door<'d> {
+    /// On all addresses of its host.
+    pub port: u16,
+    /// Certificate and key; plain HTTP without.
+    pub tls: Option<(&'d Path, &'d Path)>,
+    /// The users that it serves, a file of `htpasswd` with bcrypt; everybody without.
+    pub users: Option<&'d Path>,
+}
+
+impl Default for Door<'_> {
+    fn default() -> Self {
+        Self {
+            port: PORT,
+            tls: None,
+            users: None,
+        }
+    }
+}
+
 /// One finished response, from the log.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Response {
@@ -61,9 +82,10 @@ impl Registry {
     /// # Errors
     /// When it does not start.
     pub fn writer(store: &Path, work: &Path) -> Result<Self> {
-        let config = configure(store, work, "registry-writer", "127.0.0.1:0", false)?;
+        let door = Door::default();
+        let config = configure(store, work, "registry-writer", Some("127.0.0.1:0"), &door)?;
         let program = command(["setpriv", "--pdeathsig", "KILL", "docker-registry"]);
-        Self::start(program, None, &config)
+        Self::start(program, None, &config, door.port)
     }
 
     /// A read-only registry over `store` on `host`, port 5000.
@@ -71,19 +93,28 @@ impl Registry {
     /// # Errors
     /// When it does not start.
     pub fn serve(host: &Namespace, store: &Path, work: &Path) -> Result<Self> {
-        let name = format!("registry-{}", host.name());
-        let config = configure(store, work, &name, &format!("0.0.0.0:{PORT}"), true)?;
-        Self::start(host.command("docker-registry"), Some(host.clone()), &config)
+        Self::serve_at(host, store, work, &Door::default())
     }
 
-    fn start(mut program: Command, host: Option<Namespace>, config: &Path) -> Result<Self> {
+    /// The same behind another door.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn serve_at(host: &Namespace, store: &Path, work: &Path, door: &Door<'_>) -> Result<Self> {
+        let name = format!("registry-{}", host.name());
+        let config = configure(store, work, &name, None, door)?;
+        let program = host.command("docker-registry");
+        Self::start(program, Some(host.clone()), &config, door.port)
+    }
+
+    fn start(mut program: Command, host: Option<Namespace>, config: &Path, port: u16) -> Result<Self> {
         // The S3 driver reads this variable even when it is not used, and panics on some values.
         program.arg("serve").arg(config).env_remove("AWS_CA_BUNDLE");
         let log = config.with_extension("log");
         let mut process = Process::start("docker-registry", &mut program, &log)?;
         let bound = process.ready(START, || listening(&std::fs::read_to_string(&log).ok()?))?;
         let address = match &host {
-            Some(host) => format!("{}:{PORT}", host.address()),
+            Some(host) => format!("{}:{port}", host.address()),
             None => bound,
         };
         Ok(Self {
@@ -158,17 +189,33 @@ impl Registry {
     }
 }
 
-/// Writes the configuration `work/NAME.yml`.
-fn configure(store: &Path, work: &Path, name: &str, address: &str, read_only: bool) -> Result<PathBuf> {
-    let config = serde_json::json!({
+/// Writes the configuration `work/NAME.yml`. A registry with a `writer` address takes pushes there.
+fn configure(
+    store: &Path,
+    work: &Path,
+    name: &str,
+    writer: Option<&str>,
+    door: &Door<'_>,
+) -> Result<PathBuf> {
+    let address = writer.map_or_else(|| format!("0.0.0.0:{}", door.port), str::to_owned);
+    let mut http = serde_json::json!({ "addr": address, "secret": "end-to-end" });
+    if let (Some((certificate, key)), Some(http)) = (door.tls, http.as_object_mut()) {
+        let tls = serde_json::json!({ "certificate": certificate, "key": key });
+        http.insert("tls".to_owned(), tls);
+    }
+    let mut config = serde_json::json!({
         "version": "0.1",
         "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
         "storage": {
             "filesystem": { "rootdirectory": store },
-            "maintenance": { "readonly": { "enabled": read_only } },
+            "maintenance": { "readonly": { "enabled": writer.is_none() } },
         },
-        "http": { "addr": address, "secret": "end-to-end" },
+        "http": http,
     });
+    if let (Some(users), Some(config)) = (door.users, config.as_object_mut()) {
+        let auth = serde_json::json!({ "htpasswd": { "realm": "end-to-end", "path": users } });
+        config.insert("auth".to_owned(), auth);
+    }
     let path = work.join(format!("{name}.yml"));
     std::fs::write(&path, serde_json::to_string_pretty(&config)?)
         .with_context(|| format!("cannot write {}", path.display()))?;

@@ -13,16 +13,19 @@ use rustix::fs::FlockOperation;
 use crate::command::{command, run};
 
 /// Program, and the Debian 12 package that has it.
-const TOOLS: [(&str, &str); 15] = [
+const TOOLS: [(&str, &str); 18] = [
+    ("buildah", "buildah"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
+    ("dockerd", "docker.io"),
     ("gzip", "gzip"),
     ("ip", "iproute2"),
     ("mmdebstrap", "mmdebstrap"),
     ("nginx", "nginx-light"),
     ("nsenter", "util-linux"),
+    ("podman", "podman"),
     ("python3", "python3"),
     ("runc", "runc"),
     ("skopeo", "skopeo"),
