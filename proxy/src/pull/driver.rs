@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(30);
 /// How often a want that is not met is told again: the scheduler may have lost it.
 const WANT_AGAIN: Duration = Duration::from_secs(5);
+/// How often the scheduler is told that bytes come, while no piece gets whole; well below its patience with a lease.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver {
     engine: Task,
@@ -44,6 +46,8 @@ pub(super) struct Driver {
     started: Instant,
     busy_at: Instant,
     wanted_at: Option<Instant>,
+    /// When the scheduler last heard that bytes come.
+    signed_at: Instant,
     ended: bool,
 }
 
@@ -77,6 +81,7 @@ impl Driver {
             started: now,
             busy_at: now,
             wanted_at: None,
+            signed_at: now,
             ended: false,
         }
     }
@@ -128,6 +133,9 @@ impl Driver {
         if matches!(event, Event::ParentAlive(_)) {
             self.shared.set_hopeful(true);
         }
+        if matches!(event, Event::OriginBytes { .. }) {
+            self.report.flows();
+        }
         let mut actions = Vec::new();
         self.engine.apply(self.now(), event, &mut actions);
         for action in actions {
@@ -151,6 +159,10 @@ impl Driver {
         self.apply(Event::Tick);
         self.send_report();
         let now = Instant::now();
+        if now - self.signed_at >= SIGN_OF_LIFE {
+            self.signed_at = now;
+            self.send_sign_of_life();
+        }
         if self.wanted_at.is_some_and(|at| now - at >= WANT_AGAIN) {
             self.perform(Action::Want);
         }

@@ -250,6 +250,17 @@ impl Driver {
         }
     }
 
+    /// Tells that the lease goes on, though no piece got whole.
+    pub(super) fn send_sign_of_life(&mut self) {
+        let task = self.request.task();
+        if self.engine.lease_epoch().is_some()
+            && let Some(length) = self.engine.layout().map(PieceLayout::length)
+            && let Some(have) = self.report.take_sign_of_life(task, length)
+        {
+            self.env.scheduling.send(task, NodeMessage::Have(have));
+        }
+    }
+
     fn publish(&self, epoch: Option<u64>, first_border: u32, states: Vec<ChainState>, proved: bool) {
         let Some(length) = self.engine.layout().map(PieceLayout::length) else {
             return;

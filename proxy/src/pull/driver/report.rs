@@ -18,10 +18,28 @@ pub(super) struct Totals {
 pub(super) struct Report {
     runs: Vec<PieceRun>,
     fed: BTreeMap<Option<HostId>, u64>,
+    /// Bytes came from the origin since the last batch.
+    flowing: bool,
     pub(super) totals: Totals,
 }
 
 impl Report {
+    /// Bytes came from the origin, not a whole piece perhaps.
+    pub(super) fn flows(&mut self) {
+        self.flowing = true;
+    }
+
+    /// A batch without a piece, if bytes came from the origin since the last one: on a slow way a piece takes long, and
+    /// whoever gave the lease would take the holder for stalled.
+    pub(super) fn take_sign_of_life(&mut self, task: TaskId, length: u64) -> Option<Have> {
+        std::mem::take(&mut self.flowing).then(|| Have {
+            task,
+            length,
+            runs: Vec::new(),
+            fed: Vec::new(),
+        })
+    }
+
     /// A piece of `bytes` came from a parent or, with `None`, from the origin.
     pub(super) fn add(&mut self, piece: PieceNumber, from: Option<HostId>, bytes: u64) {
         match self.runs.last_mut() {
@@ -43,6 +61,7 @@ impl Report {
         if self.runs.is_empty() {
             return None;
         }
+        self.flowing = false;
         let runs = std::mem::take(&mut self.runs);
         let fed = std::mem::take(&mut self.fed).into_iter().collect();
         Some(Have {
@@ -73,5 +92,9 @@ mod tests {
         assert_eq!(have.fed, [(None, 5), (Some(parent), 7)]);
         assert_eq!(report.take(task, 9), None);
         assert_eq!((report.totals.origin_bytes, report.totals.peer_bytes), (5, 7));
+        assert_eq!(report.take_sign_of_life(task, 9), None);
+        report.flows();
+        assert_eq!(report.take_sign_of_life(task, 9).unwrap().runs, []);
+        assert_eq!(report.take_sign_of_life(task, 9), None);
     }
 }
