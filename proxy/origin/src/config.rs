@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
+mod large;
+
+pub use large::LargeBlobsConfig;
+
 /// The key of what holds for all registries that are not written down by name.
 const ALL: &str = "*";
 const CONNECTIONS_MAX_DEFAULT: usize = 20;
@@ -33,11 +37,14 @@ pub struct RegistriesConfig {
     pub connect_timeout: Period,
     /// From a request to the head of its answer. 30 s by default: some registries look for long.
     pub header_timeout: Period,
-    /// Between two parts of a body; the request then counts as broken. 10 s by default.
+    /// Between two parts of a body; the request then counts as broken and the rest is asked for. 4 s by default: clients
+    /// are to see no gap of 5 s.
     pub silence_timeout: Period,
     /// How often a request is repeated that failed before a byte of its body came, with a random pause before each. 3 by
     /// default, at most 10; 0 leaves it to the client.
     pub retries: u32,
+    /// Large blobs over several connections.
+    pub large_blobs: LargeBlobsConfig,
 }
 
 impl Default for RegistriesConfig {
@@ -47,8 +54,9 @@ impl Default for RegistriesConfig {
             allow_only_configured: false,
             connect_timeout: Period::from(Duration::from_secs(5)),
             header_timeout: Period::from(Duration::from_secs(30)),
-            silence_timeout: Period::from(Duration::from_secs(10)),
+            silence_timeout: Period::from(Duration::from_secs(4)),
             retries: 3,
+            large_blobs: LargeBlobsConfig::default(),
         }
     }
 }
@@ -115,6 +123,8 @@ impl RegistriesConfig {
                 self.retries
             ));
         }
+        self.large_blobs
+            .problems(&format!("{at}.largeBlobs"), &mut problems);
         for (name, registry) in &self.registries {
             registry.problems(&format!("{at}.registries[{name:?}]"), name, &mut problems);
         }
@@ -197,6 +207,7 @@ pub(crate) struct Settings {
     pub(crate) header_timeout: Duration,
     pub(crate) silence_timeout: Duration,
     pub(crate) retries: u32,
+    pub(crate) large_blobs: LargeBlobsConfig,
 }
 
 impl Settings {
@@ -211,6 +222,7 @@ impl Settings {
             header_timeout: config.header_timeout.into(),
             silence_timeout: config.silence_timeout.into(),
             retries: config.retries,
+            large_blobs: config.large_blobs.clone(),
         })
     }
 

@@ -22,7 +22,7 @@ use crate::error::{OriginError, is_passing};
 use crate::headers;
 use crate::link::{Link, NoBody};
 use crate::origins::Inner;
-use crate::registry::Registry;
+use crate::registry::{Permits, Registry};
 use crate::token::{self, Grant};
 
 /// Redirects that are followed.
@@ -128,7 +128,20 @@ impl Exchange<'_> {
     /// Asks, repeatedly if need be. Safe to drop at any point.
     pub(crate) async fn run(&self, ask: &Ask, credentials: &Credentials) -> Result<Answer, OriginError> {
         let permits = self.registry.admit(ask.blob).await;
-        let mut retries = 0;
+        self.run_with(ask, credentials, permits).await
+    }
+
+    /// The same with a right to the request that is there already.
+    pub(crate) async fn run_with(
+        &self,
+        ask: &Ask,
+        credentials: &Credentials,
+        permits: Permits,
+    ) -> Result<Answer, OriginError> {
+        let (mut retries, retries_max) = match permits.is_ahead() {
+            true => (0, 0),
+            false => (0, self.inner.settings.retries),
+        };
         loop {
             self.obey_pause().await?;
             match self.attempt(ask, credentials).await {
@@ -136,7 +149,7 @@ impl Exchange<'_> {
                     answer.body.hold(permits);
                     return Ok(answer);
                 }
-                Err(failure) if failure.retry && retries < self.inner.settings.retries => {
+                Err(failure) if failure.retry && retries < retries_max => {
                     let pause = self.inner.backoff(retries);
                     tracing::debug!(registry = %self.registry.name, error = %failure.error, ?pause, "asking again");
                     retries += 1;

@@ -35,6 +35,9 @@ const RELAYED: [&str; 21] = [
 /// The longest that a registry can make us wait.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// How long it makes us wait by a `Retry-After` that says nothing of use.
+const RETRY_AFTER_LEAST: Duration = Duration::from_secs(1);
+
 /// What `Docker-Content-Digest` is called.
 pub(crate) const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -76,6 +79,11 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     (!essence.is_empty()).then(|| essence.to_ascii_lowercase())
 }
 
+/// The entity tag, where it is a strong one: equal tags are equal bytes (RFC 9110, section 8.8.1).
+pub(crate) fn strong_etag(headers: &HeaderMap) -> Option<&str> {
+    text(headers, header::ETAG).filter(|tag| tag.starts_with('"'))
+}
+
 /// Whether it is a web page, as captive portals answer.
 pub(crate) fn is_html(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|media| media == "text/html" || media == "application/xhtml+xml")
@@ -88,11 +96,24 @@ pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
     !headers.get_all(header::CONTENT_ENCODING).iter().all(identity)
 }
 
-/// How long `Retry-After` asks for, within bounds. A date counts as the least, since clocks differ.
+/// How long `Retry-After` asks for, within bounds (RFC 9110, section 10.2.3). A date is measured from the answer's own
+/// `Date`, since clocks differ; what says nothing counts as [`RETRY_AFTER_LEAST`].
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?;
-    let seconds = value.to_str().ok().and_then(digits).unwrap_or(1);
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+    let asked = value.to_str().ok().and_then(|value| {
+        digits(value)
+            .map(Duration::from_secs)
+            .or_else(|| until(headers, value))
+    });
+    Some(asked.unwrap_or(RETRY_AFTER_LEAST).min(RETRY_AFTER_MAX))
+}
+
+/// From the answer to a date; one that is over counts as the least.
+fn until(headers: &HeaderMap, date: &str) -> Option<Duration> {
+    let then = httpdate::parse_http_date(date).ok()?;
+    let now = httpdate::parse_http_date(text(headers, header::DATE)?).ok()?;
+    let left = then.duration_since(now).unwrap_or_default();
+    Some(left.max(RETRY_AFTER_LEAST))
 }
 
 /// `Content-Range` of a 206: which bytes of how many.
@@ -173,11 +194,43 @@ mod tests {
         let wait = |value: &str| retry_after(&with("retry-after", &[value]));
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("99999"), Some(RETRY_AFTER_MAX));
-        assert_eq!(
-            wait("Fri, 31 Dec 2100 23:59:59 GMT"),
-            Some(Duration::from_secs(1))
-        );
+        assert_eq!(wait("soon"), Some(RETRY_AFTER_LEAST));
         assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn dates_are_measured_by_the_registrys_own_clock() {
+        let wait = |date: &'static str, until: &str| {
+            let mut headers = with("retry-after", &[until]);
+            headers.insert(header::DATE, HeaderValue::from_static(date));
+            retry_after(&headers)
+        };
+        let now = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(
+            wait(now, "Sun, 06 Nov 1994 08:49:57 GMT"),
+            Some(Duration::from_secs(20))
+        );
+        assert_eq!(
+            wait(now, "Sunday, 06-Nov-94 08:49:57 GMT"),
+            Some(Duration::from_secs(20))
+        );
+        assert_eq!(wait(now, "Fri, 31 Dec 2100 23:59:59 GMT"), Some(RETRY_AFTER_MAX));
+        assert_eq!(
+            wait(now, "Sun, 06 Nov 1994 08:40:00 GMT"),
+            Some(RETRY_AFTER_LEAST)
+        );
+        assert_eq!(
+            wait("today", "Sun, 06 Nov 1994 08:49:57 GMT"),
+            Some(RETRY_AFTER_LEAST)
+        );
+    }
+
+    #[test]
+    fn weak_tags_say_nothing_of_bytes() {
+        let tag = |value: &str| strong_etag(&with("etag", &[value])).map(str::to_owned);
+        assert_eq!(tag("\"a\"").as_deref(), Some("\"a\""));
+        assert_eq!(tag("W/\"a\""), None);
+        assert_eq!(tag("a"), None);
     }
 
     #[test]

@@ -2,17 +2,19 @@
 //!
 //! [`Origins`] is the way in. What is asked goes, file by file: `origins` (what a caller can ask) → `exchange` (retries,
 //! tokens, redirects) → `registry` (connections, limits and pauses of one registry) → `dial` (the guarded address, TLS)
-//! → `link` (HTTP on one connection) → `body` and `fetch` (bytes on their way back). `challenge`, `guard`, `headers` and
-//! `token` decide and do no I/O.
+//! → `link` (HTTP on one connection) → `body` and `fetch` (bytes on their way back). `reading` puts the answers of many
+//! requests in order: what broke is asked for again from where it broke, and large blobs come over several connections
+//! (`segment`, within `budget`). `challenge`, `guard`, `headers`, `pace` and `token` decide and do no I/O.
 //!
-//! It is not a cache and keeps no content; it does not check digests (the proof is the engine's), and it does not go on
-//! where a body broke (the caller knows what it still needs).
+//! It is not a cache and keeps no content; it does not check digests (the proof is the engine's), and it does not decide
+//! whether to go on after a failure (the caller knows what it still needs).
 //!
 //! What must hold: certificates are always verified; a caller's credentials reach the registry that it named and nobody
 //! else; nothing connects to an address that the guard did not see; time and sockets come from outside, no task is
 //! spawned, and whatever is dropped stops.
 
 mod body;
+mod budget;
 mod challenge;
 mod config;
 mod credentials;
@@ -26,14 +28,18 @@ mod headers;
 mod link;
 mod metrics;
 mod origins;
+mod pace;
+mod reading;
 mod registry;
+mod segment;
 mod tls;
 mod token;
 
 pub use body::RelayBody;
-pub use config::{OriginConfigError, RegistriesConfig, RegistryConfig};
+pub use config::{LargeBlobsConfig, OriginConfigError, RegistriesConfig, RegistryConfig};
 pub use credentials::Credentials;
 pub use error::OriginError;
 pub use fetch::Fetch;
 pub use metrics::Metrics;
 pub use origins::{Head, Origins};
+pub use reading::Reading;

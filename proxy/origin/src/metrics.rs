@@ -35,6 +35,8 @@ pub struct Metrics {
     bytes: Family<RegistryLabels, Counter>,
     retries: Family<RegistryLabels, Counter>,
     waiting: Family<RegistryLabels, Gauge>,
+    ahead: Family<RegistryLabels, Counter>,
+    ahead_bytes: Gauge,
     head_seconds: Histogram,
 }
 
@@ -45,6 +47,8 @@ impl Default for Metrics {
             bytes: Family::default(),
             retries: Family::default(),
             waiting: Family::default(),
+            ahead: Family::default(),
+            ahead_bytes: Gauge::default(),
             head_seconds: Histogram::new(HEAD_SECONDS),
         }
     }
@@ -75,11 +79,31 @@ impl Metrics {
             metrics.waiting.clone(),
         );
         registry.register(
+            "origin_ahead_requests",
+            "Requests for parts of large blobs ahead of what is being read, on connections of their own",
+            metrics.ahead.clone(),
+        );
+        registry.register(
+            "origin_ahead_bytes",
+            "Memory that is set aside for such parts",
+            metrics.ahead_bytes.clone(),
+        );
+        registry.register(
             "origin_head_seconds",
             "Time from a request to the head of its answer",
             metrics.head_seconds.clone(),
         );
         metrics
+    }
+
+    /// Memory in bytes that is set aside for parts of large blobs which come before their turn.
+    pub fn ahead_bytes(&self) -> i64 {
+        self.ahead_bytes.get()
+    }
+
+    /// What shows it.
+    pub(crate) fn ahead_gauge(&self) -> Gauge {
+        self.ahead_bytes.clone()
     }
 
     /// The counters of one registry.
@@ -91,6 +115,7 @@ impl Metrics {
             bytes: self.bytes.get_or_create(&labels).clone(),
             retries: self.retries.get_or_create(&labels).clone(),
             waiting: self.waiting.get_or_create(&labels).clone(),
+            ahead: self.ahead.get_or_create(&labels).clone(),
             all: self.clone(),
             labels,
         }
@@ -102,6 +127,7 @@ impl Metrics {
 pub(crate) struct RegistryMetrics {
     pub(crate) bytes: Counter,
     pub(crate) retries: Counter,
+    pub(crate) ahead: Counter,
     waiting: Gauge,
     all: Metrics,
     labels: RegistryLabels,
@@ -174,6 +200,7 @@ mod tests {
         metrics.head(http::StatusCode::OK, std::time::Duration::from_millis(3));
         metrics.request("unreachable");
         metrics.bytes.inc_by(7);
+        metrics.ahead.inc();
         let waiting = metrics.wait();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -182,6 +209,8 @@ mod tests {
             r#"darter_proxy_origin_requests_total{registry="docker.io",code="unreachable"} 1"#,
             r#"darter_proxy_origin_bytes_total{registry="docker.io"} 7"#,
             r#"darter_proxy_origin_waiting{registry="docker.io"} 1"#,
+            r#"darter_proxy_origin_ahead_requests_total{registry="docker.io"} 1"#,
+            "darter_proxy_origin_ahead_bytes 0",
             "darter_proxy_origin_head_seconds_count 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

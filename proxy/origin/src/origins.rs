@@ -15,7 +15,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use url::Url;
 
 use crate::body::RelayBody;
-use crate::config::{OriginConfigError, RegistriesConfig, Settings};
+use crate::budget::{Budget, Reservation};
+use crate::config::{LargeBlobsConfig, OriginConfigError, RegistriesConfig, Settings};
 use crate::credentials::Credentials;
 use crate::dial::{Dialer, Target};
 use crate::error::OriginError;
@@ -23,11 +24,14 @@ use crate::exchange::{Answer, Ask, Exchange};
 use crate::fetch::{self, Fetch, MANIFEST_BYTES_MAX, Wanted};
 use crate::headers;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::reading::Reading;
+use crate::registry::{Permits, Registry};
 use crate::tls::TlsConfigs;
 
 /// Registries that are known at the same time: clients choose the names.
 const REGISTRIES_MAX: usize = 256;
+/// Bytes of a content that are read into memory because nobody tells its length.
+const UNTOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of an answer that is passed on.
 const RELAY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What of a client's head is passed on to the registry.
@@ -52,6 +56,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) dialer: Dialer,
     tls: TlsConfigs,
+    budget: Budget,
     metrics: Metrics,
     random: Mutex<SmallRng>,
     registries: Mutex<BTreeMap<RegistryName, Arc<Registry>>>,
@@ -158,6 +163,7 @@ impl Origins {
             inner: Arc::new(Inner {
                 tls: TlsConfigs::new(&settings)?,
                 dialer: Dialer::new(network, settings.connect_timeout),
+                budget: Budget::new(settings.large_blobs.read_ahead_max, metrics.ahead_gauge()),
                 settings,
                 metrics,
                 random: Mutex::new(SmallRng::seed_from_u64(seed)),
@@ -180,8 +186,15 @@ impl Origins {
             inner: &self.inner,
             registry: &registry,
         };
-        let ask = content(&registry, Method::HEAD, locator);
-        let answer = exchange.run(&ask, credentials).await?;
+        let mut ask = content(&registry, Method::HEAD, locator);
+        let answer = match exchange.run(&ask, credentials).await {
+            Err(error) if error.status() == Some(StatusCode::METHOD_NOT_ALLOWED) => {
+                // The head of GET says the same; the body is left where it is.
+                ask.method = Method::GET;
+                exchange.run(&ask, credentials).await?
+            }
+            other => other?,
+        };
         let head = Head::of(&answer.headers);
         fetch::fits(locator, &answer.headers)
             .and_then(|()| fetch::manifest_fits(locator.kind, head.length.unwrap_or(0)))
@@ -201,20 +214,105 @@ impl Origins {
         end: Option<u64>,
         credentials: &Credentials,
     ) -> Result<Fetch, OriginError> {
-        let registry = self.inner.registry(&locator.registry)?;
+        self.get(Wanted::exactly(locator, start, end), credentials, None)
+            .await
+    }
+
+    /// One request for what is wanted, with a right to it where the caller has one already.
+    pub(crate) async fn get(
+        &self,
+        wanted: Wanted<'_>,
+        credentials: &Credentials,
+        permits: Option<Permits>,
+    ) -> Result<Fetch, OriginError> {
+        let registry = self.inner.registry(&wanted.locator.registry)?;
         let exchange = Exchange {
             inner: &self.inner,
             registry: &registry,
         };
-        if end.is_some_and(|end| end <= start) {
+        if wanted.end.is_some_and(|end| end <= wanted.start) {
             return Err(exchange.unusable("no byte of a content was asked"));
         }
-        let mut ask = content(&registry, Method::GET, locator);
-        if let Some(range) = headers::range_value(start, end) {
+        let mut ask = content(&registry, Method::GET, wanted.locator);
+        if let Some(range) = headers::range_value(wanted.start, wanted.end) {
             ask.headers.insert(header::RANGE, range);
         }
+        let answer = match permits {
+            Some(permits) => exchange.run_with(&ask, credentials, permits).await?,
+            None => exchange.run(&ask, credentials).await?,
+        };
+        if wanted.length.is_none()
+            && wanted.start == 0
+            && wanted.useful.is_none()
+            && fetch::is_untold(&answer)
+        {
+            return self.untold(&exchange, ask, wanted, credentials, answer).await;
+        }
+        Fetch::new(wanted, answer).map_err(|reason| exchange.unusable(reason))
+    }
+
+    /// A content whose length neither the registry nor the caller tells. A small one is read to know it; a larger one is
+    /// asked for once more, by a range, whose answer tells the length.
+    async fn untold(
+        &self,
+        exchange: &Exchange<'_>,
+        mut ask: Ask,
+        wanted: Wanted<'_>,
+        credentials: &Credentials,
+        mut answer: Answer,
+    ) -> Result<Fetch, OriginError> {
+        let locator = wanted.locator;
+        fetch::fits(locator, &answer.headers).map_err(|reason| exchange.unusable(reason))?;
+        if let Some(room) = self.room_ahead(UNTOLD_BYTES_MAX as u64) {
+            let (bytes, all) = answer.body.collect(UNTOLD_BYTES_MAX).await?;
+            if all {
+                return fetch::manifest_fits(locator.kind, bytes.len() as u64)
+                    .map(|()| Fetch::here(locator, &answer.headers, bytes, room))
+                    .map_err(|reason| exchange.unusable(reason));
+            }
+        }
+        drop(answer);
+        ask.headers
+            .insert(header::RANGE, HeaderValue::from_static("bytes=0-"));
         let answer = exchange.run(&ask, credentials).await?;
-        Fetch::new(Wanted { locator, start, end }, answer).map_err(|reason| exchange.unusable(reason))
+        Fetch::new(
+            Wanted {
+                ranged: true,
+                ..wanted
+            },
+            answer,
+        )
+        .map_err(|reason| exchange.unusable(reason))
+    }
+
+    /// The bytes of a content from `start` on, up to `end` where one is given, in order, over as many requests as it takes.
+    /// `length` is the content's, in bytes, where the caller knows it. Asks nobody yet.
+    pub fn read(
+        &self,
+        locator: &OriginLocator,
+        start: u64,
+        end: Option<u64>,
+        length: Option<u64>,
+    ) -> Reading {
+        Reading::new(self.clone(), locator.clone(), start, end, length)
+    }
+
+    /// What large blobs may cost.
+    pub(crate) fn large_blobs(&self) -> &LargeBlobsConfig {
+        &self.inner.settings.large_blobs
+    }
+
+    /// Room in memory for `bytes` that come before their turn, if there is some.
+    pub(crate) fn room_ahead(&self, bytes: u64) -> Option<Reservation> {
+        self.inner.budget.reserve(bytes)
+    }
+
+    /// The right to a request that runs ahead, if one is free.
+    pub(crate) fn admit_ahead(&self, name: &RegistryName) -> Option<Permits> {
+        let registry = self.inner.registry(name).ok()?;
+        let permits = registry.admit_ahead()?;
+        registry.metrics.ahead.inc();
+        Some(permits)
     }
 
     /// What a tag (or a digest) names: by HEAD, and by GET where HEAD does not tell. Safe to drop.

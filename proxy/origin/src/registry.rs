@@ -33,6 +33,8 @@ pub(crate) struct Registry {
     requests: Arc<Semaphore>,
     /// Those for blobs, which run long.
     blobs: Arc<Semaphore>,
+    /// Those of them that run ahead of what somebody reads: half of them, so that they are in nobody's way.
+    ahead: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -52,8 +54,16 @@ struct Idle {
 /// The right to one running request.
 #[derive(Debug)]
 pub(crate) struct Permits {
+    ahead: Option<OwnedSemaphorePermit>,
     _blob: Option<OwnedSemaphorePermit>,
     _request: Option<OwnedSemaphorePermit>,
+}
+
+impl Permits {
+    /// Whether nobody waits for the request yet.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
 }
 
 impl fmt::Debug for Registry {
@@ -74,6 +84,7 @@ impl Registry {
         metrics: RegistryMetrics,
     ) -> Self {
         let all = settings.connections_max;
+        let blobs = (all - all / 4).max(1);
         let state = State {
             idle: Vec::new(),
             paused_until: None,
@@ -86,7 +97,8 @@ impl Registry {
             tokens: Tokens::default(),
             metrics,
             requests: Arc::new(Semaphore::new(all)),
-            blobs: Arc::new(Semaphore::new((all - all / 4).max(1))),
+            blobs: Arc::new(Semaphore::new(blobs)),
+            ahead: Arc::new(Semaphore::new(blobs / 2)),
             settings,
             state: Mutex::new(state),
         }
@@ -106,9 +118,24 @@ impl Registry {
             None
         };
         Permits {
+            ahead: None,
             _blob: blob,
             _request: Arc::clone(&self.requests).acquire_owned().await.ok(),
         }
+    }
+
+    /// The right to a request that nobody waits for yet, if one is free: it never waits itself, and not while the registry
+    /// wants a pause.
+    pub(crate) fn admit_ahead(&self) -> Option<Permits> {
+        if self.pause_left().is_some() {
+            return None;
+        }
+        let free = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_owned().ok();
+        Some(Permits {
+            ahead: Some(free(&self.ahead)?),
+            _blob: Some(free(&self.blobs)?),
+            _request: Some(free(&self.requests)?),
+        })
     }
 
     /// How long it still wants to hear nothing.

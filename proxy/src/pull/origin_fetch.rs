@@ -1,14 +1,15 @@
 //! Reading a run of pieces from the origin: write, hash, report each border.
 //!
 //! A broken connection is resumed at the byte where it broke, with the hash as it stood, so that a flaky origin costs
-//! no byte twice. What the origin says about the length is compared with what is known before a byte is written.
+//! no byte twice. Over how many connections bytes come is the origin client's matter; here they come in order. What the
+//! origin says about the length is compared with what is known before a byte is written.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, OriginFailure};
-use darter_origin::{OriginError, Origins};
+use darter_origin::{OriginError, Origins, Reading};
 use darter_store::StoredTask;
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
 
@@ -56,11 +57,11 @@ impl OriginFetch {
     }
 
     async fn read(&self) -> Result<(), FetchFailure> {
-        let mut walk = None;
+        let (mut reading, mut walk) = (self.reading(), None);
         let mut resumes = 0;
         loop {
             let before = walk.as_ref().map(|walk: &Walk| walk.hasher.offset());
-            match self.read_once(&mut walk).await {
+            match self.read_once(&mut reading, &mut walk).await {
                 Ok(()) => return Ok(()),
                 Err(Broken::Final(failure)) => return Err(failure),
                 Err(Broken::Origin(error)) => {
@@ -81,39 +82,33 @@ impl OriginFetch {
         }
     }
 
-    async fn read_once(&self, walk: &mut Option<Walk>) -> Result<(), Broken> {
+    /// The run, where the length is known, else all of the content.
+    fn reading(&self) -> Reading {
+        let layout = self.shared.availability.facts().map(|facts| facts.layout);
+        let run = layout.map(|layout| layout.run_range(self.run));
+        let start = run.map_or(0, |run| run.start);
+        self.origins.read(
+            &self.locator,
+            start,
+            run.map(|run| run.end),
+            layout.map(PieceLayout::length),
+        )
+    }
+
+    async fn read_once(&self, reading: &mut Reading, walk: &mut Option<Walk>) -> Result<(), Broken> {
         let credentials = self.shared.credentials();
-        let (start, end) = match (walk.as_ref(), self.shared.availability.facts()) {
-            (Some(walk), _) => (walk.hasher.offset(), Some(walk.end)),
-            (None, Some(facts)) => {
-                let range = facts.layout.run_range(self.run);
-                (range.start, Some(range.end))
-            }
-            (None, None) => (0, None),
-        };
-        let length = self
-            .shared
-            .availability
-            .facts()
-            .map(|facts| facts.layout.length());
-        // To the end of the content no end is named: some registries answer such requests from a cheaper place.
-        let until = end.filter(|end| Some(*end) != length);
         self.shared.set_hopeful(true);
-        let mut answer = self
-            .origins
-            .fetch(&self.locator, start, until, &credentials)
-            .await?;
+        let length = reading.open(&credentials).await?;
         if walk.is_none() {
-            *walk = Some(self.begin(answer.length, start).await?);
+            *walk = Some(self.begin(length, reading.offset()).await?);
         }
         let Some(walk) = walk.as_mut() else { return Ok(()) };
-        if answer.length != walk.layout.length() || answer.range.start != walk.hasher.offset() {
+        if length != walk.layout.length() || reading.offset() != walk.hasher.offset() {
             return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
         }
         while walk.hasher.offset() < walk.end {
-            let Some(bytes) = answer.next().await? else {
-                let (registry, received) = (self.locator.registry.to_string(), walk.hasher.offset() - start);
-                return Err(Broken::Origin(OriginError::Cut { registry, received }));
+            let Some(bytes) = reading.next(&credentials).await? else {
+                return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
             };
             self.take(walk, bytes).await?;
         }

@@ -1,5 +1,7 @@
 //! Sections that are accepted, and every problem of those that are not.
 
+use darter_service::config::ByteSize;
+
 use super::*;
 
 fn config(entries: &[(&str, RegistryConfig)]) -> RegistriesConfig {
@@ -153,4 +155,28 @@ fn it_is_written_in_camel_case_and_unknown_keys_are_refused() {
     ] {
         assert!(serde_json::from_str::<RegistriesConfig>(wrong).is_err());
     }
+}
+
+#[test]
+fn large_blobs_need_segments_that_fit_what_they_are_cut_from() {
+    let problems = |large: LargeBlobsConfig| {
+        let config = RegistriesConfig {
+            large_blobs: large,
+            ..RegistriesConfig::default()
+        };
+        config.problems("origin")
+    };
+    assert!(problems(LargeBlobsConfig::default()).is_empty());
+    let wrong = problems(LargeBlobsConfig {
+        connections_per_blob: 0,
+        length_min: ByteSize::bytes(1),
+        segment_length: ByteSize::bytes(2),
+        read_ahead_max: ByteSize::bytes(1),
+    });
+    let paths: Vec<_> = wrong
+        .iter()
+        .filter_map(|problem| problem.split(':').next())
+        .collect();
+    let expected = ["connectionsPerBlob", "segmentLength", "lengthMin", "readAheadMax"];
+    assert_eq!(paths, expected.map(|key| format!("origin.largeBlobs.{key}")));
 }

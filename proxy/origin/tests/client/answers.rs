@@ -66,6 +66,90 @@ async fn a_content_arrives_with_its_length_and_the_registry_is_not_told_too_much
 }
 
 #[tokio::test]
+async fn a_registry_that_knows_no_head_is_asked_by_get() {
+    let bench = Bench::new().await;
+    bench
+        .origin
+        .inject(Match::any().head(), When::Always, Fault::status(405));
+    let head = bench.origins.head(&bench.locator, &ANONYMOUS).await.unwrap();
+    assert_eq!(head.length, Some(LENGTH));
+    assert_eq!(bench.gets(), 1);
+    bench
+        .origin
+        .inject(Match::any().get(), When::Always, Fault::status(404));
+    let error = bench.origins.head(&bench.locator, &ANONYMOUS).await.unwrap_err();
+    assert!(error.is_absent(), "{error:?}");
+}
+
+/// A registry with a content whose length it does not tell.
+async fn untold(length: u64) -> (Bench, OriginLocator, Content) {
+    let bench = Bench::new().await;
+    let content = Content::generated(11, length);
+    let digest = bench.origin.add_blob(REPOSITORY, content.clone());
+    bench
+        .origin
+        .inject(Match::digest(&digest), When::Always, Fault::Chunked);
+    let locator = locator(bench.registry().as_str(), ContentKind::Blob, &digest);
+    (bench, locator, content)
+}
+
+const UNTOLD_MAX: u64 = 4 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_content_of_untold_length_is_read_to_know_it_or_asked_for_by_a_range() {
+    for (length, requests) in [(0, 1), (1, 1), (UNTOLD_MAX, 1), (UNTOLD_MAX + 1, 2)] {
+        let (bench, locator, content) = untold(length).await;
+        assert_eq!(
+            bench.origins.head(&locator, &ANONYMOUS).await.unwrap().length,
+            None
+        );
+        let mut fetch = bench.origins.fetch(&locator, 0, None, &ANONYMOUS).await.unwrap();
+        assert_eq!(fetch.length, length);
+        assert_eq!(drain(&mut fetch).await.1.unwrap(), content.read(0..length));
+        let gets = bench
+            .origin
+            .requests_for(&Method::GET, &locator.digest.to_string());
+        assert_eq!(gets, requests, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_content_of_untold_length_without_ranges_needs_somebody_who_knows_it() {
+    let (bench, locator, content) = untold(UNTOLD_MAX + 1).await;
+    bench
+        .origin
+        .inject(Match::any(), When::Always, Fault::IgnoreRange);
+    let error = bench
+        .origins
+        .fetch(&locator, 0, None, &ANONYMOUS)
+        .await
+        .unwrap_err();
+    is_unusable(&error, "does not tell the length");
+    let mut reading = bench.origins.read(&locator, 0, None, Some(content.len()));
+    let mut all = Vec::new();
+    while let Some(bytes) = reading.next(&ANONYMOUS).await.unwrap() {
+        all.extend_from_slice(&bytes);
+    }
+    assert_eq!(all, content.read(0..content.len()));
+}
+
+#[tokio::test]
+async fn an_untold_length_does_not_hide_a_cut() {
+    let (bench, locator, _) = untold(1_000_000).await;
+    let cut = Fault::Cut {
+        at: 500_000,
+        by: darter_testkit::origin::CutBy::Fin,
+    };
+    bench.origin.inject(Match::any().get(), When::Always, cut);
+    let error = bench
+        .origins
+        .fetch(&locator, 0, None, &ANONYMOUS)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, OriginError::Cut { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn an_empty_content_ends_at_once() {
     let bench = Bench::new().await;
     let digest = bench.origin.add_blob(REPOSITORY, Content::generated(1, 0));

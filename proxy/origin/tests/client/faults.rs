@@ -141,7 +141,6 @@ async fn other_lengths_are_told_as_the_registry_tells_them() {
 async fn answers_that_cannot_be_used() {
     let raw = |text: &'static str| Fault::Raw(bytes::Bytes::from_static(text.as_bytes()));
     for (fault, part) in [
-        (Fault::Chunked, "length"),
         (
             Fault::SetHeader("content-encoding", "gzip".to_owned()),
             "Content-Encoding",

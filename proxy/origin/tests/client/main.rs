@@ -18,6 +18,7 @@ mod faults;
 mod guard;
 mod ranges;
 mod redirects;
+mod several;
 mod simulated;
 mod tls;
 
