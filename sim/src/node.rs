@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_origin::RegistryConfig;
+use darter_origin::{LargeBlobsConfig, RegistryConfig};
 use darter_proxy::app::{Node, NodeParts, start};
 use darter_proxy::config::{Config, NodeRole};
 use darter_proxy::sendfile::ZeroCopy;
+use darter_service::config::ByteSize;
 use darter_service::supervise::Tasks;
 use darter_store::MemoryStore;
 use prometheus_client::encoding::text::encode;
@@ -113,6 +114,13 @@ impl SimNode {
             ..RegistryConfig::default()
         };
         config.origin.registries.insert(REGISTRY.to_owned(), registry);
+        // As in life, only smaller: what is large here takes several connections.
+        config.origin.large_blobs = LargeBlobsConfig {
+            connections_per_blob: 4,
+            length_min: ByteSize::kib(2560),
+            segment_length: ByteSize::kib(256),
+            read_ahead_max: ByteSize::mib(4),
+        };
         config
     }
 

@@ -5,9 +5,16 @@ use std::time::Duration;
 use darter_sim::scenario::scripted;
 use darter_sim::{Outcome, Shape, World};
 use darter_testkit::content::Content;
-use darter_testkit::origin::{CutBy, Fault, Match, When};
+use darter_testkit::origin::{CutBy, Fault, Match, RedirectTo, Target, When};
 
 const MIB: u64 = 1024 * 1024;
+
+/// Where a blob of 300 000 bytes is cut: around its borders, and all over.
+fn cuts() -> Vec<u64> {
+    let mut cuts = vec![0, 1, 1000, 262_143, 262_144, 262_145, 299_998, 299_999];
+    cuts.extend((1..=192).map(|nth| nth * 1_554 + nth % 64));
+    cuts
+}
 
 #[test]
 fn cuts_anywhere_are_resumed() {
@@ -19,21 +26,82 @@ fn cuts_anywhere_are_resumed() {
                 ..Shape::default()
             },
         );
-        for at in [0, 1, 1000, 262_143, 262_144, 262_145, 700_000, MIB - 1] {
-            let blob = world.blob(MIB + 77);
+        assert_eq!(cuts().len(), 200);
+        for some in cuts().chunks(25) {
+            let cut: Vec<_> = some.iter().map(|at| (*at, world.blob(300_000))).collect();
+            let mut faults = Vec::new();
+            for (at, blob) in &cut {
+                let fault = Fault::Cut {
+                    at: *at,
+                    by: CutBy::Fin,
+                };
+                let what = Match::digest(&blob.digest).get();
+                faults.push(world.origin.inject(what, When::Nth(1), fault));
+                world.pull(0, blob);
+                world.pull(1, blob);
+            }
+            world.settle(Duration::from_secs(60));
+            for ((at, blob), fault) in cut.iter().zip(faults) {
+                assert_eq!(world.origin.fired(fault), 1);
+                let sent = world.origin_bytes(blob);
+                assert!(
+                    sent <= blob.length() + blob.length() / 20,
+                    "{sent} bytes after a cut at {at}"
+                );
+            }
+        }
+        world.finish();
+    });
+}
+
+#[test]
+fn a_registry_that_drips_is_waited_for() {
+    scripted("a_registry_that_drips_is_waited_for", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 1,
+                ..Shape::default()
+            },
+        );
+        let blob = world.blob(400_000);
+        let slow = Fault::Drip {
+            bytes_per_second: 10 * 1024,
+        };
+        world
+            .origin
+            .inject(Match::digest(&blob.digest).get(), When::Always, slow);
+        world.pull(0, &blob);
+        world.settle(Duration::from_secs(60));
+        world.sent_once(&blob);
+        assert_eq!(world.origin.requests_for(&http::Method::GET, &blob.digest), 1);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_registry_that_falls_silent_is_asked_for_the_rest() {
+    scripted("a_registry_that_falls_silent_is_asked_for_the_rest", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 1,
+                ..Shape::default()
+            },
+        );
+        // In the middle of one answer, and in the first segment of several.
+        for length in [MIB, 4 * MIB] {
+            let blob = world.blob(length);
             let what = Match::digest(&blob.digest).get();
-            let cut = world
+            let silence = world
                 .origin
-                .inject(what, When::Nth(1), Fault::Cut { at, by: CutBy::Fin });
-            world.pull(0, &blob);
-            world.pull(1, &blob);
-            world.settle(Duration::from_secs(20));
-            assert_eq!(world.origin.fired(cut), 1);
-            let sent = world.origin_bytes(&blob);
-            assert!(
-                sent <= blob.length() + blob.length() / 20,
-                "{sent} bytes after a cut at {at}"
-            );
+                .inject(what, When::First(2), Fault::Stall { at: 100_000 });
+            let pull = world.pull(0, &blob);
+            world.settle(Duration::from_secs(60));
+            assert_eq!(world.origin.fired(silence), 2);
+            world.sent_once(&blob);
+            let gap = pull.progress().longest_gap;
+            assert!(gap < Duration::from_secs(5), "the client saw nothing for {gap:?}");
         }
         world.finish();
     });
@@ -92,6 +160,161 @@ fn another_content_in_the_middle_is_never_mixed_in() {
         world.pull(1, &blob);
         world.settle(Duration::from_secs(30));
         assert_eq!(world.origin.fired(fault), 1);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_version_that_passes_is_never_mixed_in() {
+    scripted("a_version_that_passes_is_never_mixed_in", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 2,
+                ..Shape::default()
+            },
+        );
+        let blob = world.blob(MIB);
+        let what = Match::digest(&blob.digest).get();
+        let cut = Fault::Cut {
+            at: 500_000,
+            by: CutBy::Fin,
+        };
+        world.origin.inject(what.clone(), When::Nth(1), cut);
+        // As long as the true one: the entity tag alone tells them apart before the end.
+        let other = Fault::Replace {
+            content: Content::generated(99, MIB),
+            etag: "\"other\"".to_owned(),
+        };
+        let fault = world.origin.inject(what, When::Nth(2), other);
+        world.pull(0, &blob);
+        world.pull(1, &blob);
+        world.settle(Duration::from_secs(20));
+        assert_eq!(world.origin.fired(fault), 1);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_signed_address_that_expires_in_the_middle_is_asked_for_anew() {
+    scripted(
+        "a_signed_address_that_expires_in_the_middle_is_asked_for_anew",
+        |seed| {
+            let mut world = World::new(
+                seed,
+                Shape {
+                    nodes: 1,
+                    ..Shape::default()
+                },
+            );
+            let blob = world.blob(MIB);
+            let what = Match::digest(&blob.digest).get();
+            let signed = RedirectTo::Presigned {
+                host: None,
+                valid: Duration::from_millis(500),
+            };
+            world
+                .origin
+                .inject(what.clone(), When::Always, Fault::Redirect(signed));
+            let slow = Fault::Drip {
+                bytes_per_second: 512 * 1024,
+            };
+            world.origin.inject(what.clone(), When::Always, slow);
+            // The registry's own answer has no body to cut; what it leads to breaks off after a second.
+            let cut = Fault::Cut {
+                at: 512 * 1024,
+                by: CutBy::Fin,
+            };
+            world.origin.inject(what, When::First(2), cut);
+            world.pull(0, &blob);
+            world.settle(Duration::from_secs(20));
+            world.sent_once(&blob);
+            let storage = |status| {
+                world
+                    .origin
+                    .count(|request| request.path.starts_with("/storage/") && request.status == Some(status))
+            };
+            assert_eq!((storage(200), storage(206), storage(403)), (1, 1, 0));
+            world.finish();
+        },
+    );
+}
+
+#[test]
+fn slow_connections_are_read_side_by_side() {
+    scripted("slow_connections_are_read_side_by_side", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 3,
+                seeds: 1,
+                ..Shape::default()
+            },
+        );
+        let blob = world.blob(4 * MIB);
+        let what = Match::digest(&blob.digest).get();
+        let slow = Fault::Drip {
+            bytes_per_second: 512 * 1024,
+        };
+        world.origin.inject(what.clone(), When::Always, slow);
+        let cut = Fault::Cut {
+            at: 100_000,
+            by: CutBy::Fin,
+        };
+        world.origin.inject(what, When::Every(5), cut);
+        for node in 0..3 {
+            world.pull(node, &blob);
+        }
+        world.settle(Duration::from_secs(20));
+        world.sent_once(&blob);
+        assert_eq!(world.origin.concurrent_max(), 4);
+        let held = world.node("seed-0").metric("darter_proxy_origin_ahead_bytes", "");
+        assert_eq!(held, 0, "the memory for what came ahead was given back");
+        world.finish();
+    });
+}
+
+#[test]
+fn a_link_that_is_full_is_not_divided_among_connections() {
+    scripted("a_link_that_is_full_is_not_divided_among_connections", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 1,
+                origin_rate: 2 * MIB,
+                ..Shape::default()
+            },
+        );
+        let blob = world.blob(8 * MIB);
+        world.pull(0, &blob);
+        world.settle(Duration::from_secs(20));
+        world.sent_once(&blob);
+        // One segment alone, four to see that they bring nothing, what was asked for meanwhile, and the rest.
+        let gets = world.origin.requests_for(&http::Method::GET, &blob.digest);
+        assert!((6..=10).contains(&gets), "{gets} requests");
+        world.finish();
+    });
+}
+
+#[test]
+fn a_content_whose_length_nobody_tells_arrives() {
+    scripted("a_content_whose_length_nobody_tells_arrives", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 2,
+                ..Shape::default()
+            },
+        );
+        for length in [1000, MIB, 6 * MIB] {
+            let blob = world.blob(length);
+            world
+                .origin
+                .inject(Match::digest(&blob.digest), When::Always, Fault::Chunked);
+            world.pull(0, &blob);
+            world.pull(1, &blob);
+            world.settle(Duration::from_secs(30));
+        }
         world.finish();
     });
 }
@@ -205,6 +428,49 @@ fn refusals_are_retried_and_never_passed_on_as_429() {
             let sent = world.origin_bytes(&blob);
             assert!(sent <= blob.length() + blob.length() / 50, "{sent}");
         }
+        world.finish();
+    });
+}
+
+#[test]
+fn where_three_in_ten_answers_fail_each_is_asked_for_once_more_and_no_more() {
+    let name = "where_three_in_ten_answers_fail_each_is_asked_for_once_more_and_no_more";
+    scripted(name, |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 3,
+                ..Shape::default()
+            },
+        );
+        let mut faults = Vec::new();
+        for (percent, fault) in [
+            (10, Fault::status(500)),
+            (10, Fault::status(503)),
+            (10, Fault::too_many_requests(1)),
+        ] {
+            let what = Match::target(Target::Blobs).get();
+            faults.push(world.origin.inject(what, When::Percent(percent), fault));
+        }
+        let blobs: Vec<_> = (0..30).map(|_| world.blob(300_000)).collect();
+        for blob in &blobs {
+            for node in 0..3 {
+                world.pull(node, blob);
+            }
+        }
+        world.settle(Duration::from_secs(60));
+        let failed = world
+            .origin
+            .count(|request| request.method == http::Method::GET && request.status >= Some(400));
+        let asked = world
+            .origin
+            .count(|request| request.method == http::Method::GET && request.path.contains("/blobs/"));
+        assert!(failed > 0 && faults.iter().any(|fault| world.origin.fired(*fault) > 0));
+        assert!(
+            asked <= (blobs.len() + failed) * 110 / 100,
+            "{asked} requests for {} blobs, {failed} of which failed",
+            blobs.len()
+        );
         world.finish();
     });
 }
