@@ -15,8 +15,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use url::Url;
 
 use crate::body::RelayBody;
-use crate::budget::{Budget, Reservation};
-use crate::config::{LargeBlobsConfig, OriginConfigError, RegistriesConfig, Settings};
+use crate::budget::Budget;
+use crate::config::{OriginConfigError, RegistriesConfig, Settings};
 use crate::credentials::Credentials;
 use crate::dial::{Dialer, Target};
 use crate::error::OriginError;
@@ -24,9 +24,10 @@ use crate::exchange::{Answer, Ask, Exchange};
 use crate::fetch::{self, Fetch, MANIFEST_BYTES_MAX, Wanted};
 use crate::headers;
 use crate::metrics::Metrics;
-use crate::reading::Reading;
 use crate::registry::{Permits, Registry};
 use crate::tls::TlsConfigs;
+
+mod large;
 
 /// Registries that are known at the same time: clients choose the names.
 const REGISTRIES_MAX: usize = 256;
@@ -283,36 +284,6 @@ impl Origins {
             answer,
         )
         .map_err(|reason| exchange.unusable(reason))
-    }
-
-    /// The bytes of a content from `start` on, up to `end` where one is given, in order, over as many requests as it takes.
-    /// `length` is the content's, in bytes, where the caller knows it. Asks nobody yet.
-    pub fn read(
-        &self,
-        locator: &OriginLocator,
-        start: u64,
-        end: Option<u64>,
-        length: Option<u64>,
-    ) -> Reading {
-        Reading::new(self.clone(), locator.clone(), start, end, length)
-    }
-
-    /// What large blobs may cost.
-    pub(crate) fn large_blobs(&self) -> &LargeBlobsConfig {
-        &self.inner.settings.large_blobs
-    }
-
-    /// Room in memory for `bytes` that come before their turn, if there is some.
-    pub(crate) fn room_ahead(&self, bytes: u64) -> Option<Reservation> {
-        self.inner.budget.reserve(bytes)
-    }
-
-    /// The right to a request that runs ahead, if one is free.
-    pub(crate) fn admit_ahead(&self, name: &RegistryName) -> Option<Permits> {
-        let registry = self.inner.registry(name).ok()?;
-        let permits = registry.admit_ahead()?;
-        registry.metrics.ahead.inc();
-        Some(permits)
     }
 
     /// What a tag (or a digest) names: by HEAD, and by GET where HEAD does not tell. Safe to drop.
