@@ -24,6 +24,8 @@ use crate::shape::{Cap, limit_upload};
 
 /// The registry's name in images for clients that can be given any.
 pub const UPSTREAM: &str = "upstream.test";
+/// The same registry, named with its port.
+pub const UPSTREAM_WITH_PORT: &str = "upstream.test:443";
 /// Where Docker looks for Docker Hub.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 /// The user that private registries know.
@@ -308,7 +310,7 @@ fn configuration(node: &Namespace, store: &Path, origin: &str) -> Value {
     let mut config = proxy_config(node, Role::Peer, store, &around);
     let registries = config.pointer_mut("/origin/registries");
     if let Some(registries) = registries.and_then(Value::as_object_mut) {
-        for name in [UPSTREAM, "docker.io"] {
+        for name in [UPSTREAM, UPSTREAM_WITH_PORT, "docker.io"] {
             registries.insert(name.to_owned(), json!({ "endpoint": origin }));
         }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use darter_e2e::clients::{PASSWORD, Scene, UPSTREAM, USER, Visibility, verify_layout};
+use darter_e2e::clients::{PASSWORD, Scene, UPSTREAM, UPSTREAM_WITH_PORT, USER, Visibility, verify_layout};
 use darter_e2e::command::{output, run};
 use darter_e2e::containerd::Containerd;
 use darter_e2e::darter::MIRROR;
@@ -21,21 +21,36 @@ const PULL: Duration = Duration::from_secs(300);
 
 /// Mirrors for containers/image: an entry that was there, which setup gave the proxy as its first mirror.
 fn set_up_containers(scene: &Scene) -> Result<()> {
-    let entry = format!("[[registry]]\nlocation = \"{UPSTREAM}\"\n");
+    let entry = format!(
+        "[[registry]]\nlocation = \"{UPSTREAM}\"\n\n[[registry]]\nlocation = \"{UPSTREAM_WITH_PORT}\"\n"
+    );
     scene.write("etc/containers/registries.conf", &entry)?;
-    scene.setup("podman", &["--registry", UPSTREAM])
+    let registries = ["--registry", UPSTREAM, "--registry", UPSTREAM_WITH_PORT];
+    scene.setup("podman", &registries)
 }
 
 fn reference(image: &Image) -> String {
-    format!("{UPSTREAM}/{}:{}", image.repository, image.tag)
+    reference_at(UPSTREAM, image)
+}
+
+fn reference_at(registry: &str, image: &Image) -> String {
+    format!("{registry}/{}:{}", image.repository, image.tag)
 }
 
 /// `skopeo copy` of an image into an OCI layout, which keeps every byte as it came.
 fn skopeo(scene: &Scene, image: &Image, layout: &Path) -> Command {
+    skopeo_at(UPSTREAM, scene, image, layout)
+}
+
+fn skopeo_at(registry: &str, scene: &Scene, image: &Image, layout: &Path) -> Command {
     let mut skopeo = scene.command("skopeo");
     skopeo.arg("--registries-conf");
     skopeo.arg(scene.root().join("etc/containers/registries.conf"));
-    skopeo.args(["copy", "--quiet", &format!("docker://{}", reference(image))]);
+    skopeo.args([
+        "copy",
+        "--quiet",
+        &format!("docker://{}", reference_at(registry, image)),
+    ]);
     skopeo.arg(format!("oci:{}:{}", layout.display(), image.tag));
     skopeo
 }
@@ -99,6 +114,14 @@ fn podman_buildah_and_skopeo_pull_through_the_mirror() -> Result<()> {
         "buildah started from '{said}'"
     );
     scene.sent()?.since(before).ensure_none()?;
+
+    let port = scene.memory("port");
+    run(&mut skopeo_at(UPSTREAM_WITH_PORT, &scene, &image, &port))?;
+    verify_layout(&port, &image)?;
+    ensure!(
+        scene.sent()?.direct == 0,
+        "a registry with a port was asked past the proxy"
+    );
 
     scene.proxy.process().kill()?;
     let gone = scene.memory("gone");
