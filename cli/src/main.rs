@@ -3,6 +3,7 @@
 //! Nothing is decided here: each subcommand is a file that fills in a library's arguments. What must hold: everything
 //! that is wrong with the command line or a configuration ends with status 64, a clean stop with 0, a failure with 1.
 
+mod admin;
 mod exit;
 mod guarded;
 mod proxy;

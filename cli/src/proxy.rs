@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use darter_proxy::config::Config;
+use darter_proxy::config::{Config, NodeRole};
 use darter_proxy::run::{self, RunParts};
 use darter_service::log::LogHandle;
-use darter_service::net::TokioNetwork;
+use darter_service::net::{Address, TokioNetwork};
 use darter_service::notify::Notifier;
 use darter_service::shutdown::Stop;
 use darter_service::traces::TracesConfig;
+use http::Method;
 
 use crate::role::{ConfigArguments, LogArguments};
-use crate::{guarded, system};
+use crate::{admin, guarded, system};
 
 /// Names the environment variables: `DARTER_PROXY__…`.
 pub(crate) const ROLE: &str = "proxy";
@@ -35,6 +36,15 @@ Examples:
 
 The file has all keys with their meaning: config/proxy.yaml. Order: defaults, file, environment, --set.";
 
+const ROLE_EXAMPLES: &str = "\
+Examples:
+  darter proxy role
+  darter proxy role seed
+  darter proxy role peer --admin 10.0.0.7:4002
+
+Schedulers hear of it at once. What the node holds and fetches stays as it is. Its next start begins with
+the role of its configuration: write it there as well if it is to last.";
+
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Run until SIGTERM or Ctrl-C; a second one stops at once
@@ -54,6 +64,16 @@ enum Action {
     /// Print the configuration as it would be used, complete
     #[command(after_help = EXAMPLES)]
     PrintConfig(ConfigArguments),
+    /// Show the role of a running node, or change it until its next start
+    #[command(after_help = ROLE_EXAMPLES)]
+    Role {
+        /// seed: it fetches from registries on behalf of the cluster; peer: for itself alone
+        #[arg(value_name = "seed|peer")]
+        role: Option<NodeRole>,
+        /// The node's admin port (admin.listen)
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4002")]
+        admin: Address,
+    },
 }
 
 impl Proxy {
@@ -68,8 +88,19 @@ impl Proxy {
             Action::Run { config, log, .. } => run(config.load(ROLE)?, &log),
             Action::CheckConfig(config) => config.check::<Config>(ROLE),
             Action::PrintConfig(config) => config.show::<Config>(ROLE),
+            Action::Role { role, admin } => tell_role(role, &admin),
         }
     }
+}
+
+/// Says the role that the node has, after the change where one was asked for.
+fn tell_role(role: Option<NodeRole>, address: &Address) -> Result<()> {
+    let (method, body) = match role {
+        Some(role) => (Method::PUT, role.to_string()),
+        None => (Method::GET, String::new()),
+    };
+    let said = admin::ask(address, method, darter_proxy::role::PATH, body)?;
+    system::print(&format!("{said}\n"))
 }
 
 fn run(config: Config, log: &LogArguments) -> Result<()> {

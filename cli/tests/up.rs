@@ -188,6 +188,53 @@ async fn a_pull_goes_through_and_the_scheduler_knows_of_it() {
 }
 
 #[test]
+fn a_node_changes_its_role_and_the_scheduler_hears_of_it() {
+    let store = tempfile::tempdir().unwrap();
+    let store_dir = store.path().join("store").display().to_string();
+    let mut up = Up::start(&["--mirror", "127.0.0.1:0", "--store", &store_dir]);
+    let metrics = up.told("metrics ");
+    let admin = metrics
+        .trim_end_matches("/metrics,")
+        .strip_prefix("http://")
+        .unwrap();
+    let scheduler = up.told("scheduler ");
+    let role = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        let output = command
+            .args(["proxy", "role", "--admin", admin])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let knows = |role: &str| (0..1000).any(|_| json(&scheduler, &["hosts"])[0]["role"] == role);
+    assert_eq!(role(&[]), "seed\n");
+    assert!(knows("seed"));
+    assert_eq!(role(&["peer"]), "peer\n");
+    assert!(
+        knows("peer"),
+        "the scheduler hears of it on the stream that it has"
+    );
+    assert_eq!(role(&["seed"]), "seed\n");
+    assert!(knows("seed"));
+    up.stop();
+}
+
+#[test]
+fn a_role_of_nobody_says_where_it_looked() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+    let output = command
+        .args(["proxy", "role", "seed", "--admin", "127.0.0.1:1"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no admin port at 127.0.0.1:1"), "{said}");
+}
+
+#[test]
 fn a_port_that_is_taken_ends_it_with_the_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -28,6 +28,7 @@ use crate::metrics::{PeerMetrics, PullMetrics};
 use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerServer, Peers};
 use crate::pull::{Env, EnvParts, Pulls};
+use crate::role::CurrentRole;
 use crate::scheduling::{LinkParts, LoadSource, Scheduling};
 use crate::secure::Secure;
 use crate::sendfile::ZeroCopy;
@@ -57,6 +58,8 @@ pub struct Node {
     pub pulls: Pulls,
     /// Its streams to schedulers.
     pub scheduling: Scheduling,
+    /// Its role, which may change.
+    pub role: CurrentRole,
     /// Where its mirror listens.
     pub mirror_address: String,
     /// Where its peer server listens.
@@ -112,6 +115,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let peer_metrics = Arc::new(PeerMetrics::register(own));
     let mirror_metrics = MirrorMetrics::register(own);
     let origin_metrics = OriginMetrics::register(own);
+    let role = CurrentRole::register(config.role, own);
 
     let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), origin_metrics)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
@@ -151,6 +155,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         tasks,
         pulls: pulls.clone(),
         hello: hello(&config, host, &peer_address),
+        role: role.subscribe(),
         load: Arc::new(NodeLoad::new(peer_metrics, peers)),
         stop,
         seed: rng.random(),
@@ -158,6 +163,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     Ok(Node {
         pulls,
         scheduling,
+        role,
         mirror_address,
         peer_address,
         instance,

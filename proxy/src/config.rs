@@ -2,7 +2,9 @@
 
 mod check;
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use darter_origin::RegistriesConfig;
 use darter_proto::scheduler::Role;
@@ -12,6 +14,7 @@ use darter_service::tls::TlsConfig;
 use darter_service::watchdog::WatchdogConfig;
 use darter_types::{HostId, Locality};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::access::AccessConfig;
 use crate::mirror::MirrorConfig;
@@ -28,6 +31,39 @@ pub enum NodeRole {
     Peer,
     /// Also fetches from registries on behalf of the cluster: a seed peer.
     Seed,
+}
+
+impl NodeRole {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Peer, Self::Seed];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Seed => "seed",
+        }
+    }
+}
+
+impl fmt::Display for NodeRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A word that names no role.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no role: say seed or peer")]
+pub struct RoleError(String);
+
+impl FromStr for NodeRole {
+    type Err = RoleError;
+
+    fn from_str(text: &str) -> Result<Self, RoleError> {
+        let known = Self::ALL.into_iter().find(|role| role.name() == text);
+        known.ok_or_else(|| RoleError(text.chars().take(64).collect()))
+    }
 }
 
 impl From<NodeRole> for Role {
@@ -49,7 +85,8 @@ pub struct Config {
     pub host: Option<HostId>,
     /// Where the node stands, `idc|zone|rack`; parts at the end may be missing. Near nodes are preferred.
     pub locality: Locality,
-    /// `peer`, or `seed` for a node that fetches from registries on behalf of the cluster.
+    /// `peer`, or `seed` for a node that fetches from registries on behalf of the cluster. `PUT /role` on the admin port
+    /// changes it until the next start.
     pub role: NodeRole,
     /// The registry mirror for this node's container runtime.
     pub mirror: MirrorConfig,

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod peer;
 pub mod pull;
+pub mod role;
 pub mod run;
 pub mod scheduling;
 pub mod secure;

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::advertise::advertised;
 use crate::app::{self, NodeParts, StartError};
 use crate::config::{Config, StoreConfig};
+use crate::role;
 use crate::sendfile::ZeroCopy;
 
 /// How long what runs may take to finish at a stop; a client whose pull is cut goes on at its next host.
@@ -138,7 +139,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         config_text,
         log,
         tasks: tasks.clone(),
-        routes: BTreeMap::new(),
+        routes: BTreeMap::from([(role::PATH, node.role.route())]),
     }));
     starting.release();
     tracing::info!(%host, mirror = ports.mirror, peer = ports.peer, admin = ports.admin, "proxy is ready");

@@ -19,9 +19,10 @@ use darter_service::supervise::Tasks;
 use darter_service::tls::TlsConnector;
 use darter_types::TaskId;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::NodeRole;
 use crate::pull::Pulls;
 
 /// Messages that wait for one scheduler. When it is full the newest are dropped: wants are told again.
@@ -80,8 +81,10 @@ pub struct LinkParts {
     pub tls: Option<TlsConnector>,
     pub tasks: Tasks,
     pub pulls: Pulls,
-    /// Who the node is.
+    /// Who the node is, but for its role.
     pub hello: Hello,
+    /// Its role, which may change.
+    pub role: watch::Receiver<NodeRole>,
     /// What the node is doing, asked for at every interval.
     pub load: Arc<dyn LoadSource>,
     pub stop: CancellationToken,

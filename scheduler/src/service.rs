@@ -143,6 +143,7 @@ impl Owner {
             Command::Hello(connection, hello, to_node) => self.hello(connection, hello, to_node),
             Command::Message(connection, host, NodeMessage::Hello(hello)) => {
                 if hello.host == host {
+                    self.metrics.message("hello");
                     self.apply(Event::Hello(connection, hello));
                 }
             }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, request};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -25,15 +25,15 @@ use crate::supervise::Tasks;
 
 pub use port::{AdminPort, AdminPortError, AdminServer};
 
-/// Longest body of a request; a log filter is the only one.
+/// Longest body of a request: a log filter, a word for a role.
 const BODY_BYTES_MAX: usize = 4096;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What the admin port answers with.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers one path of a role. Bodies of requests are not handed over.
-pub type Route = Arc<dyn Fn(request::Parts) -> BoxFuture<'static, Answer> + Send + Sync>;
+/// Answers one path of a role. The body was read, and is short.
+pub type Route = Arc<dyn Fn(Request<Bytes>) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// What the admin port shows.
 pub struct Parts {
@@ -78,7 +78,11 @@ impl Admin {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         if let Some(route) = self.0.routes.get(path) {
-            return route(head).await;
+            let route = Arc::clone(route);
+            return match read(body).await {
+                Ok(body) => route(Request::from_parts(head, body)).await,
+                Err(answer) => answer,
+            };
         }
         if path == "/loglevel" && head.method == Method::PUT {
             return self.set_log_level(body).await;
@@ -146,14 +150,9 @@ impl Admin {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
-                return text(
-                    StatusCode::BAD_REQUEST,
-                    format!("the body cannot be read: {error}\n"),
-                );
-            }
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
         };
         let filter = String::from_utf8_lossy(&body);
         match self.0.log.set(filter.trim()) {
@@ -169,6 +168,21 @@ impl Admin {
 impl Handler<Full<Bytes>> for Admin {
     async fn answer(&self, request: Request<Incoming>, _: PeerAddr) -> Answer {
         Self::answer(self, request).await
+    }
+}
+
+/// The whole body, or what to answer where it is too long or broke off.
+async fn read<B>(body: B) -> Result<Bytes, Answer>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(text(
+            StatusCode::BAD_REQUEST,
+            format!("the body cannot be read: {error}\n"),
+        )),
     }
 }
 

@@ -150,6 +150,13 @@ impl SimNode {
             .unwrap_or_default()
     }
 
+    /// Changes the role of its last life.
+    pub fn set_role(&self, role: NodeRole) {
+        if let Some(life) = self.lives.borrow().last() {
+            life.node.role.set(role);
+        }
+    }
+
     /// How many schedulers its last life can speak to.
     pub fn schedulers_up(&self) -> usize {
         self.lives

@@ -8,7 +8,7 @@ use darter_proto::convert::ConvertError;
 use darter_proto::limits::{HELD_MAX, MESSAGE_BYTES_MAX, RUNS_MAX};
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::scheduler_client::SchedulerClient;
-use darter_proto::scheduler::{Held, NodeMessage, SchedulerMessage, Welcome};
+use darter_proto::scheduler::{Held, Hello, NodeMessage, SchedulerMessage, Welcome};
 use darter_proto::{WIRE_VERSION, ring};
 use darter_service::net::Connector;
 use http::Uri;
@@ -152,7 +152,8 @@ impl Link {
         let channel = endpoint.connect_with_connector(connector).await?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         // Said first, before anything that pulls may want to say.
-        let _ = sender.try_send(NodeMessage::Hello(self.parts.hello.clone()));
+        let hello = self.hello();
+        let _ = sender.try_send(NodeMessage::Hello(hello));
         let outgoing = ReceiverStream::new(receiver).map(pb::NodeMessage::from);
         let talk = async {
             let mut incoming = client.converse(outgoing).await?.into_inner();
@@ -167,6 +168,14 @@ impl Link {
             _ => return Err(LinkError::Closed),
         }
         Ok(incoming)
+    }
+
+    /// Who the node is at this moment; a later change of its role is heard by [`Self::listen`].
+    fn hello(&mut self) -> Hello {
+        Hello {
+            role: (*self.parts.role.borrow_and_update()).into(),
+            ..self.parts.hello.clone()
+        }
     }
 
     async fn welcomed(
@@ -245,6 +254,11 @@ impl Link {
                     Ok(None) => return LinkError::Closed,
                     Err(status) => return LinkError::Status(status),
                 },
+                Ok(()) = self.parts.role.changed() => {
+                    // Not one of those messages that may be dropped. The stream is being read: this waits for room.
+                    let hello = self.hello();
+                    let _ = sender.send(NodeMessage::Hello(hello)).await;
+                }
                 _ = loads.tick() => {
                     let _ = sender.try_send(NodeMessage::Load(self.parts.load.load()));
                 }

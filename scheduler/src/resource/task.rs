@@ -22,6 +22,8 @@ pub struct Lease {
     pub deadline: Moment,
     /// Something came under it.
     pub started: bool,
+    /// Its holder was a seed when it got it: what it publishes under it has a seed's word, though it steps down.
+    pub trusted: bool,
     /// Hosts that could not reach its holder.
     pub doubted: BTreeSet<HostKey>,
 }

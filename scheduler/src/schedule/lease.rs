@@ -132,6 +132,7 @@ impl Scheduler {
 
     fn set_lease(&mut self, now: Moment, key: TaskKey, holder: HostKey, epoch: u64) {
         let deadline = now + self.settings.lease_first_byte;
+        let trusted = self.is_seed(holder);
         if let Some(task) = self.tasks.get_mut(key) {
             self.leases += usize::from(task.lease.is_none());
             task.lease = Some(Box::new(Lease {
@@ -139,6 +140,7 @@ impl Scheduler {
                 epoch,
                 deadline,
                 started: false,
+                trusted,
                 doubted: std::collections::BTreeSet::new(),
             }));
         }

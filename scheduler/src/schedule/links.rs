@@ -7,7 +7,7 @@ use darter_types::{Chain, ChainError, Moment};
 use super::timer::Timer;
 use super::{Outbox, Scheduler};
 use crate::resource::task::Asked;
-use crate::resource::{Holding, Host, HostKey, KnownChain, Task, TaskKey};
+use crate::resource::{Holding, Host, HostKey, KnownChain, Lease, Task, TaskKey};
 
 impl Scheduler {
     pub(super) fn links(&mut self, now: Moment, host: HostKey, links: Links, out: &mut Outbox) {
@@ -65,13 +65,15 @@ impl Scheduler {
         host: HostKey,
         links: &Links,
     ) -> Result<Option<u32>, ChainError> {
-        let trusted = self.hosts.get(host).is_some_and(Host::is_seed);
+        let is_seed = self.hosts.get(host).is_some_and(Host::is_seed);
         let Some(task) = self.tasks.get_mut(key) else {
             return Ok(None);
         };
         let Some(layout) = task.layout() else {
             return Ok(None);
         };
+        let of_lease = |lease: &Lease| lease.trusted && lease.holder == host && lease.epoch == links.epoch;
+        let trusted = is_seed || task.lease.as_deref().is_some_and(of_lease);
         let digest = task.digest();
         let fresh = || {
             Box::new(KnownChain {
@@ -161,7 +163,7 @@ impl Scheduler {
         }
     }
 
-    /// Forgets a chain, tells everybody to, and sends those who wait to the origin.
+    /// Forgets a chain, sends those who wait to the origin, and tells everybody to forget it as well.
     pub(super) fn drop_chain(&mut self, key: TaskKey, reason: &str, out: &mut Outbox) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
@@ -175,10 +177,11 @@ impl Scheduler {
             peer.states_offered = 0;
         }
         self.tally.chains_dropped += 1;
+        // First: whoever goes alone does not ask for the next chain.
+        self.all_go_alone(key, reason, out);
         for peer in peers {
             self.send(peer, SchedulerMessage::ForgetLinks(id), out);
         }
-        self.all_go_alone(key, reason, out);
     }
 
     /// Asks a holder for the chain, where somebody knows more of it than the scheduler does; true if an

@@ -97,14 +97,27 @@ async fn the_log_filter_is_shown_and_set() {
 #[tokio::test]
 async fn roles_add_routes_and_the_index_names_all() {
     let (mut parts, _subscriber) = parts();
-    let route: Route = Arc::new(|head| {
-        Box::pin(async move { text(StatusCode::OK, head.uri.query().unwrap_or_default().to_owned()) })
+    let route: Route = Arc::new(|request| {
+        Box::pin(async move {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let body = String::from_utf8_lossy(request.body()).into_owned();
+            text(StatusCode::OK, query + &body)
+        })
     });
     parts.routes.insert("/debug/graph", route);
     let admin = Admin::new(parts);
     assert_eq!(
         get(&admin, "/debug/graph?task=1").await,
         (StatusCode::OK, "task=1".into())
+    );
+    assert_eq!(
+        ask(&admin, Method::PUT, "/debug/graph?task=1", " and its body").await,
+        (StatusCode::OK, "task=1 and its body".into())
+    );
+    let long = "a".repeat(BODY_BYTES_MAX + 1);
+    assert_eq!(
+        ask(&admin, Method::PUT, "/debug/graph", &long).await.0,
+        StatusCode::BAD_REQUEST
     );
     for line in get(&admin, "/").await.1.lines() {
         assert_eq!(get(&admin, line).await.0, StatusCode::OK, "{line}");

@@ -270,6 +270,45 @@ fn a_peer_may_become_a_seed_while_it_runs() {
 }
 
 #[test]
+fn a_seed_that_steps_down_ends_its_leases_as_a_seed_and_gets_no_more() {
+    let mut world = World::with(&["seed-1", "a", "b"]);
+    world.want("a", task(1));
+    world.say("seed-1", links(task(1), 1, 9, 1, &[1, 2]));
+    world.say("seed-1", have(task(1), 9, &[run(0, 2)]));
+    let connection = world.by_host["seed-1"];
+    world.apply(Event::Hello(connection, hello("seed-1", Role::Peer)));
+    assert_eq!(world.lease(task(1)), Some(("seed-1".into(), 1)), "it goes on");
+    world.told("a");
+    world.say("seed-1", links(task(1), 1, 9, 3, &[3, 4, 5, 6, 7, 8]));
+    assert_eq!(world.told("a"), ["links 3+6 trusted"]);
+    world.say("seed-1", have(task(1), 9, &[run(2, 7)]));
+    world.say("seed-1", ended(task(1), 1, LeaseOutcome::Done));
+    assert_eq!(world.lease(task(1)), None);
+    world.want("b", task(2));
+    assert_eq!(world.lease(task(2)).unwrap().0, "b");
+    // What it holds is still offered.
+    world.told("b");
+    world.want("b", task(1));
+    assert_eq!(world.told("b"), ["links 1+8 trusted", "parents a seed-1"]);
+}
+
+#[test]
+fn a_peer_that_becomes_a_seed_is_offered_on_and_keeps_what_it_holds() {
+    let mut world = World::with(&["a", "b"]);
+    world.want("a", task(1));
+    world.want("b", task(1));
+    world.say("a", links(task(1), 1, 3, 1, &[1]));
+    world.say("a", have(task(1), 3, &[run(0, 1)]));
+    let connection = world.by_host["a"];
+    world.apply(Event::Hello(connection, hello("a", Role::Seed)));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.lease(task(1)), Some(("a".into(), 1)));
+    assert_eq!(world.neighbours("b", task(1)), ["a"]);
+    assert!(world.task(task(1)).unwrap().peers.len() == 2);
+    assert!(world.told("a").iter().all(|told| !told.starts_with("welcome")));
+}
+
+#[test]
 fn a_want_of_another_schedulers_task_is_redirected() {
     let ring = vec!["one:8002".to_owned(), "two:8002".to_owned()];
     let mut world = World::new(Settings {

@@ -105,8 +105,8 @@ fn authors_who_disagree_lose_leases_and_everybody_goes_alone() {
     assert_eq!(
         world.told("a"),
         [
-            "forget links",
             "alone: two nodes disagree about its content",
+            "forget links",
             "parents"
         ]
     );
