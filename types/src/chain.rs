@@ -334,6 +334,11 @@ impl Chain {
         Ok(())
     }
 
+    /// Forgets the states of borders `known` and above. The constant stays.
+    pub fn cut(&mut self, known: u32) {
+        self.states.truncate(known.max(1) as usize);
+    }
+
     /// What checks `piece`; `None` while a state that it needs is not known.
     pub fn proof(&self, piece: PieceNumber) -> Option<PieceProof> {
         let range = self.layout.piece_range(piece);

@@ -132,6 +132,14 @@ impl PieceSet {
         }
     }
 
+    /// Keeps only pieces that are in `other` as well.
+    pub fn retain_all(&mut self, other: &Self) {
+        for (index, word) in self.words.iter_mut().enumerate() {
+            *word &= other.words.get(index).copied().unwrap_or(0);
+        }
+        self.len = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
     /// Its pieces in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceNumber> + '_ {
         self.words.iter().zip(0u32..).flat_map(|(word, index)| {
@@ -228,6 +236,12 @@ mod tests {
                 again.insert_run(run);
             }
             prop_assert_eq!(&again, &set);
+            let (mut even, mut both) = (PieceSet::new(capacity), set.clone());
+            (0..capacity).step_by(2).for_each(|piece| drop(even.insert(piece)));
+            both.retain_all(&even);
+            let expected: Vec<_> = model.iter().copied().filter(|piece| piece % 2 == 0).collect();
+            prop_assert_eq!(both.len() as usize, expected.len());
+            prop_assert_eq!(both.iter().collect::<Vec<_>>(), expected);
             for from in 0..capacity {
                 let missing = (from..capacity).find(|piece| !model.contains(piece)).unwrap_or(capacity);
                 prop_assert_eq!(set.next_missing(from), missing);

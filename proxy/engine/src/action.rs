@@ -91,6 +91,16 @@ pub enum Action {
         /// The states.
         states: Vec<ChainState>,
     },
+    /// These pieces, and the kept states from a border on, rest on a chain that counts no more: take them from readers,
+    /// from other nodes and from the store, before anything else is done.
+    Forget {
+        /// The pieces that were present.
+        runs: Vec<PieceRun>,
+        /// Claimed pieces whose link was being checked by that chain.
+        claims: Vec<PieceNumber>,
+        /// Border of the first state that goes.
+        first: u32,
+    },
     /// Publish states that this node computed from the origin.
     Publish {
         /// The lease under which it did; `None` = on its own.

@@ -20,6 +20,21 @@ pub(crate) struct Content {
     /// In the store since before a restart, not linked since.
     pub(crate) claimed: PieceSet,
     pub(crate) released: PieceSet,
+    /// A chain that counts no more, but by which readers got bytes.
+    doubted: Option<Doubted>,
+}
+
+/// States of a forgotten chain, up to the border behind the last piece of it that readers got.
+#[derive(Debug)]
+struct Doubted {
+    states: Vec<ChainState>,
+}
+
+/// The part of `run` from piece `first` on.
+fn behind(run: PieceRun, first: PieceNumber) -> Option<PieceRun> {
+    let start = run.first.max(first);
+    let count = run.end().checked_sub(start).filter(|count| *count > 0)?;
+    Some(PieceRun { first: start, count })
 }
 
 /// States from a border on.
@@ -37,6 +52,7 @@ impl Content {
             vouched: none.clone(),
             claimed: none.clone(),
             released: none,
+            doubted: None,
         }
     }
 
@@ -68,11 +84,69 @@ impl Content {
         trusted: bool,
     ) -> Result<(), ChainError> {
         self.chain.extend(first, states)?;
+        self.compare_with_doubted()?;
         let end = first.saturating_add(u32::try_from(states.len()).unwrap_or(u32::MAX));
         if trusted && first <= self.trusted {
             self.trusted = self.trusted.max(end);
         }
         Ok(())
+    }
+
+    /// Readers got bytes by a chain that was forgotten. They are right if the next chain passes through the same states,
+    /// and if it does not, no more may follow them.
+    fn compare_with_doubted(&mut self) -> Result<(), ChainError> {
+        let Some(doubted) = &self.doubted else {
+            return Ok(());
+        };
+        let pairs = self.chain.states_from(0).iter().zip(&doubted.states);
+        let differ = pairs.zip(0..).find(|((new, old), _)| new != old);
+        if let Some((_, border)) = differ {
+            let digest = self.chain.digest();
+            return Err(ChainError::Conflict { digest, border });
+        }
+        if self.chain.known() as usize >= doubted.states.len() {
+            self.doubted = None;
+        }
+        Ok(())
+    }
+
+    /// How many pieces from the first on this node read from the origin itself. The states of their borders are its own
+    /// word: each was computed from the one before.
+    pub(crate) fn own_pieces(&self) -> u32 {
+        self.vouched.next_missing(0).min(self.layout().last_piece())
+    }
+
+    /// Forgets all but the first `kept` pieces, which are this node's own, and the states of their borders. Gives the
+    /// pieces that were present.
+    pub(crate) fn forget(&mut self, kept: u32) -> Vec<PieceRun> {
+        self.doubt(kept);
+        let known = kept.saturating_add(1);
+        self.chain.cut(known);
+        self.trusted = self.trusted.min(known);
+        self.kept = self.kept.min(known);
+        self.told = 1;
+        let runs: Vec<PieceRun> = self.present.runs().filter_map(|run| behind(run, kept)).collect();
+        for piece in runs.iter().flat_map(|run| run.pieces()) {
+            self.present.remove(piece);
+            self.vouched.remove(piece);
+            self.released.remove(piece);
+        }
+        runs
+    }
+
+    /// Remembers the states by which readers got pieces from `kept` on.
+    fn doubt(&mut self, kept: u32) {
+        let Some(last) = self.released.iter().filter(|piece| *piece >= kept).last() else {
+            return;
+        };
+        // The border behind the last piece that was released, and the constant.
+        let count = last as usize + 2;
+        let pending = self.doubted.as_ref().map_or(0, |doubted| doubted.states.len());
+        // What was doubted before and did not come again since reaches farther, or is a part of this.
+        if count > pending {
+            let states = self.chain.states_from(0).iter().take(count).copied().collect();
+            self.doubted = Some(Doubted { states });
+        }
     }
 
     /// States that the store shall keep and was not given yet. States of doubtful authors are kept only when the

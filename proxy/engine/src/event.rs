@@ -105,6 +105,8 @@ pub enum Event {
         /// Whether their author is one of trust.
         trusted: bool,
     },
+    /// Authors of the chain disagree: what others said of it counts no more, nor do pieces that rest on it.
+    LinksForgotten,
     /// The node may and shall fetch from the origin for the cluster.
     LeaseGranted {
         /// Names the lease.

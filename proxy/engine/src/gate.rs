@@ -129,6 +129,11 @@ impl Gate {
         }
     }
 
+    /// What came before counts no more, so it may come again.
+    pub(crate) fn forget_reached(&mut self) {
+        self.reached = 0;
+    }
+
     /// A piece came whole, from anywhere.
     pub(crate) fn progressed(&mut self, from_origin: bool) {
         self.gave_up = false;

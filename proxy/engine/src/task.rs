@@ -1,6 +1,7 @@
 //! The state of one download, and what each event does to it.
 
 mod arrivals;
+mod forget;
 mod origin;
 mod plan;
 mod requests;
@@ -214,6 +215,7 @@ impl Task {
             } => {
                 self.links_came(now, length, first, &states, trusted, actions);
             }
+            Event::LinksForgotten => self.links_forgotten(now, actions),
             Event::LeaseGranted { epoch, runs } => self.lease_granted(epoch, runs, actions),
             Event::LeaseRevoked { epoch } => self.lease_revoked(epoch, actions),
             Event::GoAlone => {

@@ -168,6 +168,7 @@ impl PeerServer {
             child,
             inline_max: INLINE_BYTES_MAX.min(inline),
             told: None,
+            withdrawals: 0,
             listening: None,
             asked: Instant::now(),
             over: false,
@@ -277,6 +278,8 @@ struct Story {
     inline_max: u64,
     /// Pieces that the child was told of.
     told: Option<PieceSet>,
+    /// How often some of them had been taken back then.
+    withdrawals: u32,
     listening: Option<Arc<Availability>>,
     asked: Instant,
     over: bool,
@@ -336,6 +339,11 @@ impl Story {
         let first = self.told.is_none();
         let told = self.told.get_or_insert_with(|| PieceSet::new(present.capacity()));
         let mut new = PieceSet::new(present.capacity());
+        let withdrawals = availability.withdrawals();
+        if std::mem::replace(&mut self.withdrawals, withdrawals) != withdrawals {
+            // What was taken back is told again when it comes again.
+            told.retain_all(&present);
+        }
         for piece in present.iter().filter(|piece| !told.contains(*piece)) {
             new.insert(piece);
         }

@@ -4,6 +4,7 @@
 //! whoever waits.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use darter_engine::Offers;
@@ -19,6 +20,8 @@ use super::changes::{Changes, Changing};
 pub struct Availability {
     state: Mutex<State>,
     version: Changing,
+    /// How often pieces were taken back.
+    withdrawals: AtomicU32,
     started: Instant,
 }
 
@@ -63,6 +66,7 @@ impl Availability {
         Self {
             state: Mutex::default(),
             version: Changing::default(),
+            withdrawals: AtomicU32::new(0),
             started: Instant::now(),
         }
     }
@@ -164,6 +168,20 @@ impl Availability {
         Moment::after_start(self.started.elapsed())
     }
 
+    /// Takes pieces back that rest on a chain which counts no more, and bytes of an arriving piece from `first` on.
+    pub(crate) fn withdraw(&self, runs: &[PieceRun], first: PieceNumber) {
+        self.withdrawals.fetch_add(1, Ordering::Relaxed);
+        self.change_ready(|ready| {
+            for piece in runs.iter().flat_map(|run| run.pieces()) {
+                ready.present.remove(piece);
+                ready.released.remove(piece);
+            }
+            if ready.layout.piece_at(ready.partial.start) >= first {
+                ready.partial = ByteRange::new(0, 0);
+            }
+        });
+    }
+
     pub(crate) fn set_present(&self, piece: PieceNumber) {
         let now = self.now();
         self.change_ready(|ready| {
@@ -218,6 +236,11 @@ impl Availability {
         if let Some(offers) = self.lock().ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
             offers.tick(now);
         }
+    }
+
+    /// How often pieces were taken back: after another time, what a child was told of may be gone.
+    pub(crate) fn withdrawals(&self) -> u32 {
+        self.withdrawals.load(Ordering::Relaxed)
     }
 
     /// Whether all pieces of `run` may be given to other nodes.
@@ -363,6 +386,31 @@ mod tests {
         assert_eq!(until(&availability, 5), Some(MIB / 4 + 10));
         availability.release(PieceRun { first: 1, count: 3 });
         assert_eq!(until(&availability, 5), Some(MIB));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_given_to_nobody() {
+        let availability = available(MIB);
+        for piece in 0..3 {
+            availability.set_present(piece);
+        }
+        availability.release(PieceRun { first: 0, count: 3 });
+        availability.release_bytes(3 * MIB / 4 + 10);
+        assert_eq!(until(&availability, 0), Some(3 * MIB / 4 + 10));
+        availability.withdraw(&[PieceRun { first: 1, count: 2 }], 2);
+        assert_eq!(until(&availability, 0), Some(MIB / 4));
+        assert_eq!(until(&availability, MIB / 2), None);
+        assert_eq!(
+            until(&availability, 3 * MIB / 4),
+            None,
+            "of the arriving piece as well"
+        );
+        assert!(availability.has(PieceRun::one(0)));
+        assert!(!availability.has(PieceRun { first: 0, count: 2 }));
+        let (visible, _) = availability.visible_to(None).unwrap();
+        assert_eq!(visible.iter().collect::<Vec<_>>(), [0]);
+        availability.release(PieceRun::one(1));
+        assert_eq!(until(&availability, 0), Some(MIB / 2), "until it comes again");
     }
 
     #[test]

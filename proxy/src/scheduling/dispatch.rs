@@ -26,9 +26,10 @@ pub(super) fn dispatch(scheduling: &Scheduling, pulls: &Pulls, message: Schedule
         }
         SchedulerMessage::SendLinks(task, first) => send_links(scheduling, pulls, task, first),
         SchedulerMessage::Drop(task) => pulls.remove(task),
-        // Who is right shows at the origin, whose bytes are compared with the states that are known.
+        // What is whole was proved by its digest: no chain can take that back.
         SchedulerMessage::ForgetLinks(task) => {
-            pulls.deliver(task, Event::GoAlone);
+            tracing::warn!(%task, "authors of its chain disagree: what rests on it is fetched again");
+            pulls.deliver(task, Event::LinksForgotten);
         }
         // The ring was taken over before: the want now finds its owner.
         SchedulerMessage::Redirect(redirect) => {

@@ -360,6 +360,7 @@ fn a_removed_task_can_be_read_on_but_not_written<S: Subject>() {
         stored.record_states(1, &[state(1)]),
         Err(StoreError::Gone(_))
     ));
+    assert!(matches!(stored.forget_states(1), Err(StoreError::Gone(_))));
     stored.record_proved();
     let fresh = subject.store().open(task(1), &facts(3 * PIECE, true)).unwrap();
     assert!(fresh.present().is_empty(), "another task under the same name");

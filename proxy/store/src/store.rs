@@ -194,6 +194,10 @@ pub trait StoredTask: Send + Sync + Debug {
     /// for them before. Border 0 and borders that the layout does not have are left out.
     fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError>;
 
+    /// Forgets the states of borders `first` and above: their author is not believed any more. After an error they may
+    /// be there still.
+    fn forget_states(&self, first: u32) -> Result<(), StoreError>;
+
     /// The states that are kept, from border 1 on, without gaps.
     fn states(&self) -> Vec<ChainState>;
 

@@ -1,6 +1,7 @@
 //! Each rule of a task as a script: these events, exactly these actions.
 
 mod chaos;
+mod forget;
 mod parents;
 mod trust;
 mod world;

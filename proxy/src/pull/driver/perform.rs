@@ -39,6 +39,7 @@ impl Driver {
             Action::Release(run) => self.shared.availability.release(run),
             Action::ReleaseBytes { offset } => self.shared.availability.release_bytes(offset),
             Action::KeepStates { first, states } => self.keep_states(first, &states),
+            Action::Forget { runs, claims, first } => self.forget(&runs, &claims, first),
             Action::Publish { epoch, first, states } => self.publish(epoch, first, states, false),
             Action::Blame { host, failure, piece } => self.blame(host, failure, piece),
             Action::EndLease { epoch, failure } => self.end_lease(epoch, failure),
@@ -109,6 +110,30 @@ impl Driver {
         {
             // Only a restart would need them.
             tracing::debug!(task = %self.request.task(), %error, "store did not record states");
+        }
+    }
+
+    /// Readers first, then other nodes, then the store: nobody gets what rests on a chain that counts no more.
+    fn forget(&mut self, runs: &[PieceRun], claims: &[PieceNumber], first: u32) {
+        self.shared.availability.withdraw(runs, first);
+        let task = self.request.task();
+        if let Some(stored) = &self.stored {
+            let pieces = runs.iter().flat_map(|run| run.pieces());
+            pieces
+                .chain(claims.iter().copied())
+                .for_each(|piece| stored.forget(piece));
+            if let Err(error) = stored.forget_states(first) {
+                // A later life would believe them.
+                tracing::warn!(%task, %error, "a chain that counts no more could not be dropped, so its content is");
+                return self.failed(Failure::WrongContent);
+            }
+        }
+        // What was reported before it is taken back.
+        self.send_report();
+        if !runs.is_empty() && self.request.public {
+            self.env
+                .scheduling
+                .send(task, NodeMessage::Withdraw(task, runs.to_vec()));
         }
     }
 

@@ -42,6 +42,10 @@ enum Call {
         first: u32,
         count: u32,
     },
+    ForgetStates {
+        task: u8,
+        first: u32,
+    },
     Proved(u8),
     Remove(u8),
     MakeRoom(u64),
@@ -59,6 +63,7 @@ fn call() -> impl Strategy<Value = Call> {
         8 => (name(), piece()).prop_map(|(task, piece)| Call::Mark { task, piece }),
         2 => (name(), piece()).prop_map(|(task, piece)| Call::Forget { task, piece }),
         2 => (name(), 0..4u32, 0..4u32).prop_map(|(task, first, count)| Call::States { task, first, count }),
+        1 => (name(), 0..4u32).prop_map(|(task, first)| Call::ForgetStates { task, first }),
         2 => name().prop_map(Call::Proved),
         1 => name().prop_map(Call::Remove),
         1 => (0..8 * PIECE).prop_map(Call::MakeRoom),
@@ -168,6 +173,13 @@ impl<S: Subject> Model<S> {
                 }
             }
             Call::States { task, first, count } => self.record_states(task, first, count),
+            Call::ForgetStates { task, first } => {
+                if let Some(handle) = self.handles.get(&task) {
+                    handle.forget_states(first).unwrap();
+                    let states = &mut self.tasks.get_mut(&task).unwrap().states;
+                    states.retain(|border, _| *border < first);
+                }
+            }
             Call::Proved(name) => {
                 if let Some(handle) = self.handles.get(&name) {
                     handle.record_proved();

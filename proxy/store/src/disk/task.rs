@@ -237,6 +237,21 @@ impl StoredTask for DiskTask {
         })
     }
 
+    fn forget_states(&self, first: u32) -> Result<(), StoreError> {
+        if lock(&self.record.state).gone {
+            return Err(StoreError::Gone(self.record.task));
+        }
+        let (shape, borders) = (&self.files.shape, self.record.facts.layout.piece_count());
+        let first = first.clamp(1, borders);
+        // All of them: those behind the first would count again as soon as it has a state again.
+        let nothing = vec![0; (borders - first) as usize * STATE_CELL];
+        self.with_states(|known| {
+            self.write_index(shape.state_at(first), &nothing)?;
+            known.retain(|border, _| *border < first);
+            Ok(())
+        })
+    }
+
     fn states(&self) -> Vec<ChainState> {
         self.with_states(|known| (1..).map_while(|border| known.get(&border).copied()).collect())
     }

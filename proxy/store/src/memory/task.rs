@@ -157,6 +157,15 @@ impl StoredTask for Handle {
         Ok(())
     }
 
+    fn forget_states(&self, first: u32) -> Result<(), StoreError> {
+        let mut content = lock(&self.record.content);
+        if content.gone {
+            return Err(StoreError::Gone(self.record.task));
+        }
+        content.states.retain(|border, _| *border < first);
+        Ok(())
+    }
+
     fn states(&self) -> Vec<ChainState> {
         let content = lock(&self.record.content);
         (1..)

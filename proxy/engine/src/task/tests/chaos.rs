@@ -83,6 +83,7 @@ fn some_event() -> impl Strategy<Value = Event> {
         (0..3u64, some_runs()).prop_map(|(epoch, runs)| Event::LeaseGranted { epoch, runs }),
         (0..3u64).prop_map(|epoch| Event::LeaseRevoked { epoch }),
         Just(Event::GoAlone),
+        Just(Event::LinksForgotten),
         (fetch.clone(), 0..PIECES + 1).prop_map(|(fetch, piece)| Event::PieceLinked { fetch, piece }),
         (fetch.clone(), 0..PIECES).prop_map(|(fetch, piece)| {
             let states = &BLOB.states;
@@ -103,7 +104,7 @@ fn some_event() -> impl Strategy<Value = Event> {
 /// What must hold of the actions, whatever the events.
 #[derive(Default)]
 struct Watchman {
-    released: Vec<PieceRun>,
+    released: std::collections::BTreeSet<PieceNumber>,
     running: std::collections::BTreeSet<FetchId>,
     kept: u32,
     over: bool,
@@ -115,13 +116,8 @@ impl Watchman {
         match action {
             Action::Release(run) => {
                 assert!(run.count > 0);
-                assert!(
-                    !self
-                        .released
-                        .iter()
-                        .any(|old| run.pieces().any(|piece| old.contains(piece)))
-                );
-                self.released.push(*run);
+                run.pieces()
+                    .for_each(|piece| assert!(self.released.insert(piece)));
             }
             Action::FetchPeer {
                 fetch, run, proofs, ..
@@ -137,6 +133,12 @@ impl Watchman {
             Action::KeepStates { first, states } => {
                 assert_eq!(*first, self.kept + 1, "states are kept without a gap");
                 self.kept += u32::try_from(states.len()).unwrap();
+            }
+            Action::Forget { runs, first, .. } => {
+                self.kept = self.kept.min(first - 1);
+                for piece in runs.iter().flat_map(|run| run.pieces()) {
+                    self.released.remove(&piece);
+                }
             }
             Action::Proved | Action::Fail(_) => self.over = true,
             _ => {}
