@@ -9,6 +9,41 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+/// Where bytes that a client gets came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BytesFrom {
+    /// They were in the store before anybody fetched them for this client.
+    Cache,
+    /// Another node.
+    Peer,
+    /// The registry.
+    Origin,
+}
+
+impl BytesFrom {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Cache, Self::Peer, Self::Origin];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Peer => "peer",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// What did not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unverified {
+    /// A piece that another node sent.
+    Peer,
+    /// A piece that the store kept over a restart.
+    Store,
+    /// A content: two chains of it differ, or the registry's bytes are not those of the digest.
+    Chain,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Source {
     source: &'static str,
@@ -30,7 +65,8 @@ pub struct PullMetrics {
     running: Gauge,
     ended: Family<Outcome, Counter>,
     received: Family<Source, Counter>,
-    from_cache: Counter,
+    served: Family<Source, Counter>,
+    verify_failures: Family<Source, Counter>,
     parent_failures: Family<Reason, Counter>,
 }
 
@@ -55,11 +91,23 @@ impl PullMetrics {
             metrics.received.clone(),
         );
         registry.register_with_unit(
-            "cache_served",
-            "Bytes given to clients of contents that were whole in this node's store",
+            "served",
+            "Bytes given to clients, by where they came from: cache is what the store had before the pull",
             Unit::Bytes,
-            metrics.from_cache.clone(),
+            metrics.served.clone(),
         );
+        registry.register(
+            "verify_failures",
+            "What was refused because it does not fit its digest: pieces of a peer or of the store, whole contents (chain)",
+            metrics.verify_failures.clone(),
+        );
+        // Rates need a zero to begin at, and an alert on the first failure needs one too.
+        for from in BytesFrom::ALL {
+            metrics.served(from, 0);
+        }
+        for what in [Unverified::Peer, Unverified::Store, Unverified::Chain] {
+            metrics.failures(what).inc_by(0);
+        }
         registry.register(
             "parent_failures",
             "Parents given up or paused, by reason; wrong_bytes are pieces that failed verification",
@@ -88,8 +136,23 @@ impl PullMetrics {
         }
     }
 
-    pub(crate) fn cache_served(&self, bytes: usize) {
-        self.from_cache.inc_by(bytes as u64);
+    pub(crate) fn served(&self, from: BytesFrom, bytes: u64) {
+        self.served
+            .get_or_create(&Source { source: from.name() })
+            .inc_by(bytes);
+    }
+
+    fn failures(&self, what: Unverified) -> Counter {
+        let source = match what {
+            Unverified::Peer => "peer",
+            Unverified::Store => "store",
+            Unverified::Chain => "chain",
+        };
+        self.verify_failures.get_or_create(&Source { source }).clone()
+    }
+
+    pub(crate) fn unverified(&self, what: Unverified) {
+        self.failures(what).inc();
     }
 
     pub(crate) fn origin_bytes(&self, bytes: usize) {
@@ -102,7 +165,10 @@ impl PullMetrics {
         let reason = match failure {
             ParentFailure::Unreachable => "unreachable",
             ParentFailure::Silent => "silent",
-            ParentFailure::WrongBytes => "wrong_bytes",
+            ParentFailure::WrongBytes => {
+                self.unverified(Unverified::Peer);
+                "wrong_bytes"
+            }
             ParentFailure::Missing => "missing",
             ParentFailure::Busy => "busy",
         };

@@ -153,7 +153,13 @@ impl Mirror {
             ),
             Ok(slot) => {
                 let (label, reply) = self.route(parts, arrived).await;
-                (label, reply.map(|body| Held::new(body, slot).boxed_unsync()))
+                // Errors are no contents.
+                let content = reply.status().is_success() && label != "ping";
+                let first_byte = content.then(|| (self.inner.metrics.clone(), arrived));
+                (
+                    label,
+                    reply.map(|body| Held::new(body, slot, first_byte).boxed_unsync()),
+                )
             }
         };
         let mut reply = if head { reply::without_body(reply) } else { reply };

@@ -101,10 +101,15 @@ async fn a_blob_comes_once_from_the_registry_and_then_from_the_store() {
     }
     assert_eq!(world.origin.bytes_sent_for(&digest), content.len());
     let metrics = darter_service::metrics::encode(&world.metrics);
-    assert!(
-        metrics.contains("darter_proxy_cache_served_bytes_total 6000002\n"),
-        "{metrics}"
-    );
+    for line in [
+        "darter_proxy_served_bytes_total{source=\"origin\"} 3000001\n",
+        "darter_proxy_served_bytes_total{source=\"cache\"} 6000002\n",
+        "darter_proxy_served_bytes_total{source=\"peer\"} 0\n",
+        "darter_proxy_first_byte_seconds_count 3\n",
+        "darter_proxy_verify_failures_total{source=\"chain\"} 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line:?} is not in:\n{metrics}");
+    }
     world.stop().await;
 }
 
@@ -199,6 +204,9 @@ async fn wrong_bytes_are_never_sent_whole_nor_kept() {
     );
     assert_ne!(answer.end, End::Reset);
     assert!(content.read(0..answer.body.len() as u64) == answer.body);
+    let metrics = darter_service::metrics::encode(&world.metrics);
+    let failed = "darter_proxy_verify_failures_total{source=\"chain\"} 1\n";
+    assert!(metrics.contains(failed), "{metrics}");
     world.origin.heal(fault);
     tokio::time::sleep(Duration::from_secs(6)).await;
     let answer = world.get(&digest, &[]).await;

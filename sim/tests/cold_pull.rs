@@ -48,6 +48,18 @@ fn the_same_with_a_seed_that_fetches_for_all() {
             .node("seed-0")
             .metric("darter_proxy_received_bytes_total", "source=\"origin\"");
         assert_eq!(by_seed, blob.length(), "the seed fetched, and nobody else");
+        for node in ["node-0", "node-1", "node-2", "node-3"] {
+            let served = |source: &str| {
+                let label = format!("source=\"{source}\"");
+                world.node(node).metric("darter_proxy_served_bytes_total", &label)
+            };
+            assert_eq!(
+                served("peer"),
+                blob.length(),
+                "its client's bytes came from other nodes"
+            );
+            assert_eq!(served("origin") + served("cache"), 0);
+        }
         world.finish();
     });
 }

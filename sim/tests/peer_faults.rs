@@ -90,6 +90,16 @@ fn a_peer_loses_power_and_comes_back() {
         // What it kept must be linked again before it is served, to itself and to others.
         world.pull(0, &blob);
         world.settle(Duration::from_secs(10));
+        let kept = world
+            .node("node-0")
+            .metric("darter_proxy_served_bytes_total", "source=\"cache\"");
+        let lost = world
+            .node("node-0")
+            .metric("darter_proxy_verify_failures_total", "source=\"store\"");
+        assert!(
+            kept + lost > 0,
+            "what it kept is linked again, and served or refused"
+        );
         world.finish();
     });
 }
@@ -118,6 +128,11 @@ fn all_peers_flip_bits() {
                 .metric("darter_proxy_parent_failures_total", "wrong_bytes")
                 > 0
         );
+        let moved = |name: &str, source: &str| {
+            let label = format!("source=\"{source}\"");
+            world.node(&format!("node-{late}")).metric(name, &label)
+        };
+        assert!(moved("darter_proxy_verify_failures_total", "peer") > 0);
         assert!(pull.progress().took.unwrap() <= Duration::from_secs(3));
         world.finish();
     });

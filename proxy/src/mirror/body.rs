@@ -12,9 +12,11 @@ use bytes::Bytes;
 use darter_types::ByteRange;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::content::{ContentStream, OpenContent};
 use super::giveup::Running;
+use super::metrics::MirrorMetrics;
 use super::reply::{BodyError, ReplyBody};
 
 /// A part of a body.
@@ -177,16 +179,26 @@ impl Body for ContentBody {
     }
 }
 
-/// A body that keeps its request counted while it is being sent.
+/// A body that keeps its request counted while it is being sent, and tells when its first byte goes.
 #[derive(Debug)]
 pub(super) struct Held {
     body: ReplyBody,
     _slot: OwnedSemaphorePermit,
+    /// Whom to tell, and when the request came; `None` once that was done.
+    first_byte: Option<(MirrorMetrics, Instant)>,
 }
 
 impl Held {
-    pub(super) fn new(body: ReplyBody, slot: OwnedSemaphorePermit) -> Self {
-        Self { body, _slot: slot }
+    pub(super) fn new(
+        body: ReplyBody,
+        slot: OwnedSemaphorePermit,
+        first_byte: Option<(MirrorMetrics, Instant)>,
+    ) -> Self {
+        Self {
+            body,
+            _slot: slot,
+            first_byte,
+        }
     }
 }
 
@@ -198,7 +210,15 @@ impl Body for Held {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        if data.is_some_and(|bytes| !bytes.is_empty())
+            && let Some((metrics, arrived)) = this.first_byte.take()
+        {
+            metrics.first_byte(arrived.elapsed());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

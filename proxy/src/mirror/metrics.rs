@@ -16,10 +16,16 @@ struct Answered {
     code: u16,
 }
 
+/// 0.5 ms (out of the store) to 16 s (a client's patience is over), each twice the one before.
+fn buckets() -> impl Iterator<Item = f64> {
+    exponential_buckets(0.0005, 2.0, 16)
+}
+
 /// The mirror's metrics. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct MirrorMetrics {
     requests: Family<Answered, Counter>,
+    head: Histogram,
     first_byte: Histogram,
     hand_overs: Counter,
     stale_tags: Counter,
@@ -30,8 +36,8 @@ impl MirrorMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
-            // 1 ms to about 16 s.
-            first_byte: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            head: Histogram::new(buckets()),
+            first_byte: Histogram::new(buckets()),
             hand_overs: Counter::default(),
             stale_tags: Counter::default(),
         };
@@ -41,9 +47,10 @@ impl MirrorMetrics {
             "Requests of clients, by endpoint and status",
             requests,
         );
-        let first_byte = metrics.first_byte.clone();
         let help = "Time from a client's request to the head of its answer";
-        registry.register("answer_seconds", help, first_byte);
+        registry.register("answer_seconds", help, metrics.head.clone());
+        let help = "Time from a client's request to the first byte of the content that it gets";
+        registry.register("first_byte_seconds", help, metrics.first_byte.clone());
         let help = "Requests answered by 503 because their content broke off";
         registry.register("hand_overs", help, metrics.hand_overs.clone());
         let help = "Tags answered as last known because their registry could not be asked";
@@ -54,6 +61,10 @@ impl MirrorMetrics {
     pub(super) fn answered(&self, handler: &'static str, status: StatusCode, waited: Duration) {
         let code = status.as_u16();
         self.requests.get_or_create(&Answered { handler, code }).inc();
+        self.head.observe(waited.as_secs_f64());
+    }
+
+    pub(super) fn first_byte(&self, waited: Duration) {
         self.first_byte.observe(waited.as_secs_f64());
     }
 

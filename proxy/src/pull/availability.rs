@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::PullError;
 use super::changes::{Changes, Changing};
+use crate::metrics::BytesFrom;
 
 /// The shared view of one running pull.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ struct Ready {
     present: PieceSet,
     /// Clients may have them.
     released: PieceSet,
+    /// Which of the present ones another node sent.
+    from_peers: PieceSet,
+    /// Which of the present ones the store had before this pull.
+    from_store: PieceSet,
     /// Bytes of a piece that is arriving from the origin which clients may have already.
     partial: ByteRange,
     /// Which of them each child may know of; absent = all.
@@ -104,7 +109,9 @@ impl Availability {
                 layout,
                 stored,
                 present: none.clone(),
-                released: none,
+                released: none.clone(),
+                from_peers: none.clone(),
+                from_store: none,
                 partial,
                 offers: None,
             });
@@ -120,7 +127,9 @@ impl Availability {
             layout,
             stored,
             present: all.clone(),
-            released: all,
+            released: all.clone(),
+            from_peers: PieceSet::new(layout.piece_count()),
+            from_store: all,
             partial,
             offers: None,
         };
@@ -175,6 +184,8 @@ impl Availability {
             for piece in runs.iter().flat_map(|run| run.pieces()) {
                 ready.present.remove(piece);
                 ready.released.remove(piece);
+                ready.from_peers.remove(piece);
+                ready.from_store.remove(piece);
             }
             if ready.layout.piece_at(ready.partial.start) >= first {
                 ready.partial = ByteRange::new(0, 0);
@@ -182,10 +193,30 @@ impl Availability {
         });
     }
 
-    pub(crate) fn set_present(&self, piece: PieceNumber) {
+    /// Bytes of `range` by where they came from; what is arriving comes from the origin.
+    pub(crate) fn sources(&self, range: ByteRange) -> Vec<(BytesFrom, u64)> {
+        let state = self.lock();
+        let Some(ready) = &state.ready else {
+            return Vec::new();
+        };
+        let pieces = ready.layout.pieces_of(range).pieces();
+        pieces
+            .map(|piece| {
+                let bytes = ready.layout.piece_range(piece).intersect(range).len();
+                (ready.source(piece), bytes)
+            })
+            .collect()
+    }
+
+    pub(crate) fn set_present(&self, piece: PieceNumber, from: BytesFrom) {
         let now = self.now();
         self.change_ready(|ready| {
             ready.present.insert(piece);
+            match from {
+                BytesFrom::Peer => drop(ready.from_peers.insert(piece)),
+                BytesFrom::Cache => drop(ready.from_store.insert(piece)),
+                BytesFrom::Origin => {}
+            }
             if let Some(offers) = ready.offers.as_mut() {
                 offers.piece_arrived(piece, now);
             }
@@ -326,6 +357,16 @@ impl Availability {
 }
 
 impl Ready {
+    fn source(&self, piece: PieceNumber) -> BytesFrom {
+        if self.from_peers.contains(piece) {
+            BytesFrom::Peer
+        } else if self.from_store.contains(piece) {
+            BytesFrom::Cache
+        } else {
+            BytesFrom::Origin
+        }
+    }
+
     fn readable_until(&self, offset: u64) -> u64 {
         let piece = self.layout.piece_at(offset);
         let next = self.released.next_missing(piece);
@@ -389,10 +430,27 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_told_by_where_they_came_from() {
+        let availability = available(MIB);
+        availability.set_present(0, BytesFrom::Cache);
+        availability.set_present(1, BytesFrom::Peer);
+        availability.set_present(2, BytesFrom::Origin);
+        assert_eq!(
+            availability.sources(ByteRange::new(100, 3 * MIB / 4 + 7)),
+            [
+                (BytesFrom::Cache, MIB / 4 - 100),
+                (BytesFrom::Peer, MIB / 4),
+                (BytesFrom::Origin, MIB / 4),
+                (BytesFrom::Origin, 7)
+            ]
+        );
+    }
+
+    #[test]
     fn what_is_taken_back_is_given_to_nobody() {
         let availability = available(MIB);
         for piece in 0..3 {
-            availability.set_present(piece);
+            availability.set_present(piece, BytesFrom::Peer);
         }
         availability.release(PieceRun { first: 0, count: 3 });
         availability.release_bytes(3 * MIB / 4 + 10);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use darter_engine::{Action, Event, FetchId, Settings, Task};
 use darter_store::StoredTask;
-use darter_types::{HostId, Moment};
+use darter_types::{HostId, Moment, PieceSet};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub(super) struct Driver {
     events: mpsc::Receiver<Event>,
     told: Told,
     stored: Option<Arc<dyn StoredTask>>,
+    /// Pieces of an earlier life that the store had at the start.
+    claims: PieceSet,
     fetches: BTreeMap<FetchId, CancellationToken>,
     watches: BTreeMap<HostId, CancellationToken>,
     report: Report,
@@ -75,6 +77,7 @@ impl Driver {
             events,
             told: Told::default(),
             stored: None,
+            claims: PieceSet::new(0),
             fetches: BTreeMap::new(),
             watches: BTreeMap::new(),
             report: Report::default(),
@@ -111,8 +114,9 @@ impl Driver {
     fn begin(&mut self) {
         if let Some(stored) = self.env.store.find(self.request.task()) {
             let layout = stored.facts().layout;
+            self.claims = stored.claimed();
             self.engine
-                .restore(layout, &stored.states(), &stored.claimed(), &stored.present());
+                .restore(layout, &stored.states(), &self.claims, &stored.present());
             self.use_store(stored, layout);
         }
         if let Some(length) = self.request.length {
@@ -190,16 +194,19 @@ impl Driver {
     fn finished(&self, outcome: &Result<(), PullError>) {
         let sources = &self.report.totals;
         let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (origin_bytes, peer_bytes, peers) =
-            (sources.origin_bytes, sources.peer_bytes, sources.parents.len());
+        let (origin_bytes, peer_bytes, cache_bytes) =
+            (sources.origin_bytes, sources.peer_bytes, sources.cache_bytes);
+        let peers = sources.parents.len();
         let task = self.request.task();
         match outcome {
-            Ok(()) => tracing::info!(%task, origin_bytes, peer_bytes, peers, elapsed_ms, "pull finished"),
+            Ok(()) => {
+                tracing::info!(%task, origin_bytes, peer_bytes, cache_bytes, peers, elapsed_ms, "pull finished")
+            }
             Err(PullError::Stopping) => {
-                tracing::info!(%task, origin_bytes, peer_bytes, peers, elapsed_ms, "pull stopped");
+                tracing::info!(%task, origin_bytes, peer_bytes, cache_bytes, peers, elapsed_ms, "pull stopped");
             }
             Err(error) => {
-                tracing::warn!(%task, origin_bytes, peer_bytes, peers, elapsed_ms, %error, "pull failed");
+                tracing::warn!(%task, origin_bytes, peer_bytes, cache_bytes, peers, elapsed_ms, %error, "pull failed");
             }
         }
         self.env.metrics.pull_ended(outcome.is_ok());

@@ -59,10 +59,13 @@ impl Reader {
         let next = self.wait().await;
         self.failed = next.is_err();
         if let Ok(bytes) = &next {
-            self.offset += bytes.len() as u64;
-            match &self.registration {
-                Some(registration) => registration.moved(self.offset),
-                None => self.metrics.cache_served(bytes.len()),
+            let given = ByteRange::new(self.offset, self.offset + bytes.len() as u64);
+            self.offset = given.end;
+            for (from, bytes) in self.availability.sources(given) {
+                self.metrics.served(from, bytes);
+            }
+            if let Some(registration) = &self.registration {
+                registration.moved(self.offset);
             }
         }
         Some(next)

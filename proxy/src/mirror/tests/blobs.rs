@@ -1,5 +1,7 @@
 //! Blobs: ranges, framing, and how they end when they cannot be served.
 
+use std::time::Duration;
+
 use darter_testkit::client::{End, RawConnection};
 use darter_testkit::content::Content;
 use darter_testkit::origin::{CutBy, Fault, Match, When};
@@ -103,6 +105,47 @@ async fn ranges_do_not_depend_on_the_cache() {
             .await;
         assert_eq!(answer.status, status, "{if_range}");
     }
+}
+
+/// How often a histogram was observed.
+fn observed(lab: &Lab, name: &str) -> u64 {
+    let text = darter_service::metrics::encode(&lab.metrics);
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}_count ")));
+    count.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_first_byte_is_measured_and_not_only_the_head() {
+    let (lab, digest, _) = lab_with_blob().await;
+    let target = path(&digest);
+    let counts = |lab: &Lab| {
+        (
+            observed(lab, "answer_seconds"),
+            observed(lab, "first_byte_seconds"),
+        )
+    };
+    lab.get(&target, &[]).await;
+    assert_eq!(counts(&lab), (1, 1));
+    lab.head(&target, &[]).await;
+    lab.get("/v2/", &[]).await;
+    let nothing = format!("/v2/a/blobs/sha256:{}", "0".repeat(64));
+    assert_eq!(lab.get(&nothing, &[]).await.status, 404);
+    assert_eq!(counts(&lab), (4, 1), "no content, no first byte of it");
+
+    lab.trouble(&digest, Some(Trouble::Stuck));
+    let stuck = lab.get(&target, &[]);
+    let answered = async {
+        while counts(&lab).0 < 5 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = stuck => panic!("there is no byte to end with"),
+        () = answered => {}
+    }
+    assert_eq!(counts(&lab), (5, 1), "a head, and no byte behind it");
 }
 
 #[tokio::test]

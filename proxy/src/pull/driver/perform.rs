@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Driver;
+use crate::metrics::{BytesFrom, Unverified};
 use crate::peer::{PeerFetch, PeerWatch};
 use crate::pull::origin_fetch::OriginFetch;
 use crate::pull::{PullError, check};
@@ -86,7 +87,7 @@ impl Driver {
     pub(super) fn use_store(&mut self, stored: Arc<dyn StoredTask>, layout: PieceLayout) {
         self.shared.availability.ready(Arc::clone(&stored), layout);
         for piece in stored.present().iter() {
-            self.shared.availability.set_present(piece);
+            self.shared.availability.set_present(piece, BytesFrom::Cache);
         }
         self.stored = Some(stored);
     }
@@ -94,12 +95,22 @@ impl Driver {
     fn have(&mut self, piece: PieceNumber, from: Option<HostId>) {
         let Some(stored) = &self.stored else { return };
         let bytes = stored.facts().layout.piece_range(piece).len();
+        // A claim ends when other bytes are written over it.
+        let kept = || self.claims.contains(piece) && stored.claimed().contains(piece);
+        let source = match &from {
+            Some(_) => BytesFrom::Peer,
+            None if kept() => BytesFrom::Cache,
+            None => BytesFrom::Origin,
+        };
         if let Err(error) = stored.mark_present(piece) {
             tracing::debug!(task = %self.request.task(), piece, %error, "store did not record a piece");
         }
         self.env.metrics.piece(from.is_some(), bytes);
-        self.report.add(piece, from, bytes);
-        self.shared.availability.set_present(piece);
+        match source {
+            BytesFrom::Cache => self.report.found(piece, bytes),
+            BytesFrom::Peer | BytesFrom::Origin => self.report.add(piece, from, bytes),
+        }
+        self.shared.availability.set_present(piece, source);
     }
 
     fn keep_states(&self, first: u32, states: &[ChainState]) {
@@ -141,9 +152,11 @@ impl Driver {
         let (Some(stored), events) = (self.stored.clone(), self.shared.events.clone()) else {
             return;
         };
+        let metrics = Arc::clone(&self.env.metrics);
         self.env.tasks.spawn("check of a stored piece", async move {
             let good = check::links(&*stored, &proof);
             if !good {
+                metrics.unverified(Unverified::Store);
                 stored.forget(piece);
             }
             let _ = events.send(Event::ClaimChecked { piece, good }).await;
@@ -367,6 +380,7 @@ impl Driver {
     fn failed(&mut self, failure: Failure) {
         let error = match failure {
             Failure::WrongContent => {
+                self.env.metrics.unverified(Unverified::Chain);
                 self.env.distrust(self.request.task());
                 PullError::WrongContent
             }

@@ -10,6 +10,7 @@ use darter_types::{HostId, PieceNumber, PieceRun, TaskId};
 pub(super) struct Totals {
     pub(super) origin_bytes: u64,
     pub(super) peer_bytes: u64,
+    pub(super) cache_bytes: u64,
     pub(super) parents: BTreeMap<HostId, u64>,
 }
 
@@ -42,10 +43,7 @@ impl Report {
 
     /// A piece of `bytes` came from a parent or, with `None`, from the origin.
     pub(super) fn add(&mut self, piece: PieceNumber, from: Option<HostId>, bytes: u64) {
-        match self.runs.last_mut() {
-            Some(run) if run.end() == piece => run.count += 1,
-            _ => self.runs.push(PieceRun::one(piece)),
-        }
+        self.add_piece(piece);
         match &from {
             None => self.totals.origin_bytes += bytes,
             Some(host) => {
@@ -54,6 +52,19 @@ impl Report {
             }
         }
         *self.fed.entry(from).or_default() += bytes;
+    }
+
+    /// A piece of `bytes` was in the store already: nobody fed it.
+    pub(super) fn found(&mut self, piece: PieceNumber, bytes: u64) {
+        self.add_piece(piece);
+        self.totals.cache_bytes += bytes;
+    }
+
+    fn add_piece(&mut self, piece: PieceNumber) {
+        match self.runs.last_mut() {
+            Some(run) if run.end() == piece => run.count += 1,
+            _ => self.runs.push(PieceRun::one(piece)),
+        }
     }
 
     /// The batch, if there is anything to tell.
@@ -87,11 +98,19 @@ mod tests {
         report.add(3, None, 5);
         report.add(4, Some(parent.clone()), 6);
         report.add(7, Some(parent.clone()), 1);
+        report.found(8, 3);
         let have = report.take(task, 9).unwrap();
-        assert_eq!(have.runs, [PieceRun { first: 3, count: 2 }, PieceRun::one(7)]);
+        assert_eq!(
+            have.runs,
+            [PieceRun { first: 3, count: 2 }, PieceRun { first: 7, count: 2 }]
+        );
         assert_eq!(have.fed, [(None, 5), (Some(parent), 7)]);
         assert_eq!(report.take(task, 9), None);
-        assert_eq!((report.totals.origin_bytes, report.totals.peer_bytes), (5, 7));
+        let totals = &report.totals;
+        assert_eq!(
+            (totals.origin_bytes, totals.peer_bytes, totals.cache_bytes),
+            (5, 7, 3)
+        );
         assert_eq!(report.take_sign_of_life(task, 9), None);
         report.flows();
         assert_eq!(report.take_sign_of_life(task, 9).unwrap().runs, []);
