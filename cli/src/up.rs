@@ -11,6 +11,7 @@ use darter_proxy::run::Ports as ProxyPorts;
 use darter_scheduler::config::Config as SchedulerConfig;
 use darter_scheduler::run::Ports as SchedulerPorts;
 use darter_service::config::{Sources, load};
+use darter_service::net::Address;
 use darter_service::shutdown::Stop;
 use darter_service::tls::TlsConfig;
 use tokio::sync::oneshot;
@@ -36,8 +37,8 @@ those of the scheduler with DARTER_SCHEDULER__SECTION__KEY.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Up {
     /// Where the mirror listens [default: 127.0.0.1:4001]
-    #[arg(long, value_name = "IP:PORT")]
-    mirror: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT")]
+    mirror: Option<Address>,
     /// Where contents are kept [default: /var/lib/darter/store as root, else ~/.local/share/darter/store]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -80,7 +81,11 @@ impl Up {
         }
         env.extend(environment());
         let mut set = Vec::new();
-        set.extend(self.mirror.map(|mirror| format!("mirror.listen={mirror}")));
+        set.extend(
+            self.mirror
+                .as_ref()
+                .map(|mirror| format!("mirror.listen={mirror}")),
+        );
         if let Some(store) = &self.store {
             let store = std::path::absolute(store).context("--store")?;
             set.push(format!("store.dir={}", store.display()));

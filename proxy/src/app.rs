@@ -106,8 +106,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let mut rng = StdRng::seed_from_u64(seed);
     // Before any port is open: there is no way from files that cannot be used to a plain connection.
     let secure = Secure::load(&config.tls, &host)?;
-    let mirror_listen = Address::Tcp(config.mirror.listen.to_string());
-    let (mirror_listener, mirror_address) = bind(&*network, &mirror_listen, "the mirror").await?;
+    let (mirror_listener, mirror_address) = bind(&*network, &config.mirror.listen, "the mirror").await?;
     let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
     let own = registry.sub_registry_with_prefix("darter_proxy");
@@ -220,7 +219,7 @@ fn serve_mirror(
     stop: &CancellationToken,
 ) {
     let (owned, stop) = (tasks.clone(), stop.clone());
-    tasks.spawn("mirror", async move {
+    tasks.spawn_component("mirror", stop.clone(), async move {
         mirror.serve(listener, &owned, zero_copy, stop).await
     });
 }
@@ -248,10 +247,9 @@ fn serve_peers<W: Wrap>(
         async move { server.answer(request).await }
     };
     let stop = stop.clone();
-    tasks.spawn(
-        "peer server",
-        async move { http.serve(listener, handler, stop).await },
-    );
+    tasks.spawn_component("peer server", stop.clone(), async move {
+        http.serve(listener, handler, stop).await
+    });
 }
 
 fn hello(config: &Config, host: HostId, peer_address: &str) -> Hello {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::admin::{Admin, AdminPort, AdminPortError, Parts};
+use darter_service::admin::{Admin, AdminPort, AdminPortError, AdminServer, Parts};
 use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
@@ -17,7 +17,7 @@ use darter_service::net::Network;
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
 use darter_service::shutdown::Stop;
-use darter_service::supervise::Tasks;
+use darter_service::supervise::{Failure, Tasks};
 use darter_service::tls::TlsConfig;
 use darter_service::watchdog::Watchdog;
 use darter_store::{DiskOptions, DiskStore, OpenError};
@@ -84,12 +84,20 @@ pub enum RunError {
     /// A port or a setting.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A part of it ended unasked, so it stopped: whoever supervises the process starts it again.
+    #[error("{component} failed: {reason}")]
+    Failed {
+        /// Which.
+        component: &'static str,
+        /// What is known of why.
+        reason: String,
+    },
 }
 
 /// Runs a node until its `stop`; `ready` is told where it can be reached as soon as it serves.
 ///
 /// # Errors
-/// It did not start. Nothing of it runs then.
+/// It did not start, or a part of it ended unasked. Nothing of it runs then.
 pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
     let RunParts {
         mut config,
@@ -148,7 +156,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     notify.tell(State::Ready);
     ready(&ports);
 
-    stop.stop.cancelled().await;
+    let failure = until_over(&stop.stop, &tasks, &admin).await;
     notify.tell(State::Stopping);
     // It would find the mirror's port closed.
     drop(watchdog);
@@ -158,7 +166,24 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     drop(node);
     admin.end().await;
     tracing::info!("proxy has stopped");
-    Ok(())
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> Self {
+        let Failure { component, reason } = failure;
+        Self::Failed { component, reason }
+    }
+}
+
+/// Waits until the node is asked to stop, or has lost a part.
+async fn until_over(stop: &CancellationToken, tasks: &Tasks, admin: &AdminServer) -> Option<Failure> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        failure = tasks.failed() => Some(failure),
+        failure = admin.failed() => Some(failure),
+    }
 }
 
 /// Alone, a node exchanges nothing.

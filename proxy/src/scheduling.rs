@@ -148,7 +148,8 @@ impl Scheduling {
                 let stop = parts.stop.child_token();
                 state.linked.insert(address.clone(), stop.clone());
                 let link = link::Link::new(self.clone(), address.clone(), parts.clone());
-                parts.tasks.spawn("stream to a scheduler", link.run(stop));
+                let name = "stream to a scheduler";
+                parts.tasks.spawn_component(name, stop.clone(), link.run(stop));
             }
         }
     }

@@ -5,18 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::net::{Address, AddressError, Listener, Network, Stream, incoming, secure_incoming};
+use darter_service::net::{Address, AddressError, Limited, Listener, Network, incoming, secure_incoming};
 use darter_service::supervise::{Ended, Supervisor};
 use darter_service::tls::{Protocol, TlsError, TlsWrap};
 use futures_util::stream::BoxStream;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
 
 use crate::config::{Config, Problem};
 use crate::metrics::Metrics;
 use crate::service::{self, Handle, Owner};
 
+/// Connections beyond one for each node: questions of operators, probes, nodes that come back before their old connection
+/// is known to be dead.
+const CONNECTIONS_SPARE: usize = 1024;
 /// How long connections may take to end at a stop.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -75,6 +79,7 @@ pub struct App {
     tls: Option<TlsWrap>,
     handle: Handle,
     owner: Owner,
+    connections_max: usize,
 }
 
 impl App {
@@ -112,6 +117,7 @@ impl App {
             tls,
             handle,
             owner,
+            connections_max: config.limits.hosts_max.saturating_add(CONNECTIONS_SPARE),
         })
     }
 
@@ -127,15 +133,25 @@ impl App {
             owner.run(owner_stop).await;
             Ok(())
         });
-        let (router, server_stop) = (self.handle.router(), stop.clone());
-        let connections: BoxStream<'static, io::Result<Stream>> = match self.tls {
-            Some(tls) => Box::pin(secure_incoming(self.listener, tls)),
-            None => Box::pin(incoming(self.listener)),
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let router = self.handle.router().add_service(health_service);
+        let connections: BoxStream<'static, io::Result<Limited>> = match self.tls {
+            Some(tls) => Box::pin(secure_incoming(self.listener, tls, self.connections_max)),
+            None => Box::pin(incoming(self.listener, self.connections_max)),
         };
+        let stop = stop.clone();
         supervisor.add("scheduler-grpc", async move {
-            router
-                .serve_with_incoming_shutdown(connections, server_stop.cancelled_owned())
-                .await?;
+            health
+                .set_service_status(service::NAME, ServingStatus::Serving)
+                .await;
+            let stopping = async move {
+                stop.cancelled().await;
+                // Probes that watch hear it before their connection ends.
+                for name in ["", service::NAME] {
+                    health.set_service_status(name, ServingStatus::NotServing).await;
+                }
+            };
+            router.serve_with_incoming_shutdown(connections, stopping).await?;
             Ok(())
         });
     }

@@ -13,7 +13,7 @@ use darter_service::log::LogHandle;
 use darter_service::net::{Address, AddressError, Network};
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
-use darter_service::supervise::{Ended, Supervisor, Tasks};
+use darter_service::supervise::{Ended, Supervisor};
 use darter_service::tls::TlsConfig;
 use darter_service::watchdog::Watchdog;
 use prometheus_client::registry::Registry;
@@ -100,16 +100,16 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         admin: port.address(),
     };
     let readiness = Readiness::new();
+    let serving = CancellationToken::new();
+    let mut supervisor = Supervisor::new(serving.clone());
     let admin = port.serve(Admin::new(Parts {
         readiness: readiness.clone(),
         registry,
         config_text: to_yaml(&config)?,
         log: parts.log,
-        tasks: Tasks::new(),
+        tasks: supervisor.tasks(),
         routes: BTreeMap::new(),
     }));
-    let serving = CancellationToken::new();
-    let mut supervisor = Supervisor::new(serving.clone());
     app.add_to(&mut supervisor, &serving);
     tracing::info!(listen = ports.grpc, admin = ports.admin, "scheduler is ready");
     let watchdog =
@@ -125,9 +125,15 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         serving.cancel();
         std::future::pending::<()>().await;
     };
+    let mut running = std::pin::pin!(supervisor.run(STOP_GRACE));
     let ended = tokio::select! {
         biased;
-        ended = supervisor.run(STOP_GRACE) => ended,
+        ended = &mut running => ended,
+        failure = admin.failed() => {
+            serving.cancel();
+            running.await;
+            Ended::Failed(failure.component, failure.reason.into())
+        }
         () = stopping => Ended::Stopped,
     };
     admin.end().await;

@@ -37,6 +37,15 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often a silent connection is asked whether it lives, and how long it may take to say so.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// Streams of one connection: a node has one, an operator asks one question at a time.
+const STREAMS_MAX: u32 = 32;
+/// Streams that were opened and reset before anybody looked at them; a connection with more is ended.
+const RESETS_WAITING_MAX: usize = 32;
+/// Longest headers of one request, in bytes.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// The nodes' service, as probes name it.
+pub(crate) const NAME: &str = "darter.scheduler.v1.Scheduler";
+
 /// What goes to one node.
 type ToNode = mpsc::Sender<Result<pb::SchedulerMessage, Status>>;
 
@@ -102,6 +111,9 @@ impl Handle {
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING_MAX))
+            .http2_max_header_list_size(HEADERS_BYTES_MAX)
             .add_service(scheduler)
             .add_service(QueryServer::new(query::Query(self.clone())))
     }

@@ -16,11 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::{Listener, PeerAddr, Stream};
+use crate::net::{Acceptor, Listener, PeerAddr, Stream};
 use crate::supervise::Tasks;
 
-/// Pause after a failed accept: the process may be out of file descriptors, which only time heals.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are told at one time that there are too many; further ones are closed without a word.
+const REFUSALS_MAX: usize = 256;
 /// How long a connection that was refused may take to read why.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -101,27 +101,24 @@ pub struct HttpServer<W> {
 
 impl<W: Wrap> HttpServer<W> {
     /// Accepts until `stop`; connections then finish the request that they are at and close.
-    pub async fn serve<B, H>(self, mut listener: Box<dyn Listener>, handler: H, stop: CancellationToken)
+    pub async fn serve<B, H>(self, listener: Box<dyn Listener>, handler: H, stop: CancellationToken)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
         H: Handler<B>,
     {
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
-        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(server = self.name, %error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        let mut acceptor = Acceptor::new(self.name, listener);
+        while let Some((stream, peer)) = stop.run_until_cancelled(acceptor.accept()).await {
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                let wrap = self.wrap.clone();
-                self.tasks.spawn("refusal of a connection", async move {
-                    let _ = tokio::time::timeout(REFUSAL_PAUSE, refuse(wrap, stream)).await;
-                });
+                if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
+                    let wrap = self.wrap.clone();
+                    self.tasks.spawn("refusal of a connection", async move {
+                        let _slot = slot;
+                        let _ = tokio::time::timeout(REFUSAL_PAUSE, refuse(wrap, stream)).await;
+                    });
+                }
                 continue;
             };
             let (wrap, limits, handler, stop) =
@@ -255,6 +252,27 @@ mod tests {
         while !answer.starts_with("HTTP/1.1 503") {
             answer = ask(&address, "/").await;
         }
+    }
+
+    #[tokio::test]
+    async fn refusals_are_bounded() {
+        let stop = CancellationToken::new();
+        let limits = Limits {
+            connections_max: 1,
+            ..Limits::default()
+        };
+        let (address, tasks) = server(limits, &stop).await;
+        let mut held = vec![TokioNetwork.connect(&address).await.unwrap()];
+        // They ask nothing, so each refusal waits for its request.
+        for _ in 0..REFUSALS_MAX + 50 {
+            held.push(TokioNetwork.connect(&address).await.unwrap());
+            let refused = tasks.running().get("refusal of a connection").copied();
+            assert!(refused.unwrap_or(0) <= REFUSALS_MAX);
+        }
+        // Whoever comes beyond them is closed without a word, which is quick.
+        let mut last = held.pop().unwrap();
+        let mut said = Vec::new();
+        let _ = last.read_to_end(&mut said).await;
     }
 
     #[tokio::test]

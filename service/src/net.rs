@@ -3,8 +3,10 @@
 //! A role is given a [`Network`] and binds and connects through it. [`TokioNetwork`] is the real one; the simulation
 //! hands in its own. A TCP stream stays visible as such ([`Stream::as_tcp`]), because only it can `sendfile(2)`.
 
+mod accept;
 mod address;
 mod grpc;
+mod limited;
 mod stream;
 
 use std::fmt::Debug;
@@ -15,8 +17,10 @@ use std::pin::Pin;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
+pub use accept::Acceptor;
 pub use address::{Address, AddressError};
 pub use grpc::{ConnectInfo, Connector, incoming, secure_incoming};
+pub use limited::Limited;
 pub use stream::{AsyncIo, PeerAddr, Stream};
 
 /// A future of a trait object's method.

@@ -2,14 +2,20 @@
 //! successor takes over at once, as in an upgrade.
 
 use std::io;
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What a process ends with that was interrupted twice: 128 + SIGINT, as shells have it.
 const INTERRUPTED: i32 = 130;
 const UPGRADE: &str = "SIGUSR2";
+
+/// Signals this soon after the first are the same wish: Ctrl-C reaches a process from its terminal and again from the
+/// program that started it.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// What the first signal asked for. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +26,8 @@ pub struct Stop {
     pub succeeded: CancellationToken,
 }
 
-/// The tokens that the first SIGTERM, SIGINT or SIGUSR2 cancels; a second signal ends the process without waiting for
-/// anything.
+/// The tokens that the first SIGTERM, SIGINT or SIGUSR2 cancels; a second signal, later than an echo of the first, ends
+/// the process without waiting for anything.
 ///
 /// Must be called in a runtime, once, by the program and not by a role: signals belong to the process.
 ///
@@ -57,23 +63,29 @@ pub fn on_signals() -> io::Result<Stop> {
 
 async fn watch(signals: impl Stream<Item = &'static str>, stop: &Stop, exit: impl FnOnce()) {
     let mut signals = std::pin::pin!(signals);
-    let signal = signals.next().await;
+    let Some(signal) = signals.next().await else {
+        return;
+    };
     tracing::info!(signal, "stopping");
-    if signal == Some(UPGRADE) {
+    if signal == UPGRADE {
         stop.succeeded.cancel();
     }
     stop.stop.cancel();
-    let signal = signals.next().await;
-    tracing::warn!(signal, "stopping at once");
-    exit();
+    let first = Instant::now();
+    while let Some(signal) = signals.next().await {
+        if first.elapsed() >= SAME_WISH {
+            tracing::warn!(signal, "stopping at once");
+            return exit();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn the_first_signal_asks_and_the_second_ends() {
+    #[tokio::test(start_paused = true)]
+    async fn the_first_signal_asks_an_echo_of_it_says_nothing_and_the_second_ends() {
         asks_and_ends("SIGTERM", false).await;
         asks_and_ends("SIGUSR2", true).await;
     }
@@ -89,7 +101,12 @@ mod tests {
             send.send(first).await.unwrap();
             stop.stop.cancelled().await;
             assert_eq!(stop.succeeded.is_cancelled(), succeeded);
-            assert!(!ended.get());
+            for _ in 0..3 {
+                send.send("SIGINT").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                assert!(!ended.get(), "an echo of the first");
+            }
+            tokio::time::sleep(SAME_WISH).await;
             send.send("SIGTERM").await.unwrap();
         };
         tokio::join!(watching, sending);

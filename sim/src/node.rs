@@ -11,6 +11,7 @@ use darter_proxy::app::{Node, NodeParts, start};
 use darter_proxy::config::{Config, NodeRole};
 use darter_proxy::sendfile::ZeroCopy;
 use darter_service::config::ByteSize;
+use darter_service::net::Address;
 use darter_service::supervise::Tasks;
 use darter_store::MemoryStore;
 use prometheus_client::encoding::text::encode;
@@ -107,7 +108,7 @@ impl SimNode {
             role: self.spec.role,
             ..Config::default()
         };
-        config.mirror.listen.set_ip([0, 0, 0, 0].into());
+        config.mirror.listen = Address::Tcp("0.0.0.0:4001".to_owned());
         config.scheduler.addresses.clone_from(&self.spec.schedulers);
         let registry = RegistryConfig {
             endpoint: Some(format!("http://{ORIGIN}:80")),

@@ -1,8 +1,7 @@
 //! The `mirror` section of the proxy's configuration.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use darter_service::config::{Period, Problems, Validate};
+use darter_service::net::Address;
 use darter_types::RegistryName;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct MirrorConfig {
     /// Where clients reach the mirror. Default 127.0.0.1:4001: container runtimes run on the same node, and accept
     /// plain http there.
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// The registry that is meant when a request names none. Default docker.io, the only one for which Docker's
     /// `registry-mirrors` can be used, which names none. `null` answers 404 instead.
     pub default_registry: Option<RegistryName>,
@@ -43,7 +42,7 @@ pub struct MirrorConfig {
 impl Default for MirrorConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4001)),
+            listen: Address::Tcp("127.0.0.1:4001".to_owned()),
             default_registry: "docker.io".parse().ok(),
             tag_ttl: Period::default(),
             serve_stale_tags: false,

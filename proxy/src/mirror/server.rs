@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::net::{Listener, Stream};
+use darter_service::net::{Acceptor, Listener, Stream};
 use darter_service::supervise::Tasks;
 
 use hyper::server::conn::http1;
@@ -32,8 +32,6 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a connection that wait for a slow client; a body's own chunk comes on top.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Pause after a failed accept: the process may be out of file descriptors, which only time heals.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are told at one time that there are too many; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
 const REFUSAL: &[u8] =
@@ -43,7 +41,7 @@ impl Mirror {
     /// Serves the connections of a listener until `stop`; then they finish the request that they are at.
     pub async fn serve(
         &self,
-        mut listener: Box<dyn Listener>,
+        listener: Box<dyn Listener>,
         tasks: &Tasks,
         zero_copy: ZeroCopy,
         stop: CancellationToken,
@@ -52,15 +50,8 @@ impl Mirror {
             self.inner.config.connections_max.min(Semaphore::MAX_PERMITS),
         ));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "a client's connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        let mut acceptor = Acceptor::new("mirror", listener);
+        while let Some((stream, _)) = stop.run_until_cancelled(acceptor.accept()).await {
             if let Ok(slot) = Arc::clone(&room).try_acquire_owned() {
                 let (mirror, stop, stream) = (self.clone(), stop.clone(), zero_copy.wrap_stream(stream));
                 tasks.spawn("mirror connection", async move {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Admin;
 use crate::http_server::{HttpServer, Limits, Plain};
 use crate::net::{Address, Listener, Network};
-use crate::supervise::Tasks;
+use crate::supervise::{Failure, Tasks};
 
 /// How long answers may take to finish at the end.
 const END_GRACE: Duration = Duration::from_secs(1);
@@ -74,15 +74,21 @@ impl AdminPort {
             wrap: Plain,
         };
         let (listener, stop) = (self.listener, server.stop.clone());
-        server.tasks.spawn(
-            "admin port",
-            async move { http.serve(listener, admin, stop).await },
-        );
+        server
+            .tasks
+            .spawn_component("admin port", server.stop.clone(), async move {
+                http.serve(listener, admin, stop).await
+            });
         server
     }
 }
 
 impl AdminServer {
+    /// Waits until the port is lost; for ever, if it is not. Cancel safe.
+    pub async fn failed(&self) -> Failure {
+        self.tasks.failed().await
+    }
+
     /// Finishes the answers that it is at, and closes.
     pub async fn end(self) {
         self.stop.cancel();

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -13,12 +12,12 @@ use rustls_pki_types::CertificateDer;
 use tonic::transport::server::Connected;
 use tower_service::Service;
 
+use super::limited::{Limited, LimitedAcceptor};
 use super::{BoxFuture, Listener, Network, PeerAddr, Stream};
 use crate::tls::{TlsConnector, TlsWrap, check};
 
-/// Pause after a failed accept: the process may be out of file descriptors, which only time heals.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
+/// Names these servers in the log.
+const NAME: &str = "grpc";
 /// Connections of a server that shake hands at the same time; further ones wait to be accepted.
 const HANDSHAKES_MAX: usize = 1024;
 
@@ -92,48 +91,45 @@ impl Connected for Stream {
     }
 }
 
-/// The connections of a listener, for `serve_with_incoming`. A failed accept does not end it.
-pub fn incoming(listener: Box<dyn Listener>) -> impl futures_util::Stream<Item = io::Result<Stream>> + Send {
-    futures_util::stream::unfold(listener, |mut listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => return Some((Ok(stream), listener)),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+/// The connections of a listener, for `serve_with_incoming`; at most `connections_max` at a time, further ones are
+/// closed. A failed accept does not end it.
+pub fn incoming(
+    listener: Box<dyn Listener>,
+    connections_max: usize,
+) -> impl futures_util::Stream<Item = io::Result<Limited>> + Send {
+    let acceptor = LimitedAcceptor::new(NAME, listener, connections_max);
+    futures_util::stream::unfold(acceptor, |mut acceptor| async move {
+        let (stream, place) = acceptor.accept().await;
+        Some((Ok(Limited::new(stream, place)), acceptor))
     })
 }
 
-/// The connections of a listener whose other ends have proved to be nodes. Handshakes do not wait for one another, and
-/// one that fails is a connection that nobody hears of.
+/// The connections of a listener whose other ends have proved to be nodes, as [`incoming`] bounds them. Handshakes do
+/// not wait for one another, and one that fails is a connection that nobody hears of.
 pub fn secure_incoming(
     listener: Box<dyn Listener>,
     tls: TlsWrap,
-) -> impl futures_util::Stream<Item = io::Result<Stream>> + Send {
-    let handshakes = FuturesUnordered::<BoxFuture<'static, io::Result<Stream>>>::new();
+    connections_max: usize,
+) -> impl futures_util::Stream<Item = io::Result<Limited>> + Send {
+    let handshakes = FuturesUnordered::<BoxFuture<'static, io::Result<Limited>>>::new();
+    let acceptor = LimitedAcceptor::new(NAME, listener, connections_max);
     futures_util::stream::unfold(
-        (listener, handshakes, tls),
-        |(mut listener, mut handshakes, tls)| async move {
+        (acceptor, handshakes, tls),
+        |(mut acceptor, mut handshakes, tls)| async move {
             loop {
                 tokio::select! {
                     biased;
                     Some(done) = handshakes.next(), if !handshakes.is_empty() => match done {
-                        Ok(stream) => return Some((Ok(stream), (listener, handshakes, tls))),
+                        Ok(stream) => return Some((Ok(stream), (acceptor, handshakes, tls))),
                         Err(error) => tracing::debug!(%error, "a connection was not established"),
                     },
-                    accepted = listener.accept(), if handshakes.len() < HANDSHAKES_MAX => match accepted {
-                        Ok((stream, _)) => {
-                            let tls = tls.clone();
-                            handshakes.push(Box::pin(async move { tls.accept(stream).await }));
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "a connection could not be accepted");
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    },
+                    (stream, place) = acceptor.accept(), if handshakes.len() < HANDSHAKES_MAX => {
+                        let tls = tls.clone();
+                        handshakes.push(Box::pin(async move {
+                            let stream = tls.accept(stream).await?;
+                            Ok(Limited::new(stream, place))
+                        }));
+                    }
                 }
             }
         },

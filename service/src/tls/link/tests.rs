@@ -155,7 +155,7 @@ async fn a_slow_handshake_holds_nobody_up() {
     let ours = Authority::new();
     let (listener, address) = listen().await;
     let wrap = ours.node("server.test").acceptor(Protocol::Http2).unwrap();
-    let mut incoming = Box::pin(secure_incoming(listener, wrap));
+    let mut incoming = Box::pin(secure_incoming(listener, wrap, 8));
     let _silent = TokioNetwork.connect(&address).await.unwrap();
     let mut plain = TokioNetwork.connect(&address).await.unwrap();
     plain.write_all(REQUEST).await.unwrap();
