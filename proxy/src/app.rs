@@ -142,11 +142,14 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let mirror = mirror(&config, &pulls, origins, mirror_metrics, instance, rng.random());
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
-    let room = config.peer.connections_max;
-    match tls_server {
-        Some(tls) => serve_peers(peer_server, peer_listener, tls, room, &tasks, &stop),
-        None => serve_peers(peer_server, peer_listener, zero_copy, room, &tasks, &stop),
-    }
+    serve_peers_by(
+        tls_server,
+        zero_copy,
+        peer_server,
+        peer_listener,
+        config.peer.connections_max,
+        (&tasks, &stop),
+    );
 
     scheduling.start(LinkParts {
         network,
@@ -222,6 +225,21 @@ fn serve_mirror(
     tasks.spawn_component("mirror", stop.clone(), async move {
         mirror.serve(listener, &owned, zero_copy, stop).await
     });
+}
+
+/// Inside TLS where there is some, else from the store's files.
+fn serve_peers_by<W: Wrap>(
+    tls: Option<W>,
+    plain: ZeroCopy,
+    server: PeerServer,
+    listener: Box<dyn Listener>,
+    room: usize,
+    (tasks, stop): (&Tasks, &CancellationToken),
+) {
+    match tls {
+        Some(tls) => serve_peers(server, listener, tls, room, tasks, stop),
+        None => serve_peers(server, listener, plain, room, tasks, stop),
+    }
 }
 
 fn serve_peers<W: Wrap>(
