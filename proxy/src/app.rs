@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{Config, NodeRole};
 use crate::metrics::{PeerMetrics, PullMetrics};
 use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerServer, Peers};
@@ -109,23 +109,12 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let (mirror_listener, mirror_address) = bind(&*network, &config.mirror.listen, "the mirror").await?;
     let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
-    let own = registry.sub_registry_with_prefix("darter_proxy");
-    let pull_metrics = Arc::new(PullMetrics::register(own));
-    let peer_metrics = Arc::new(PeerMetrics::register(own));
-    let mirror_metrics = MirrorMetrics::register(own);
-    let origin_metrics = OriginMetrics::register(own);
-    let role = CurrentRole::register(config.role, own);
-
-    let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), origin_metrics)?;
+    let (metrics, role) = register(registry, config.role);
+    let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), metrics.origin)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
     let (tls_server, tls_peers, tls) = Secure::parts(secure);
-    let peers = Peers::new(
-        &config.peer,
-        host.clone(),
-        Arc::clone(&network),
-        tls_peers,
-        tasks.clone(),
-    );
+    let (own_name, network_too) = (host.clone(), Arc::clone(&network));
+    let peers = Peers::new(&config.peer, own_name, network_too, tls_peers, tasks.clone());
     let env = Env::new(EnvParts {
         config: config.pull.clone(),
         origins: origins.clone(),
@@ -133,15 +122,15 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         peers: peers.clone(),
         scheduling: scheduling.clone(),
         tasks: tasks.clone(),
-        metrics: pull_metrics,
+        metrics: metrics.pull,
         seed: rng.random(),
     });
     let pulls = Pulls::new(Arc::new(env), stop.clone());
 
     let instance = rng.random();
-    let mirror = mirror(&config, &pulls, origins, mirror_metrics, instance, rng.random());
+    let mirror = mirror_of(&config, &pulls, origins, metrics.mirror, instance, rng.random());
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
-    let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&peer_metrics));
+    let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
     serve_peers_by(
         tls_server,
         zero_copy,
@@ -158,7 +147,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         pulls: pulls.clone(),
         hello: hello(&config, host, &peer_address),
         role: role.subscribe(),
-        load: Arc::new(NodeLoad::new(peer_metrics, peers)),
+        load: Arc::new(NodeLoad::new(metrics.peer, peers)),
         stop,
         seed: rng.random(),
     });
@@ -170,6 +159,25 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         peer_address,
         instance,
     })
+}
+
+/// The metrics of a node's parts.
+struct Metrics {
+    pull: Arc<PullMetrics>,
+    peer: Arc<PeerMetrics>,
+    mirror: MirrorMetrics,
+    origin: OriginMetrics,
+}
+
+fn register(registry: &mut Registry, role: NodeRole) -> (Metrics, CurrentRole) {
+    let own = registry.sub_registry_with_prefix("darter_proxy");
+    let metrics = Metrics {
+        pull: Arc::new(PullMetrics::register(own)),
+        peer: Arc::new(PeerMetrics::register(own)),
+        mirror: MirrorMetrics::register(own),
+        origin: OriginMetrics::register(own),
+    };
+    (metrics, CurrentRole::register(role, own))
 }
 
 /// A listener, and the address that it has got.
@@ -194,7 +202,7 @@ fn local(listener: &dyn Listener, address: &Address) -> String {
         .map_or_else(|_| address.to_string(), |local| local.to_string())
 }
 
-fn mirror(
+fn mirror_of(
     config: &Config,
     pulls: &Pulls,
     origins: Origins,
