@@ -58,7 +58,8 @@ pub struct PeerConfig {
     pub idle_connections_max: usize,
     /// How long another node may stay silent before it is replaced.
     pub silence_max: Period,
-    /// How long a connection to another node may take.
+    /// How long a connection to another node may take. On a full link the first packet of one is lost now and then, and
+    /// sent again after a second.
     pub connect_timeout: Period,
 }
 
@@ -73,7 +74,7 @@ impl Default for PeerConfig {
             buffer_bytes_max: ByteSize::mib(64),
             idle_connections_max: 4,
             silence_max: Period::from(Duration::from_secs(2)),
-            connect_timeout: Period::from(Duration::from_millis(500)),
+            connect_timeout: Period::from(Duration::from_millis(1500)),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::registry::Registry;
 use crate::shape::{Cap, PAYLOAD_SHARE, limit_download, limit_upload, limit_upload_fairly};
 
 const NODES: u8 = 8;
-const MBIT: u32 = 200;
+const MBIT: u32 = 100;
 const FIRST_NODE: u8 = 10;
 const TIME_MAX: f64 = 1.25;
 const ORIGIN_BYTES_MAX: f64 = 1.02;

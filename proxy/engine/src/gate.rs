@@ -1,8 +1,10 @@
 //! When the origin may be asked.
 //!
 //! By right: with a lease, the node fetches for the whole cluster. Out of need: the scheduler is gone or silent,
-//! says that it cannot help, or readers have waited too long. A need is per content and never undone: what began
-//! alone ends alone, so that a lost scheduler costs one decision, not one per piece.
+//! says that it cannot help, or readers have waited too long. A need lasts until a parent delivers: nodes of a cluster
+//! whose links or machines are overloaded would otherwise all end at the origin, one slow answer after the other, and
+//! stay there, where everything is slower still. Only where the scheduler itself says that it cannot help, the
+//! content is fetched alone to its end.
 
 use std::time::Duration;
 
@@ -27,10 +29,23 @@ pub(crate) struct Waiting {
     pub(crate) parent_alive: bool,
 }
 
+/// Whether need has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    None,
+    /// Nobody answers or delivers in time.
+    Hurried {
+        /// A parent has brought a piece since.
+        relieved: bool,
+    },
+    /// The scheduler says that nobody helps.
+    Alone,
+}
+
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) lease: Option<Lease>,
-    pub(crate) alone: bool,
+    need: Need,
     scheduler_up: bool,
     /// When the scheduler was asked and has not answered yet.
     asked_at: Option<Moment>,
@@ -48,7 +63,7 @@ impl Gate {
     pub(crate) fn new(jitter: f64) -> Self {
         Self {
             lease: None,
-            alone: false,
+            need: Need::None,
             scheduler_up: false,
             asked_at: None,
             failures: 0,
@@ -82,10 +97,29 @@ impl Gate {
         self.failures = 0;
     }
 
+    /// Whether the origin may be asked out of need.
+    pub(crate) fn in_need(&self) -> bool {
+        self.need != Need::None
+    }
+
+    /// The scheduler cannot help: the node fetches for itself to the end.
+    pub(crate) fn go_alone(&mut self) {
+        self.need = Need::Alone;
+    }
+
+    /// Whether parents live and have delivered since need came; it is over then.
+    pub(crate) fn is_over_it(&mut self, parent_alive: bool) -> bool {
+        let over = parent_alive && self.need == (Need::Hurried { relieved: true });
+        if over {
+            self.need = Need::None;
+        }
+        over
+    }
+
     /// Decides whether need has come.
     pub(crate) fn consider(&mut self, now: Moment, waiting: Option<Waiting>, limits: &Limits) {
         let Some(waiting) = waiting else { return };
-        if self.alone || self.lease.is_some() {
+        if self.in_need() || self.lease.is_some() {
             return;
         }
         let unanswered = self
@@ -99,12 +133,14 @@ impl Gate {
         } else {
             waited(waiting.since, limits.patience_alone)
         };
-        self.alone = nobody_helps || too_long;
+        if nobody_helps || too_long {
+            self.need = Need::Hurried { relieved: false };
+        }
     }
 
     /// Whether a request to the origin may start now.
     pub(crate) fn is_open(&self, now: Moment) -> bool {
-        (self.alone || self.lease.is_some()) && now >= self.paused_until
+        (self.in_need() || self.lease.is_some()) && now >= self.paused_until
     }
 
     /// Notes a failure that may pass; true if it was one too many.
@@ -116,7 +152,7 @@ impl Gate {
 
     /// Leaves the origin to others; false if that was tried already and brought nothing.
     pub(crate) fn give_up(&mut self) -> bool {
-        self.alone = false;
+        self.need = Need::None;
         self.failures = 0;
         !std::mem::replace(&mut self.gave_up, true)
     }
@@ -139,6 +175,13 @@ impl Gate {
         self.gave_up = false;
         if from_origin {
             self.failures = 0;
+        }
+    }
+
+    /// A parent brought a piece.
+    pub(crate) fn delivered(&mut self) {
+        if let Need::Hurried { relieved } = &mut self.need {
+            *relieved = true;
         }
     }
 }
@@ -213,6 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn a_need_ends_when_parents_deliver() {
+        let (mut gate, limits) = gate();
+        gate.scheduler_up(at(0));
+        gate.scheduler_answered();
+        gate.consider(at(5000), waiting(0, 0, true), &limits);
+        gate.progressed(true);
+        assert!(!gate.is_over_it(true) && gate.in_need());
+        gate.delivered();
+        assert!(!gate.is_over_it(false) && gate.in_need());
+        assert!(gate.is_over_it(true) && !gate.in_need());
+    }
+
+    #[test]
+    fn what_the_scheduler_cannot_help_with_ends_alone() {
+        let (mut gate, _) = gate();
+        gate.go_alone();
+        gate.delivered();
+        assert!(!gate.is_over_it(true) && gate.in_need());
+    }
+
+    #[test]
     fn bytes_that_came_before_are_no_progress() {
         let (mut gate, limits) = gate();
         for round in 0..=limits.origin_failures_max {
@@ -235,7 +299,7 @@ mod tests {
     #[test]
     fn failures_pause_ever_longer_and_end() {
         let (mut gate, limits) = gate();
-        gate.alone = true;
+        gate.go_alone();
         assert!(!gate.failed(at(0), &limits));
         assert!(!gate.is_open(at(199)) && gate.is_open(at(200)));
         assert!(!gate.failed(at(200), &limits));

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 /// Bounds of one task.
+///
+/// [`Task::share_requests`]: crate::Task::share_requests
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Requests to all parents together. More keeps more links busy, but every piece then takes longer to
+    /// Requests to all parents together, while few other contents are fetched ([`Task::share_requests`]). More keeps more links busy, but every piece then takes longer to
     /// arrive whole, and only whole pieces are passed on.
     pub requests_max: usize,
     /// Requests to one parent. Two hide the way there and back: one travels while the other is served.
@@ -14,7 +16,8 @@ pub struct Limits {
     pub parents_max: usize,
     /// Length of a run that one request asks for, in bytes; a piece longer than that goes alone.
     pub run_bytes: u64,
-    /// Most bytes that one request to the origin covers while parents are alive and the node has no lease.
+    /// Most bytes that one request to the origin covers while parents are alive and the node has no lease: they may
+    /// bring the rest sooner.
     pub origin_run_bytes: u64,
     /// Pieces ahead of each reader that are asked for in order, before rarity counts.
     pub urgent_pieces: u32,
@@ -35,7 +38,8 @@ pub struct Limits {
     /// How long a parent that was unreachable, silent or lost is left out while it is still offered; doubled each
     /// time. One that sent wrong bytes does not come back.
     pub parent_return: Duration,
-    /// Times in a row that a parent may lack what it told of, before it is given up.
+    /// Times in a row that a parent may lack what it told of, or not answer while its news still come, before it is
+    /// given up.
     pub parent_failures_max: u32,
     /// Pieces of an earlier life that are read back and linked at the same time.
     pub checks_max: usize,
@@ -52,7 +56,7 @@ impl Default for Limits {
             requests_per_parent_max: 2,
             parents_max: 12,
             run_bytes: 512 * 1024,
-            origin_run_bytes: 16 * 1024 * 1024,
+            origin_run_bytes: 4 * 1024 * 1024,
             urgent_pieces: 2,
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use darter_types::{HostId, Moment, PieceNumber, PieceSet};
 
-/// How long a child may leave a piece that only it was shown, before the others see it too.
+/// How long a child may leave a piece that only it was shown and take no other, before the others see it too.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may leave one at most, however many others it takes: on a full link a piece's turn comes late.
+const PATIENCE_MAX: Duration = Duration::from_secs(8);
 
 /// The offers of one content.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Offers {
 struct Child {
     shown: PieceSet,
     outstanding: u32,
+    /// When it last took a piece that it was shown.
+    took: Moment,
 }
 
 impl Offers {
@@ -55,6 +59,7 @@ impl Offers {
             Child {
                 shown,
                 outstanding: 0,
+                took: now,
             },
         );
         self.assign_rest(now);
@@ -75,12 +80,13 @@ impl Offers {
     }
 
     /// A piece went out whole.
-    pub fn piece_sent(&mut self, piece: PieceNumber) {
+    pub fn piece_sent(&mut self, piece: PieceNumber, now: Moment) {
         self.sent.insert(piece);
         if let Some((child, _)) = self.outstanding.remove(&piece)
             && let Some(child) = self.children.get_mut(&child)
         {
             child.outstanding = child.outstanding.saturating_sub(1);
+            child.took = now;
         }
         if self.sent.is_full() {
             self.open = PieceSet::full(self.piece_count);
@@ -92,7 +98,7 @@ impl Offers {
         let stale: Vec<PieceNumber> = self
             .outstanding
             .iter()
-            .filter(|(_, (_, since))| now.since(*since) >= PATIENCE)
+            .filter(|(_, (child, since))| self.is_stale(child, *since, now))
             .map(|(piece, _)| *piece)
             .collect();
         for piece in stale {
@@ -103,6 +109,11 @@ impl Offers {
                 self.open.insert(piece);
             }
         }
+    }
+
+    fn is_stale(&self, child: &HostId, since: Moment, now: Moment) -> bool {
+        let took = self.children.get(child).map_or(since, |child| child.took);
+        now.since(since.max(took)) >= PATIENCE || now.since(since) >= PATIENCE_MAX
     }
 
     /// Whether `child` may be told of `piece`. A child that never joined sees all.
@@ -179,10 +190,10 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2, 3, 4, 5]);
         for piece in 0..5 {
-            offers.piece_sent(piece);
+            offers.piece_sent(piece, Moment::START);
             assert_eq!(seen(&offers, "a").len(), 2);
         }
-        offers.piece_sent(5);
+        offers.piece_sent(5, Moment::START);
         assert_eq!(seen(&offers, "a").len(), 6);
     }
 
@@ -198,6 +209,27 @@ mod tests {
         assert_eq!(seen(&offers, "a").len(), 2);
         offers.tick(Moment::START + PATIENCE);
         assert_eq!(seen(&offers, "a").len(), 4);
+    }
+
+    #[test]
+    fn a_child_that_takes_others_gets_longer_but_not_for_ever() {
+        let mut offers = with_children(4, &["a", "b"]);
+        let mine = seen(&offers, "a");
+        let busy = Moment::START + Duration::from_millis(1900);
+        offers.piece_sent(mine[0], busy);
+        offers.tick(Moment::START + PATIENCE);
+        assert!(
+            !offers.shows(&host("b"), mine[1]),
+            "a takes pieces and is given time"
+        );
+        offers.tick(busy + PATIENCE);
+        assert!(offers.shows(&host("b"), mine[1]));
+
+        let mut offers = with_children(4, &["a", "b"]);
+        let mine = seen(&offers, "a");
+        offers.piece_sent(mine[0], Moment::START + PATIENCE_MAX);
+        offers.tick(Moment::START + PATIENCE_MAX);
+        assert!(offers.shows(&host("b"), mine[1]));
     }
 
     #[test]
@@ -222,11 +254,11 @@ mod tests {
                     0 => offers.child_joined(who, now),
                     1 => offers.child_left(&who, now),
                     2 => offers.piece_arrived(piece, now),
-                    3 => offers.piece_sent(piece),
+                    3 => offers.piece_sent(piece, now),
                     _ => { now = now + Duration::from_millis(700); offers.tick(now) }
                 }
             }
-            offers.tick(now + PATIENCE);
+            offers.tick(now + PATIENCE_MAX);
             for piece in offers.have.iter().filter(|piece| !offers.sent.contains(*piece)) {
                 prop_assert!(offers.children.keys().all(|child| offers.shows(child, piece)));
             }

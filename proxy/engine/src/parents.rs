@@ -28,8 +28,8 @@ pub(crate) struct Parent {
     early: Vec<PieceRun>,
     pub(crate) has: PieceSet,
     pub(crate) requests: usize,
-    /// Times in a row that it lacked what it had told of.
-    lacked: u32,
+    /// Times in a row that it lacked what it had told of, or let a request wait for too long.
+    failures: u32,
     drops: u32,
     paused_until: Moment,
     standing: Standing,
@@ -44,7 +44,7 @@ impl Parent {
             early: Vec::new(),
             has: PieceSet::new(piece_count),
             requests: 0,
-            lacked: 0,
+            failures: 0,
             drops: 0,
             paused_until: Moment::START,
             standing: Standing::Good,
@@ -246,10 +246,11 @@ impl Parents {
         };
         parent.paused_until = now + limits.parent_pause;
         let given_up = match failure {
-            ParentFailure::WrongBytes | ParentFailure::Silent | ParentFailure::Unreachable => true,
-            ParentFailure::Missing => {
-                parent.lacked += 1;
-                parent.lacked >= limits.parent_failures_max
+            ParentFailure::WrongBytes | ParentFailure::Unreachable => true,
+            // Its news still come, or it had been lost: the way to it is full rather than dead.
+            ParentFailure::Silent | ParentFailure::Missing => {
+                parent.failures += 1;
+                parent.failures >= limits.parent_failures_max
             }
             ParentFailure::Busy => false,
         };
@@ -274,14 +275,14 @@ impl Parents {
             }
         };
         parent.drops += 1;
-        parent.lacked = 0;
+        parent.failures = 0;
         self.strip(host);
         true
     }
 
     pub(crate) fn succeeded(&mut self, host: &HostId) {
         if let Some(parent) = self.by_host.get_mut(host) {
-            parent.lacked = 0;
+            parent.failures = 0;
         }
     }
 

@@ -77,6 +77,8 @@ pub struct Task {
     /// How long requests to parents take, smoothed.
     usual_request: Option<Duration>,
     next_fetch: u64,
+    /// Requests to parents that the node leaves to this task.
+    requests_share: usize,
     rng: SmallRng,
     over: bool,
 }
@@ -100,6 +102,7 @@ impl Task {
             last_want: None,
             usual_request: None,
             next_fetch: 0,
+            requests_share: usize::MAX,
             rng,
             over: false,
         }
@@ -129,6 +132,12 @@ impl Task {
         }
         self.parents.cut(piece_count);
         self.content = Some(content);
+    }
+
+    /// Leaves it so many requests to parents, and never more than its bounds allow: the node's links are shared by all
+    /// that it fetches. What is under way goes on.
+    pub fn share_requests(&mut self, requests_max: usize) {
+        self.requests_share = requests_max;
     }
 
     /// Whether it proved its content or gave up.
@@ -165,7 +174,7 @@ impl Task {
 
     /// Whether it reads, or read, the origin.
     pub fn uses_origin(&self) -> bool {
-        self.gate.lease.is_some() || self.gate.alone
+        self.gate.lease.is_some() || self.gate.in_need()
     }
 
     /// Applies one event and appends what is to be done about it.
@@ -220,7 +229,7 @@ impl Task {
             Event::LeaseRevoked { epoch } => self.lease_revoked(epoch, actions),
             Event::GoAlone => {
                 self.gate.scheduler_answered();
-                self.gate.alone = true;
+                self.gate.go_alone();
             }
             Event::PieceLinked { fetch, piece } => self.piece_linked(now, fetch, piece, actions),
             Event::OriginBorder { fetch, piece, state } => {

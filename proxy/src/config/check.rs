@@ -53,6 +53,7 @@ fn check_pull(pull: &PullConfig, problems: &mut Problems) {
     for (key, count) in [
         ("pullsMax", pull.pulls_max),
         ("requestsMax", pull.requests_max),
+        ("requestsTotalMax", pull.requests_total_max),
         ("parentsMax", pull.parents_max),
     ] {
         at_least_one(key, count, problems);

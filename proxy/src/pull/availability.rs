@@ -247,6 +247,7 @@ impl Availability {
 
     /// A piece went out whole.
     pub(crate) fn sent(&self, piece: PieceNumber) {
+        let now = self.now();
         if self
             .lock()
             .ready
@@ -255,7 +256,7 @@ impl Availability {
         {
             self.change_ready(|ready| {
                 if let Some(offers) = ready.offers.as_mut() {
-                    offers.piece_sent(piece);
+                    offers.piece_sent(piece, now);
                 }
             });
         }

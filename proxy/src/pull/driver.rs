@@ -112,6 +112,7 @@ impl Driver {
 
     /// Takes over what the store has, and says what is known.
     fn begin(&mut self) {
+        self.engine.share_requests(self.env.requests_share());
         if let Some(stored) = self.env.store.find(self.request.task()) {
             let layout = stored.facts().layout;
             self.claims = stored.claimed();
@@ -160,6 +161,7 @@ impl Driver {
     /// Tells the engine the time and the scheduler the news; true if nobody needs the pull any more.
     fn tick(&mut self) -> bool {
         self.readers_changed();
+        self.engine.share_requests(self.env.requests_share());
         self.apply(Event::Tick);
         self.send_report();
         let now = Instant::now();

@@ -21,6 +21,8 @@ use crate::metrics::PullMetrics;
 use crate::peer::Peers;
 use crate::scheduling::Scheduling;
 
+/// One travels while the other is served: a pull with fewer would stand still half of the time.
+const REQUESTS_SHARE_MIN: usize = 2;
 /// How long a node that sent wrong bytes is not asked.
 const BLOCKED: Duration = Duration::from_secs(600);
 /// How long a content whose chain was wrong is fetched from its origin alone.
@@ -40,6 +42,8 @@ pub struct PullConfig {
     /// Requests to all parents of one content together. More keeps more links busy, but each piece then takes longer
     /// to arrive whole, and only whole pieces are passed on.
     pub requests_max: usize,
+    /// Requests to other nodes over all contents that are fetched. They share it equally, and each may have two.
+    pub requests_total_max: usize,
     /// Parents of one content that are listened to at the same time.
     pub parents_max: usize,
 }
@@ -51,6 +55,7 @@ impl Default for PullConfig {
             pulls_max: 4096,
             reader_patience: Period::from(Duration::from_secs(10)),
             requests_max: limits.requests_max,
+            requests_total_max: 24,
             parents_max: limits.parents_max,
         }
     }
@@ -124,6 +129,12 @@ impl Env {
 
     pub(super) fn moment(&self, now: Instant) -> Moment {
         Moment::after_start(now.saturating_duration_since(self.started))
+    }
+
+    /// Requests to other nodes that one of the running pulls may have at the same time.
+    pub(super) fn requests_share(&self) -> usize {
+        let pulls = self.running().len().max(1);
+        (self.config.requests_total_max / pulls).max(REQUESTS_SHARE_MIN)
     }
 
     pub(super) fn next_seed(&self) -> u64 {

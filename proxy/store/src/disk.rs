@@ -16,6 +16,7 @@ mod layout;
 mod map;
 mod record;
 mod recover;
+mod stall;
 mod task;
 mod write;
 
@@ -34,6 +35,7 @@ use crate::{ContentFacts, PieceStore, StoreError, StoredTask, TaskSummary, Usage
 use flush::{Queue, Worker};
 use layout::Root;
 use record::Record;
+use stall::Stalls;
 use task::DiskTask;
 
 pub use index::fuzz_index;
@@ -74,6 +76,7 @@ pub(crate) struct Shared {
     uses: AtomicU64,
     mappings: Arc<Mappings>,
     queue: Arc<Queue>,
+    stalls: Stalls,
 }
 
 impl DiskStore {
@@ -98,6 +101,7 @@ impl DiskStore {
             uses: AtomicU64::new(uses),
             mappings: Arc::default(),
             queue: Arc::default(),
+            stalls: Stalls::default(),
         });
         let worker = Worker::start(&shared).map_err(|source| OpenError::Io {
             action: "start the background thread of",

@@ -146,6 +146,8 @@ pub struct Peer {
     pub has_parents: bool,
     /// Who said that it failed them, with how often, in this task.
     pub failed: BTreeMap<HostKey, u32>,
+    /// For whom it fell silent, with how often, in this task.
+    pub silent: BTreeMap<HostKey, u32>,
 }
 
 impl Peer {

@@ -16,6 +16,8 @@ const ACCUSED_MAX: usize = 3;
 const FAILED_HOSTS_MIN: usize = 2;
 /// Failures in all after which somebody is.
 const FAILURES_MIN: u32 = 4;
+/// Times that a host must fall silent for a child before the two are parted.
+const SILENT_MIN: u32 = 2;
 /// Hosts that must doubt the holder of a lease before it passes on.
 const DOUBTS_MIN: usize = 2;
 /// Most pairs of places whose throughput is remembered.
@@ -39,9 +41,8 @@ impl Scheduler {
         }
         match failed.reason {
             FailureReason::WrongBytes => self.accuse(now, key, child, parent, out),
-            FailureReason::Unreachable | FailureReason::Silent => {
-                self.doubt(now, key, child, parent, out);
-            }
+            FailureReason::Unreachable => self.doubt(now, key, child, parent, out),
+            FailureReason::Silent => self.suspect(now, key, child, parent, out),
             FailureReason::Missing => {
                 if let Some(task) = self.tasks.get_mut(key) {
                     task.unhold(parent, &[PieceRun::one(failed.piece)]);
@@ -69,9 +70,38 @@ impl Scheduler {
         self.exclude(now, parent, WRONG, true, out);
     }
 
-    /// `child` could not reach `parent`, or it fell silent.
-    fn doubt(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey, out: &mut Outbox) {
-        self.part(key, child, parent);
+    /// `child` heard nothing of `parent` for a while. Where links are full that is everybody's lot now and then: whoever
+    /// left out such hosts would leave out the whole cluster, and all of it would go to the origin. So it costs the
+    /// host nothing but this child, and that only when it happens again; a lease that gets on stays where it is.
+    fn suspect(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey, out: &mut Outbox) {
+        let stall = self.settings.lease_stall;
+        let gets_on = self
+            .tasks
+            .get(key)
+            .and_then(|task| task.lease.as_ref())
+            .is_some_and(|lease| {
+                lease.holder == parent && lease.started && now + stall / 2 <= lease.deadline
+            });
+        let Some(peer) = self
+            .tasks
+            .get_mut(key)
+            .and_then(|task| task.peers.get_mut(&parent))
+        else {
+            return;
+        };
+        let times = peer.silent.entry(child).or_insert(0);
+        *times += 1;
+        if *times >= SILENT_MIN {
+            self.part(key, child, parent);
+            self.leave_nobody_alone(key, child, out);
+        }
+        if !gets_on {
+            self.doubt_lease(now, key, child, parent, out);
+        }
+    }
+
+    /// Too many who cannot hear the holder of a lease move it.
+    fn doubt_lease(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey, out: &mut Outbox) {
         let doubted = self
             .tasks
             .get_mut(key)
@@ -81,6 +111,12 @@ impl Scheduler {
         if doubted {
             self.pass_lease(now, key, out);
         }
+    }
+
+    /// `child` could not reach `parent`.
+    fn doubt(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey, out: &mut Outbox) {
+        self.part(key, child, parent);
+        self.doubt_lease(now, key, child, parent, out);
         let Some(host) = self.hosts.get_mut(parent) else {
             return;
         };

@@ -373,10 +373,11 @@ impl World {
         if sent.is_empty() {
             return;
         }
+        let moment = self.moment();
         for piece in sent {
             self.nodes[node].sent_pieces += 1;
             if let Some(offers) = self.nodes[node].offers.as_mut() {
-                offers.piece_sent(piece.piece);
+                offers.piece_sent(piece.piece, moment);
             }
             let down = nanos(self.layout.piece_range(piece.piece).len(), self.options.down_mbps);
             let there = now + self.latency();

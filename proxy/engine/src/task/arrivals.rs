@@ -172,6 +172,7 @@ impl Task {
         let source = Source::of(id, fetch);
         if let Source::Parent(_, host) = &source {
             self.parents.succeeded(host);
+            self.gate.delivered();
             self.piece_here(now, piece, source, actions);
         }
     }

@@ -16,7 +16,7 @@ impl Task {
 
     pub(super) fn lease_granted(&mut self, epoch: u64, runs: Vec<PieceRun>, actions: &mut Vec<Action>) {
         self.gate.scheduler_answered();
-        if !self.gate.alone && !runs.is_empty() {
+        if !self.gate.in_need() && !runs.is_empty() {
             // What an earlier lease began may lie outside of this one.
             self.cancel_origin(actions);
         }
@@ -27,7 +27,7 @@ impl Task {
     pub(super) fn lease_revoked(&mut self, epoch: u64, actions: &mut Vec<Action>) {
         if self.lease_epoch() == Some(epoch) {
             self.gate.lease = None;
-            if !self.gate.alone {
+            if !self.gate.in_need() {
                 self.cancel_origin(actions);
             }
         }
@@ -154,6 +154,9 @@ impl Task {
         if !self.has_demand() && self.gate.lease.is_none() {
             return self.cancel_origin(actions);
         }
+        if self.gate.lease.is_none() && self.gate.is_over_it(self.parents.any_alive()) {
+            return self.cancel_origin(actions);
+        }
         if !self.gate.is_open(now) || self.origin_requests() > 0 {
             return;
         }
@@ -208,7 +211,7 @@ impl Task {
     }
 
     fn origin_shall_bring(&self, piece: PieceNumber) -> bool {
-        self.in_lease(piece) || (self.gate.alone && self.is_wanted(piece))
+        self.in_lease(piece) || (self.gate.in_need() && self.is_wanted(piece))
     }
 
     /// Most pieces of one request: little while parents may bring the rest sooner.

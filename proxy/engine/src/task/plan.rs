@@ -104,7 +104,7 @@ impl Task {
     }
 
     fn ask_parents(&mut self, now: Moment, only: Option<&HostId>, actions: &mut Vec<Action>) {
-        let requests_max = self.settings.limits.requests_max;
+        let requests_max = self.settings.limits.requests_max.min(self.requests_share);
         if !self.has_demand() || self.content.is_none() || self.peer_requests() >= requests_max {
             return;
         }

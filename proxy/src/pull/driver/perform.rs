@@ -215,7 +215,12 @@ impl Driver {
     }
 
     fn fetch_origin(&mut self, fetch: FetchId, run: PieceRun, before: ChainState) {
-        self.shared.availability.become_source();
+        if self.engine.lease_epoch().is_some() {
+            self.shared.availability.become_source();
+        } else {
+            // For the cluster this is a copy too many; an operator who sees many of them looks at the swarm.
+            tracing::debug!(task = %self.request.task(), first = run.first, count = run.count, "asks the origin without a lease");
+        }
         let token = self.begin_fetch(fetch);
         let request = OriginFetch {
             fetch,
@@ -326,6 +331,7 @@ impl Driver {
             ParentFailure::Busy => FailureReason::Refused,
         };
         let task = self.request.task();
+        tracing::debug!(%task, %parent, ?failure, piece, "a parent failed");
         self.env.metrics.parent_failed(failure);
         if failure == ParentFailure::WrongBytes {
             tracing::warn!(%task, peer = %parent, piece, "a peer sent wrong bytes and is not asked any more");

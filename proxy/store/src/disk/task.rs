@@ -65,7 +65,10 @@ impl DiskTask {
     }
 
     fn write_index(&self, offset: u64, cell: &[u8]) -> Result<(), StoreError> {
-        let written = self.files.index.write_all_at(cell, offset);
+        let written = self
+            .shared
+            .stalls
+            .guard(|| self.files.index.write_all_at(cell, offset));
         written.map_err(|source| {
             refused(
                 "write the index beside",
@@ -158,7 +161,8 @@ impl StoredTask for DiskTask {
             };
             let from = ByteRange::new(part.start - offset, part.end - offset);
             let bytes = data.get(from.indices()).unwrap_or_default();
-            let written = self.files.data.write_all_at(bytes, part.start);
+            let write = || self.files.data.write_all_at(bytes, part.start);
+            let written = self.shared.stalls.guard(write);
             written.map_err(|source| refused("write", &self.files.path, part.len(), source))?;
             self.wrote(part.len());
             rest.start = part.end;

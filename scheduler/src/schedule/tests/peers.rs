@@ -167,6 +167,46 @@ fn several_children_that_cannot_reach_the_lease_holder_move_the_lease() {
 }
 
 #[test]
+fn a_lease_that_gets_on_is_not_moved_by_silence() {
+    let mut world = World::with(&["seed-1", "seed-2", "a", "b"]);
+    world.want("a", task(1));
+    world.want("b", task(1));
+    let (first, _) = world.lease(task(1)).unwrap();
+    world.say(&first, have(task(1), 9, &[run(0, 1)]));
+    for host in ["a", "b"] {
+        world.say(host, failed(task(1), &first, FailureReason::Silent));
+    }
+    assert_eq!(world.lease(task(1)).unwrap().0, first);
+    world.pass(Duration::from_secs(4));
+    for host in ["a", "b"] {
+        world.say(host, failed(task(1), &first, FailureReason::Silent));
+    }
+    assert_ne!(world.lease(task(1)).unwrap().0, first);
+}
+
+#[test]
+fn silence_parts_two_nodes_when_it_comes_again_and_leaves_nobody_out() {
+    let mut world = World::with(&["seed-1", "a", "b", "c"]);
+    for n in 0..6 {
+        for host in ["a", "b", "c"] {
+            world.want(host, task(n));
+        }
+        world.say("seed-1", have(task(n), 9, &[run(0, 1)]));
+    }
+    let seed = "seed-1".to_owned();
+    for n in 0..6 {
+        for host in ["a", "b", "c"] {
+            world.say(host, failed(task(n), "seed-1", FailureReason::Silent));
+        }
+    }
+    assert!(world.neighbours("a", task(1)).contains(&seed));
+    world.say("a", failed(task(1), "seed-1", FailureReason::Silent));
+    assert!(!world.neighbours("a", task(1)).contains(&seed));
+    let key = world.scheduler.hosts.key(&id("seed-1")).unwrap();
+    assert!(world.scheduler.hosts.is_live(key));
+}
+
+#[test]
 fn a_host_that_fails_several_is_left_out_and_comes_back_on_trial() {
     let mut world = World::with(&["a", "b", "lame"]);
     for n in 0..2 {
@@ -204,7 +244,7 @@ fn a_child_that_can_reach_no_holder_goes_alone() {
     let mut world = World::with(&["a", "b"]);
     world.say("b", held(task(1), 1, &[run(0, 1)], 1));
     world.want("a", task(1));
-    for _ in 0..3 {
+    for _ in 0..4 {
         world.say("a", failed(task(1), "b", FailureReason::Silent));
     }
     assert!(

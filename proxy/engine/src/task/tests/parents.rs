@@ -123,11 +123,9 @@ fn wrong_bytes_end_a_parent_for_ever() {
 fn a_silent_parent_comes_back_ever_later() {
     let mut script = with_parents(&["a", "b"]);
     script.given([Event::ParentAlive(host("b")), has("a", 0, 2)]);
-    let lost = script.on(broken(0, ParentFailure::Silent));
-    assert_eq!(
-        lost[..2],
-        [Action::Cancel(FetchId(1)), Action::Unwatch(host("a"))]
-    );
+    let lost = script.on(Event::ParentLost(host("a"), ParentFailure::Silent));
+    let [first, second] = [0, 1].map(|fetch| Action::Cancel(FetchId(fetch)));
+    assert_eq!(lost[..3], [first, second, Action::Unwatch(host("a"))]);
     let watch = Action::Watch {
         host: host("a"),
         address: "a:4000".into(),
@@ -137,6 +135,20 @@ fn a_silent_parent_comes_back_ever_later() {
     script.given([Event::ParentLost(host("a"), ParentFailure::Unreachable)]);
     assert!(!script.after(9900, Event::Tick).contains(&watch));
     assert!(script.after(100, Event::Tick).contains(&watch));
+}
+
+#[test]
+fn a_parent_that_leaves_requests_lying_but_tells_news_is_asked_again_and_then_dropped() {
+    let mut script = with_parents(&["a"]);
+    script.given([has("a", 0, 1)]);
+    for fetch in [0, 1] {
+        assert_eq!(script.on(broken(fetch, ParentFailure::Silent)), []);
+        assert_eq!(asked(&script.after(299, Event::Tick)), []);
+        let again = (fetch + 1, "a".into(), run(0, 1));
+        assert_eq!(asked(&script.after(1, Event::Tick)), [again]);
+    }
+    let dropped = script.on(broken(2, ParentFailure::Silent));
+    assert!(dropped.contains(&Action::Unwatch(host("a"))), "{dropped:?}");
 }
 
 #[test]
@@ -219,5 +231,56 @@ fn the_origin_brings_little_at_a_time_while_parents_live() {
         links,
     ]);
     let actions = script.on(Event::GoAlone);
-    assert_eq!(actions, [script.origin_request(0, run(0, 64))]);
+    assert_eq!(actions, [script.origin_request(0, run(0, 16))]);
+}
+
+/// A content that node "a" holds and does not send in time, and the request to the origin that follows.
+fn hurried(script: &mut Script) -> (FetchId, PieceRun) {
+    let links = script.links(1, 80, true);
+    script.given([
+        Event::SchedulerUp,
+        read_all(),
+        offer(&["a"]),
+        has("a", 0, 80),
+        links,
+    ]);
+    let actions = script.after(5800, Event::Tick);
+    let origin = actions.iter().find_map(|action| match action {
+        Action::FetchOrigin { fetch, run, .. } => Some((*fetch, *run)),
+        _ => None,
+    });
+    origin.unwrap_or_else(|| panic!("the origin is not asked: {actions:?}"))
+}
+
+#[test]
+fn a_slow_parent_that_delivers_takes_the_origins_place_again() {
+    let mut script = Script::with(20 * 1024 * KIB, |_| ());
+    let (origin, _) = hurried(&mut script);
+    let came = script.on(linked(0, 0));
+    assert!(came.contains(&Action::Cancel(origin)), "{came:?}");
+    let still = script.after(3700, Event::Tick);
+    assert!(!asks_origin(&still), "{still:?}");
+}
+
+#[test]
+fn a_parent_that_stays_slow_does_not_make_readers_wait_again_for_each_request() {
+    let mut script = Script::with(20 * 1024 * KIB, |_| ());
+    let (origin, brought) = hurried(&mut script);
+    for piece in brought.pieces() {
+        let border = script.border(origin.0, piece);
+        script.given([border]);
+    }
+    let next = script.on(ended(origin.0));
+    assert!(asks_origin(&next), "{next:?}");
+}
+
+#[test]
+fn a_share_of_the_nodes_requests_binds() {
+    let mut script = with_parents(&["a", "b", "c"]);
+    script.task.share_requests(2);
+    let mut requests = Vec::new();
+    for name in ["a", "b", "c"] {
+        requests.extend(asked(&script.on(has(name, 0, 5))));
+    }
+    assert_eq!(requests.len(), 2);
 }
