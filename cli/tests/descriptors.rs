@@ -1,5 +1,4 @@
 //! A process without a free file descriptor: it waits, says so once, and serves again when there are some.
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
