@@ -340,6 +340,10 @@ pub fn fuzz_path(data: &[u8]) {
     let Ok(Route::Endpoint(target)) = route(path, query, &HeaderMap::new(), default.as_ref()) else {
         return;
     };
+    // A first part that is the registry's own name says the registry once more, also beside `ns`.
+    if target.repository.as_str().split('/').next() == Some(&*target.registry.to_string()) {
+        return;
+    }
     let again = format!("/v2/{}/{}", target.repository, target.endpoint);
     let asked = format!("ns={}", target.registry);
     match route(&again, Some(&asked), &HeaderMap::new(), None) {

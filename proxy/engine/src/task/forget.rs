@@ -34,7 +34,7 @@ impl Task {
             first: kept.saturating_add(1),
         });
         // Alone, it reads all of it from the origin anyway.
-        if self.gate.is_scheduler_up() && !self.gate.alone {
+        if self.gate.is_scheduler_up() && !self.gate.in_need() {
             self.last_want = Some(now);
             actions.push(Action::Want);
         }
