@@ -4,6 +4,7 @@
 //! that is wrong with the command line or a configuration ends with status 64, a clean stop with 0, a failure with 1.
 
 mod admin;
+mod certs;
 mod exit;
 mod guarded;
 mod proxy;
@@ -46,6 +47,8 @@ enum Command {
     Scheduler(scheduler::Scheduler),
     /// Makes a client (container runtime, builder, snapshotter) pull through the mirror, and undoes it
     Setup(setup::Setup),
+    /// Certificates for a small cluster: a CA, nodes, seeds and schedulers
+    Certs(certs::Certs),
     /// Version of this build and of the protocol that it speaks
     Version,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Proxy(proxy) => proxy.run(),
         Command::Scheduler(scheduler) => scheduler.run(),
         Command::Setup(setup) => setup.run(),
+        Command::Certs(certs) => certs.run(),
         Command::Version => system::print(&version()),
     })
 }

@@ -61,6 +61,7 @@ impl Target {
             cert_file: self.cert_file.clone(),
             key_file: self.key_file.clone(),
             ca_file: self.ca_file.clone(),
+            ..TlsConfig::default()
         };
         client::Client::connect(&self.address, &tls).await
     }

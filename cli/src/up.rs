@@ -13,7 +13,6 @@ use darter_scheduler::run::Ports as SchedulerPorts;
 use darter_service::config::{Sources, load};
 use darter_service::net::Address;
 use darter_service::shutdown::Stop;
-use darter_service::tls::TlsConfig;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +53,7 @@ impl Up {
     pub(crate) fn run(mut self) -> Result<()> {
         let (mut scheduler, proxy) = (self.scheduler_config()?, self.proxy_config()?);
         // One process, one identity: a scheduler without it would be an open door beside a locked one.
-        if scheduler.tls == TlsConfig::default() {
+        if scheduler.tls.is_off() {
             scheduler.tls = proxy.tls.clone();
         }
         self.log

@@ -5,8 +5,10 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+use std::io::Read as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +19,14 @@ use darter_scheduler::app::App;
 use darter_scheduler::config::Config as SchedulerConfig;
 use darter_service::net::{Network, TokioNetwork};
 use darter_service::supervise::{Supervisor, Tasks};
-use darter_service::tls::TlsConfig;
+use darter_service::tls::{CertificateRole, TlsConfig};
 use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::authority::{Authority, NodeFiles};
 use darter_testkit::client::{End, get};
 use darter_testkit::content::Content;
-use darter_testkit::origin::Origin;
+use darter_testkit::origin::{Access, Origin, RunningOrigin};
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 fn section(files: NodeFiles) -> TlsConfig {
@@ -31,6 +34,7 @@ fn section(files: NodeFiles) -> TlsConfig {
         cert_file: Some(files.cert_file),
         key_file: Some(files.key_file),
         ca_file: Some(files.ca_file),
+        ..TlsConfig::default()
     }
 }
 
@@ -53,9 +57,13 @@ impl Cluster {
             free_floor_bytes: 0,
         };
         let (store, _) = DiskStore::open(options).unwrap();
+        let roles: &[&str] = match role {
+            NodeRole::Peer => &[],
+            NodeRole::Seed => &[CertificateRole::Seed.uri()],
+        };
         let mut config = Config {
             role,
-            tls: section(self.authority.node(host).unwrap()),
+            tls: section(self.authority.node_as(host, roles).unwrap()),
             ..Config::default()
         };
         config.mirror.listen = "127.0.0.1:0".parse().unwrap();
@@ -132,24 +140,55 @@ async fn scheduler(tls: TlsConfig, stop: &CancellationToken) -> (String, Supervi
     (address, supervisor)
 }
 
+/// A scheduler, and what its nodes need. Ends with [`Running::end`].
+struct Running {
+    cluster: Cluster,
+    origin: Origin,
+    supervisor: Supervisor,
+    _origin: RunningOrigin,
+}
+
+impl Running {
+    async fn new() -> Self {
+        let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let authority = Authority::new(dir.path()).unwrap();
+        let files = section(
+            authority
+                .node_as("127.0.0.1", &[CertificateRole::Scheduler.uri()])
+                .unwrap(),
+        );
+        let (address, supervisor) = scheduler(files, &stop).await;
+        let origin = Origin::new();
+        let running = origin.spawn_on_loopback().await.unwrap();
+        let cluster = Cluster {
+            authority,
+            origin: running.url(),
+            scheduler: address,
+            dir,
+            tasks: Tasks::new(),
+            stop,
+        };
+        Self {
+            cluster,
+            origin,
+            supervisor,
+            _origin: running,
+        }
+    }
+
+    async fn end(self) {
+        self.cluster.stop.cancel();
+        self.cluster.tasks.shut_down(Duration::from_secs(5)).await;
+        self.supervisor.run(Duration::from_secs(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_with_certificates_fetches_a_blob_once() {
-    let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
-    let authority = Authority::new(dir.path()).unwrap();
-    let files = section(authority.node("127.0.0.1").unwrap());
-    let (address, supervisor) = scheduler(files, &stop).await;
-    let origin = Origin::new();
-    let running = origin.spawn_on_loopback().await.unwrap();
+    let running = Running::new().await;
+    let (cluster, origin) = (&running.cluster, &running.origin);
     let content = Content::generated(1, 3_000_001);
     let digest = origin.add_blob("team/app", content.clone());
-    let cluster = Cluster {
-        authority,
-        origin: running.url(),
-        scheduler: address,
-        dir,
-        tasks: Tasks::new(),
-        stop: stop.clone(),
-    };
     let nodes = [
         cluster.node("127.0.0.2", NodeRole::Seed).await,
         cluster.node("127.0.0.3", NodeRole::Peer).await,
@@ -168,44 +207,171 @@ async fn a_cluster_with_certificates_fetches_a_blob_once() {
         "the second node did not get it from the first"
     );
     cluster.questions_need_a_certificate();
-    stop.cancel();
-    cluster.tasks.shut_down(Duration::from_secs(5)).await;
-    supervisor.run(Duration::from_secs(5)).await;
+    running.end().await;
 }
 
-fn refused(role: &str, dir: &Path, settings: &[String]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
-    command.args([role, "run", "--set", "admin.listen=127.0.0.1:0"]);
-    if role == "proxy" {
-        let store = format!("store.dir={}", dir.join("store").display());
-        command.args(["--set", "host=here", "--set", &store]);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn private_content_is_fetched_once_and_read_by_those_who_may() {
+    let running = Running::new().await;
+    let (cluster, origin) = (&running.cluster, &running.origin);
+    let content = Content::generated(1, 3_000_001);
+    let digest = origin.add_blob("secret", content.clone());
+    origin.set_access("secret", Access::Bearer { public: false });
+    origin.allow("secret", "alice");
+    for user in ["alice", "bob"] {
+        origin.add_user(user, "pw");
+        origin.add_token(
+            &format!("{user}-token"),
+            Some(user),
+            &["secret"],
+            Duration::from_secs(300),
+        );
     }
-    for setting in settings {
-        command.args(["--set", setting]);
+    let target = format!("/v2/secret/blobs/{digest}?ns=registry.test");
+    let alice = [("authorization", "Bearer alice-token")];
+    // The seed has no credential: it neither fetches nor stands in the way.
+    let _seed = cluster.node("127.0.0.2", NodeRole::Seed).await;
+    for host in ["127.0.0.3", "127.0.0.4"] {
+        let node = cluster.node(host, NodeRole::Peer).await;
+        let mirror = node.mirror_address.parse().unwrap();
+        let answer = get(mirror, &target, &alice).await.unwrap();
+        assert_eq!((answer.status, answer.end), (200, End::Complete));
+        assert!(answer.body == content.read(0..content.len()), "wrong bytes");
+        let bob = [("authorization", "Bearer bob-token")];
+        for (headers, status) in [(&[][..], 401), (&bob[..], 403)] {
+            let refused = get(mirror, &target, headers).await.unwrap();
+            assert_eq!(refused.status, status, "{host}");
+        }
     }
-    let output = command.env_clear().output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    assert_eq!(
+        origin.bytes_sent_for(&digest),
+        content.len(),
+        "the second node did not get it from the first"
+    );
+    running.end().await;
+}
+
+/// A role that is to be refused, as a process, and the address that it must never listen on.
+struct Attempt {
+    child: Child,
+    listen: SocketAddr,
+}
+
+impl Attempt {
+    fn start(role: &str, dir: &Path, settings: &[String]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = free.local_addr().unwrap();
+        drop(free);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        command.args([role, "run", "--set", "admin.listen=127.0.0.1:0"]);
+        let key = if role == "proxy" { "peer.listen" } else { "listen" };
+        command.args(["--set", &format!("{key}={listen}")]);
+        if role == "proxy" {
+            let store = format!("store.dir={}", dir.join("store").display());
+            command.args(["--set", "host=127.0.0.1", "--set", &store]);
+            command.args(["--set", "mirror.listen=127.0.0.1:0"]);
+        }
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command.env_clear().stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        Self { child, listen }
+    }
+
+    /// How it ended, and what it said. Five seconds are the contract's.
+    fn end(mut self) -> (Option<i32>, String) {
+        let began = Instant::now();
+        let status = loop {
+            assert!(TcpStream::connect(self.listen).is_err(), "the port is open");
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if began.elapsed() > Duration::from_secs(5) {
+                self.child.kill().unwrap();
+                panic!("it runs");
+            }
+        };
+        let mut text = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        (status.code(), text)
+    }
+}
+
+fn settings(files: &NodeFiles) -> Vec<String> {
+    vec![
+        format!("tls.certFile={}", files.cert_file.display()),
+        format!("tls.keyFile={}", files.key_file.display()),
+        format!("tls.caFile={}", files.ca_file.display()),
+    ]
 }
 
 #[test]
 fn files_that_are_wrong_are_no_reason_to_run_without_them() {
     let dir = tempfile::tempdir().unwrap();
-    let files = Authority::new(dir.path()).unwrap().expired("here").unwrap();
+    let (path, other) = (dir.path(), tempfile::tempdir().unwrap());
+    let authority = Authority::new(path).unwrap();
+    let good = authority
+        .node_as("127.0.0.1", &["darter://role/seed", "darter://role/scheduler"])
+        .unwrap();
+    let stranger = Authority::new(other.path()).unwrap().node("127.0.0.1").unwrap();
+    let peer = authority.node("127.0.0.7").unwrap();
+    let expired = authority.expired("127.0.0.1").unwrap();
+    let with = |change: &dyn Fn(&mut NodeFiles)| {
+        let mut files = good.clone();
+        change(&mut files);
+        settings(&files)
+    };
+    let mut revoked = settings(&good);
+    revoked.push("tls.revokedFile=/nonexistent".into());
+    let cases = [
+        (settings(&good)[..1].to_vec(), 64, "tls.keyFile: is missing"),
+        (settings(&expired), 1, "expired"),
+        (
+            with(&|files| files.cert_file = path.join("nothing")),
+            1,
+            "cannot be read",
+        ),
+        // Root may read everything, but not a directory as a file.
+        (
+            with(&|files| files.key_file = path.to_owned()),
+            1,
+            "cannot be read",
+        ),
+        (
+            with(&|files| files.key_file = peer.key_file.clone()),
+            1,
+            "127.0.0.1.pem",
+        ),
+        (
+            with(&|files| files.ca_file = stranger.ca_file.clone()),
+            1,
+            "not signed by the CA",
+        ),
+        (
+            with(&|files| files.ca_file = files.key_file.clone()),
+            1,
+            "there is no certificate",
+        ),
+        (revoked, 1, "/nonexistent: cannot be read"),
+    ];
     for role in ["proxy", "scheduler"] {
-        let cert = format!("tls.certFile={}", files.cert_file.display());
-        let (code, text) = refused(role, dir.path(), std::slice::from_ref(&cert));
-        assert_eq!(code, Some(64), "{text}");
-        assert!(text.contains("tls.keyFile: is missing"), "{text}");
-        let all = [
-            cert,
-            format!("tls.keyFile={}", files.key_file.display()),
-            format!("tls.caFile={}", files.ca_file.display()),
-        ];
-        let (code, text) = refused(role, dir.path(), &all);
-        assert_eq!(code, Some(1), "{text}");
-        assert!(
-            text.contains("darter: tls: ") && text.contains("expired"),
-            "{text}"
-        );
+        for (settings, status, reason) in &cases {
+            let (code, text) = Attempt::start(role, path, settings).end();
+            assert_eq!(code, Some(*status), "{role}, {reason}: {text}");
+            assert!(text.contains(reason), "{role}, {reason}: {text}");
+        }
     }
+    // A certificate is for a name and a role.
+    let (code, text) = Attempt::start("scheduler", path, &settings(&peer)).end();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("darter://role/scheduler"), "{text}");
+    let (code, text) = Attempt::start("proxy", path, &settings(&peer)).end();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("is not for this node"), "{text}");
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::config::{Config, NodeRole};
+use crate::config::Config;
 use crate::metrics::{PeerMetrics, PullMetrics};
 use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerServer, Peers};
@@ -105,11 +105,14 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     } = parts;
     let mut rng = StdRng::seed_from_u64(seed);
     // Before any port is open: there is no way from files that cannot be used to a plain connection.
-    let secure = Secure::load(&config.tls, &host)?;
+    let secure = Secure::load(&config, &host)?;
     let (mirror_listener, mirror_address) = bind(&*network, &config.mirror.listen, "the mirror").await?;
     let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
-    let (metrics, role) = register(registry, config.role);
+    let (metrics, role) = register(registry, &config, secure.as_ref());
+    if let Some(secure) = &secure {
+        follow(secure, &config, &tasks, &stop);
+    }
     let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), metrics.origin)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
     let (tls_server, tls_peers, tls) = Secure::parts(secure);
@@ -169,7 +172,7 @@ struct Metrics {
     origin: OriginMetrics,
 }
 
-fn register(registry: &mut Registry, role: NodeRole) -> (Metrics, CurrentRole) {
+fn register(registry: &mut Registry, config: &Config, secure: Option<&Secure>) -> (Metrics, CurrentRole) {
     let own = registry.sub_registry_with_prefix("darter_proxy");
     let metrics = Metrics {
         pull: Arc::new(PullMetrics::register(own)),
@@ -177,7 +180,10 @@ fn register(registry: &mut Registry, role: NodeRole) -> (Metrics, CurrentRole) {
         mirror: MirrorMetrics::register(own),
         origin: OriginMetrics::register(own),
     };
-    (metrics, CurrentRole::register(role, own))
+    if let Some(secure) = secure {
+        secure.identity.register(own);
+    }
+    (metrics, CurrentRole::register(config.role, own))
 }
 
 /// A listener, and the address that it has got.
@@ -194,6 +200,16 @@ async fn bind(
     let listener = network.bind(address).await.map_err(wrong)?;
     let local = local(&*listener, address);
     Ok((listener, local))
+}
+
+/// Looks at the certificates again for as long as the node runs.
+fn follow(secure: &Secure, config: &Config, tasks: &Tasks, stop: &CancellationToken) {
+    let period = config.tls.reload_interval.into();
+    let identity = secure.identity.clone();
+    tasks.spawn(
+        "certificates",
+        identity.follow(period, tasks.clone(), stop.clone()),
+    );
 }
 
 fn local(listener: &dyn Listener, address: &Address) -> String {

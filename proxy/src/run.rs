@@ -18,7 +18,6 @@ use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
 use darter_service::shutdown::Stop;
 use darter_service::supervise::{Failure, Tasks};
-use darter_service::tls::TlsConfig;
 use darter_service::watchdog::Watchdog;
 use darter_store::{DiskOptions, DiskStore, OpenError};
 use darter_types::HostId;
@@ -188,7 +187,7 @@ async fn until_over(stop: &CancellationToken, tasks: &Tasks, admin: &AdminServer
 
 /// Alone, a node exchanges nothing.
 fn warn_if_open(config: &Config) {
-    if config.tls == TlsConfig::default() && !config.scheduler.addresses.is_empty() {
+    if config.tls.is_off() && !config.scheduler.addresses.is_empty() {
         tracing::warn!(
             "the exchange with other nodes and schedulers is neither encrypted nor authenticated: set tls.certFile, \
              tls.keyFile and tls.caFile, or keep it on a network that you trust"

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_proxy::app::{Node, NodeParts, StartError, start};
-use darter_proxy::config::Config;
+use darter_proxy::config::{Config, NodeRole};
 use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::{Network as _, Stream, TokioNetwork};
 use darter_service::supervise::Tasks;
@@ -40,6 +40,7 @@ fn section(files: NodeFiles) -> TlsConfig {
         cert_file: Some(files.cert_file),
         key_file: Some(files.key_file),
         ca_file: Some(files.ca_file),
+        ..TlsConfig::default()
     }
 }
 
@@ -64,6 +65,15 @@ impl World {
     }
 
     async fn start(&self, peer_listen: &str, tls: TlsConfig) -> Result<Node, StartError> {
+        self.start_with(peer_listen, tls, |_| {}).await
+    }
+
+    async fn start_with(
+        &self,
+        peer_listen: &str,
+        tls: TlsConfig,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Node, StartError> {
         let options = DiskOptions {
             dir: self.dir.path().join("store"),
             quota_bytes: u64::MAX,
@@ -81,6 +91,7 @@ impl World {
             "registry.test".to_owned(),
             serde_json::from_value(registry).unwrap(),
         );
+        change(&mut config);
         start(NodeParts {
             config,
             host: "node".parse().unwrap(),
@@ -95,6 +106,14 @@ impl World {
         .await
     }
 
+    async fn refuses(&self, listen: &str, tls: TlsConfig, change: impl FnOnce(&mut Config), reason: &str) {
+        let Err(StartError::Tls(error)) = self.start_with(listen, tls, change).await else {
+            panic!("{reason}: it started");
+        };
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(TokioNetwork.connect(listen).await.is_err(), "the port is open");
+    }
+
     fn connector(&self, authority: &Authority, name: &str) -> TlsConnector {
         let files = section(authority.node(name).unwrap()).files().unwrap().unwrap();
         files.connector(Protocol::Http1).unwrap()
@@ -106,9 +125,14 @@ async fn connect(address: &str) -> Stream {
 }
 
 /// Everything that comes back for a request for some bytes of a content; an error is as good as nothing.
-async fn ask(mut stream: Stream, digest: &str) -> Vec<u8> {
+async fn ask(stream: Stream, digest: &str) -> Vec<u8> {
+    ask_as(stream, digest, "").await
+}
+
+/// The same, with more headers.
+async fn ask_as(mut stream: Stream, digest: &str, more: &str) -> Vec<u8> {
     let request = format!(
-        "GET /v1/tasks/{digest}/pieces HTTP/1.1\r\nHost: node\r\nRange: bytes=0-262143\r\nConnection: close\r\n\r\n"
+        "GET /v1/tasks/{digest}/pieces HTTP/1.1\r\nHost: node\r\nRange: bytes=0-262143\r\nConnection: close\r\n{more}\r\n"
     );
     let mut answer = Vec::new();
     if stream.write_all(request.as_bytes()).await.is_ok() {
@@ -138,6 +162,17 @@ async fn pieces_go_to_nodes_with_a_certificate_and_to_nobody_else() {
     let answer = ask(stream, &digest).await;
     assert!(answer.starts_with(b"HTTP/1.1 206"), "not served");
     assert!(answer.ends_with(&content.read(0..262_144)), "wrong bytes");
+
+    for (name, answer) in [("other", "HTTP/1.1 206"), ("third", "HTTP/1.1 403")] {
+        let stream = other.connect("node", connect(&node.peer_address).await);
+        let said = ask_as(
+            stream.await.unwrap(),
+            &digest,
+            &format!("darter-host: {name}\r\n"),
+        )
+        .await;
+        assert!(said.starts_with(answer.as_bytes()), "{name}");
+    }
 
     let plain = ask(connect(&node.peer_address).await, &digest).await;
     assert!(
@@ -199,10 +234,14 @@ async fn files_that_cannot_be_used_open_no_port() {
         ("must have node", section(world.ours.node("other").unwrap())),
     ];
     for (reason, tls) in wrong {
-        let Err(StartError::Tls(error)) = world.start(&listen, tls).await else {
-            panic!("{reason}: it started");
-        };
-        assert!(error.to_string().contains(reason), "{error}");
-        assert!(TokioNetwork.connect(&listen).await.is_err(), "the port is open");
+        world.refuses(&listen, tls, |_| {}, reason).await;
     }
+    let seed = |config: &mut Config| config.role = NodeRole::Seed;
+    world
+        .refuses(&listen, good.clone(), seed, "darter://role/seed")
+        .await;
+    let elsewhere = |config: &mut Config| config.peer.advertise = Some("[2001:db8::7]:4000".into());
+    world
+        .refuses(&listen, good, elsewhere, "must have 2001:db8::7")
+        .await;
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_service::net::{Address, AddressError, Limited, Listener, Network, incoming, secure_incoming};
-use darter_service::supervise::{Ended, Supervisor};
-use darter_service::tls::{Protocol, TlsError, TlsWrap};
+use darter_service::supervise::{Ended, Supervisor, Tasks};
+use darter_service::tls::{CertificateRole, Expected, NodeIdentity, Protocol, TlsError};
 use futures_util::stream::BoxStream;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -76,7 +76,8 @@ fn list(problems: &[Problem]) -> String {
 #[derive(Debug)]
 pub struct App {
     listener: Box<dyn Listener>,
-    tls: Option<TlsWrap>,
+    identity: Option<NodeIdentity>,
+    reload_interval: Duration,
     handle: Handle,
     owner: Owner,
     connections_max: usize,
@@ -97,13 +98,9 @@ impl App {
             return Err(AppError::Config(problems));
         }
         // Before the port is open: there is no way from files that cannot be used to a plain connection.
-        let files = config.tls.files()?;
-        let tls = files
-            .as_ref()
-            .map(|files| files.acceptor(Protocol::Http2))
-            .transpose()?;
-        if let (Some(files), Some((host, _))) = (&files, config.advertise.rsplit_once(':')) {
-            files.check_name(host.trim_matches(['[', ']']))?;
+        let identity = identity(config)?;
+        if let Some(identity) = &identity {
+            identity.register(registry.sub_registry_with_prefix("darter_scheduler"));
         }
         let address: Address = config.listen.parse()?;
         let listener = network.bind(&address).await.map_err(|source| AppError::Listen {
@@ -114,7 +111,8 @@ impl App {
         let (handle, owner) = service::start(settings, &config.limits, Metrics::register(registry));
         Ok(Self {
             listener,
-            tls,
+            identity,
+            reload_interval: config.tls.reload_interval.into(),
             handle,
             owner,
             connections_max: config.limits.hosts_max.saturating_add(CONNECTIONS_SPARE),
@@ -135,8 +133,16 @@ impl App {
         });
         let (health, health_service) = tonic_health::server::health_reporter();
         let router = self.handle.router().add_service(health_service);
-        let connections: BoxStream<'static, io::Result<Limited>> = match self.tls {
-            Some(tls) => Box::pin(secure_incoming(self.listener, tls, self.connections_max)),
+        let connections: BoxStream<'static, io::Result<Limited>> = match self.identity {
+            Some(identity) => {
+                let (follower, until) = (identity.clone(), stop.clone());
+                supervisor.add("certificates", async move {
+                    follower.follow(self.reload_interval, Tasks::new(), until).await;
+                    Ok(())
+                });
+                let wrap = identity.acceptor(Protocol::Http2);
+                Box::pin(secure_incoming(self.listener, wrap, self.connections_max))
+            }
             None => Box::pin(incoming(self.listener, self.connections_max)),
         };
         let stop = stop.clone();
@@ -155,6 +161,20 @@ impl App {
             Ok(())
         });
     }
+}
+
+/// What the files of the section `tls` say, if any are named.
+fn identity(config: &Config) -> Result<Option<NodeIdentity>, TlsError> {
+    let host = config.advertise.rsplit_once(':').map(|(host, _)| host);
+    let expected = Expected {
+        names: host
+            .map(|host| host.trim_matches(['[', ']']).to_owned())
+            .into_iter()
+            .collect(),
+        roles: vec![CertificateRole::Scheduler],
+    };
+    let files = config.tls.files()?;
+    files.map(|files| NodeIdentity::load(files, expected)).transpose()
 }
 
 /// Runs a scheduler until `stop`, without an admin port: see [`crate::run`] for one that has it.

@@ -13,8 +13,7 @@ use darter_service::log::LogHandle;
 use darter_service::net::{Address, AddressError, Network};
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
-use darter_service::supervise::{Ended, Supervisor};
-use darter_service::tls::TlsConfig;
+use darter_service::supervise::{Ended, Supervisor, Tasks};
 use darter_service::watchdog::Watchdog;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -77,7 +76,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     let (config, stop, notify) = (parts.config, parts.stop, parts.notify);
     let mut registry = Registry::default();
     build_info::register(&mut registry);
-    if config.tls == TlsConfig::default() {
+    if config.tls.is_off() {
         tracing::warn!(
             "streams of nodes are neither encrypted nor authenticated: set tls.certFile, tls.keyFile and tls.caFile, or \
              keep them on a network that you trust"

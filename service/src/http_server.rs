@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::{Acceptor, Listener, PeerAddr, Stream};
 use crate::supervise::Tasks;
+use crate::tls::PeerIdentity;
 
 /// Connections that are told at one time that there are too many; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
@@ -55,6 +56,11 @@ pub trait Wrap: Clone + Send + Sync + 'static {
 
     /// Wraps one connection; an error (a failed handshake) closes it.
     fn wrap(&self, stream: Stream) -> impl Future<Output = std::io::Result<Self::Io>> + Send;
+
+    /// Who is at the other end, where it proved that. Requests carry it among their extensions.
+    fn peer(_: &Self::Io) -> Option<Arc<PeerIdentity>> {
+        None
+    }
 }
 
 /// Serves connections as they are.
@@ -126,7 +132,10 @@ impl<W: Wrap> HttpServer<W> {
             self.tasks.spawn(self.name, async move {
                 let _permit = permit;
                 match stop.run_until_cancelled(wrap.wrap(stream)).await {
-                    Some(Ok(io)) => serve_connection(io, limits, handler, peer, stop).await,
+                    Some(Ok(io)) => {
+                        let identity = W::peer(&io);
+                        serve_connection(io, limits, handler, (peer, identity), stop).await;
+                    }
                     Some(Err(error)) => tracing::debug!(%error, "a connection was not established"),
                     None => {}
                 }
@@ -135,15 +144,23 @@ impl<W: Wrap> HttpServer<W> {
     }
 }
 
-async fn serve_connection<I, B, H>(io: I, limits: Limits, handler: H, peer: PeerAddr, stop: CancellationToken)
-where
+async fn serve_connection<I, B, H>(
+    io: I,
+    limits: Limits,
+    handler: H,
+    (peer, identity): (PeerAddr, Option<Arc<PeerIdentity>>),
+    stop: CancellationToken,
+) where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     H: Handler<B>,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let handler = handler.clone();
+        if let Some(identity) = &identity {
+            request.extensions_mut().insert(Arc::clone(identity));
+        }
         async move { Ok::<_, Infallible>(handler.answer(request, peer).await) }
     });
     let mut builder = http1::Builder::new();

@@ -2,25 +2,34 @@
 //!
 //! Every configuration names the ring provider: none depends on what is the default of the process. What is wrong with a
 //! file is an error with its path; there is no way from a certificate that cannot be used to a connection without one.
-//! [`NodeTls::acceptor`] and [`NodeTls::connector`] make connections of it; [`TlsConfig`] is its section in a file.
+//! [`NodeIdentity`] follows a node's files and makes connections of them, [`PeerIdentity`] is who is at the other end;
+//! [`TlsConfig`] is their section in a file.
 
+mod certificate;
 pub(crate) mod check;
+mod identity;
 mod link;
+mod loaded;
+mod peer;
+mod revoked;
 mod section;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use certificate::{Certificate, CertificateRole, Fingerprint, NotACertificate, NotAName, Serial};
+pub use identity::NodeIdentity;
 pub use link::{Protocol, TlsConnector, TlsWrap};
+pub use loaded::Loaded;
+pub use peer::{PeerIdentity, Secured};
+pub use revoked::Revoked;
 pub use section::TlsConfig;
 
 /// Between nodes there is no old software to talk to.
@@ -48,6 +57,17 @@ pub struct NodeTls {
     pub key_file: PathBuf,
     /// The CA that signs nodes, and nothing but nodes: whoever has a certificate of it is one.
     pub ca_file: PathBuf,
+    /// Certificates of that CA that are not believed any more, one a line.
+    pub revoked_file: Option<PathBuf>,
+}
+
+/// What a node's own certificate must be good for, besides being one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Names and addresses under which others look for this node.
+    pub names: Vec<String>,
+    /// What it acts as.
+    pub roles: Vec<CertificateRole>,
 }
 
 /// Why TLS cannot be set up: the file, and what is wrong with it.
@@ -75,50 +95,12 @@ pub enum TlsError {
 }
 
 impl NodeTls {
-    /// A server that takes nodes only: TLS 1.3, and a certificate of the CA from the other side.
+    /// Reads the files as they are now, and looks at the certificate as other nodes will.
     ///
     /// # Errors
     /// A file that cannot be used, or a certificate that other nodes would refuse.
-    pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        let roots = authorities(&self.ca_file)?;
-        check::as_server(self, &certificates(&self.cert_file)?, &roots)?;
-        let verifier = check::verifier(&self.ca_file, roots)?;
-        server(&self.identity(), Some(verifier), &NODE_VERSIONS)
-    }
-
-    /// A client that talks to nodes only: TLS 1.3, with its own certificate; no CA of the system is believed.
-    ///
-    /// # Errors
-    /// A file that cannot be used, or a certificate that other nodes would refuse.
-    pub fn client(&self) -> Result<ClientConfig, TlsError> {
-        let (chain, key) = load(&self.identity())?;
-        let roots = authorities(&self.ca_file)?;
-        check::as_client(self, &chain, roots.clone())?;
-        ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&NODE_VERSIONS)?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| unusable(&self.cert_file, &error))
-    }
-
-    /// Whether the certificate is for `name`, under which other nodes look for this one.
-    ///
-    /// # Errors
-    /// It is not, or cannot be read.
-    pub fn check_name(&self, name: &str) -> Result<(), TlsError> {
-        let chain = certificates(&self.cert_file)?;
-        if chain.first().is_some_and(|own| check::is_for(own, name)) {
-            return Ok(());
-        }
-        let reason = format!("it is not for this node: its subject alternative names must have {name}");
-        Err(unusable(&self.cert_file, &reason))
-    }
-
-    fn identity(&self) -> Identity {
-        Identity {
-            cert_file: self.cert_file.clone(),
-            key_file: self.key_file.clone(),
-        }
+    pub fn load(&self) -> Result<Loaded, TlsError> {
+        Loaded::read(self)
     }
 }
 
@@ -128,7 +110,12 @@ impl Identity {
     /// # Errors
     /// A file that cannot be used.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        server(self, None, &ANY_VERSIONS)
+        let (chain, key) = (certificates(&self.cert_file)?, private_key(&self.key_file)?);
+        ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&ANY_VERSIONS)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| unusable(&self.cert_file, &error))
     }
 }
 
@@ -158,26 +145,9 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn server(
-    identity: &Identity,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> Result<ServerConfig, TlsError> {
-    let (chain, key) = load(identity)?;
-    let clients = clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
-    ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(versions)?
-        .with_client_cert_verifier(clients)
-        .with_single_cert(chain, key)
-        .map_err(|error| unusable(&identity.cert_file, &error))
-}
-
-fn load(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-    let chain = certificates(&identity.cert_file)?;
-    let pem = read(&identity.key_file)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|error| unusable(&identity.key_file, &format!("no private key in PEM: {error}")))?;
-    Ok((chain, key))
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?)
+        .map_err(|error| unusable(path, &format!("no private key in PEM: {error}")))
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 /// Signs nodes. Each one made is another authority.
 #[derive(Debug)]
@@ -55,6 +55,18 @@ impl Authority {
     /// The name cannot stand in a certificate.
     pub fn node(&self, name: &str) -> Result<NodeFiles, AuthorityError> {
         self.sign(name, CertificateParams::new(vec![name.to_owned()])?)
+    }
+
+    /// The same, with URIs among its names that say what the node may act as.
+    ///
+    /// # Errors
+    /// The name cannot stand in a certificate.
+    pub fn node_as(&self, name: &str, roles: &[&str]) -> Result<NodeFiles, AuthorityError> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        for role in roles {
+            params.subject_alt_names.push(SanType::URI((*role).try_into()?));
+        }
+        self.sign(name, params)
     }
 
     /// The same, until 2001.

@@ -8,7 +8,7 @@ use darter_proto::limits::MESSAGE_BYTES_MAX;
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::query_client::QueryClient;
 use darter_service::net::{Connector, TokioNetwork};
-use darter_service::tls::{Protocol, TlsConfig};
+use darter_service::tls::{CertificateRole, Protocol, TlsConfig};
 use darter_types::TaskId;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -47,6 +47,7 @@ impl Client {
         let origin = format!("{scheme}://{address}").parse().map_err(|_| wrong())?;
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| wrong())?;
         let tls = files.map(|files| files.connector(Protocol::Http2)).transpose()?;
+        let tls = tls.map(|tls| tls.to(CertificateRole::Scheduler));
         let connector = Connector::new(Arc::new(TokioNetwork), tls);
         let endpoint = endpoint.origin(origin).connect_timeout(CONNECT).timeout(ANSWER);
         let channel = endpoint.connect_with_connector(connector).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_service::limit::Limiter;
+use darter_service::tls::PeerIdentity;
 use darter_store::StoredTask;
 use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, TaskId};
 use futures_util::stream;
@@ -73,6 +74,9 @@ impl PeerServer {
 
     /// Answers one request.
     pub async fn answer<B>(&self, request: Request<B>) -> Response<PeerBody> {
+        if !is_honest(&request) {
+            return plain(StatusCode::FORBIDDEN);
+        }
         let parts = parse_path(request.uri().path());
         let answer = match (request.method(), parts) {
             (&Method::GET, Some((task, "pieces"))) => self.pieces(task, request.headers()).await,
@@ -179,6 +183,15 @@ impl PeerServer {
         });
         Response::new(StreamBody::new(lines).boxed_unsync())
     }
+}
+
+/// Whether a node that says who it is has proved that. Without certificates nobody proves anything.
+fn is_honest<B>(request: &Request<B>) -> bool {
+    let said = request.headers().get(HOST_HEADER);
+    let (Some(said), Some(proved)) = (said, request.extensions().get::<Arc<PeerIdentity>>()) else {
+        return true;
+    };
+    said.to_str().is_ok_and(|said| proved.may_be(said))
 }
 
 fn plain(status: StatusCode) -> Response<PeerBody> {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use darter_proto::convert::ConvertError;
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::scheduler_server::Scheduler;
-use darter_proto::scheduler::{Hello, NodeMessage};
+use darter_proto::scheduler::{Hello, NodeMessage, Role};
 use darter_service::net::ConnectInfo;
+use darter_service::tls::CertificateRole;
 use darter_types::HostId;
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -41,14 +42,10 @@ impl Scheduler for Converse {
             .inspect_err(|_| {
                 self.0.metrics.refused.inc();
             })?;
-        if !info.is_some_and(|info| info.may_be(hello.host.as_str())) {
+        let proved = Proved(info);
+        proved.check(&hello).inspect_err(|_| {
             self.0.metrics.refused.inc();
-            tracing::warn!(peer = %hello.host, "a node calls itself what its certificate is not for");
-            return Err(Status::permission_denied(format!(
-                "the certificate is not for {}, which the node says to be",
-                hello.host
-            )));
-        }
+        })?;
         let connection = self.0.next_connection();
         let host = hello.host.clone();
         // The goodbye has its place in the queue from the start, so that it can be said from `drop`.
@@ -63,6 +60,7 @@ impl Scheduler for Converse {
         self.0.tell(Command::Hello(connection, hello, sender)).await?;
         let conversation = Conversation {
             handle: self.0.clone(),
+            proved,
             inbound,
             outbound,
             goodbye: Goodbye {
@@ -73,6 +71,39 @@ impl Scheduler for Converse {
         };
         let stream = futures_util::stream::unfold(Some(conversation), next_answer);
         Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// What the connection's certificate says; nothing without TLS, where a node is what it says.
+struct Proved(Option<ConnectInfo>);
+
+impl Proved {
+    /// Whether a node may be what it says: its name, the address that others are sent to, its role.
+    fn check(&self, hello: &Hello) -> Result<(), Status> {
+        let Some(info) = &self.0 else {
+            return Err(Status::internal("the connection is not known"));
+        };
+        let address = hello
+            .address
+            .rsplit_once(':')
+            .map_or(hello.address.as_str(), |(host, _)| host);
+        let address = address.trim_matches(['[', ']']);
+        let wrong = if !info.may_be(hello.host.as_str()) {
+            format!("{}, which the node says to be", hello.host)
+        } else if !info.may_be(address) {
+            format!("{address}, where the node says to be reached")
+        } else if hello.role == Role::Seed && !info.may_act_as(CertificateRole::Seed) {
+            format!(
+                "a seed, as which the node wants to act: it lacks {}",
+                CertificateRole::Seed.uri()
+            )
+        } else {
+            return Ok(());
+        };
+        tracing::warn!(peer = %hello.host, "a node's certificate is not for {wrong}");
+        Err(Status::permission_denied(format!(
+            "the certificate is not for {wrong}"
+        )))
     }
 }
 
@@ -87,6 +118,7 @@ async fn first_message(inbound: &mut Streaming<pb::NodeMessage>) -> Result<Hello
 /// One node's stream.
 struct Conversation {
     handle: Handle,
+    proved: Proved,
     inbound: Streaming<pb::NodeMessage>,
     outbound: mpsc::Receiver<Answer>,
     goodbye: Goodbye,
@@ -144,6 +176,11 @@ impl Conversation {
                 return Err(error.into());
             }
         };
+        if let NodeMessage::Hello(hello) = &message {
+            self.proved.check(hello).inspect_err(|_| {
+                self.handle.metrics.refused.inc();
+            })?;
+        }
         let Goodbye { connection, host, .. } = &self.goodbye;
         self.handle
             .tell(Command::Message(*connection, host.clone(), message))

@@ -8,13 +8,12 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::CertificateDer;
 use tonic::transport::server::Connected;
 use tower_service::Service;
 
 use super::limited::{Limited, LimitedAcceptor};
 use super::{BoxFuture, Listener, Network, PeerAddr, Stream};
-use crate::tls::{TlsConnector, TlsWrap, check};
+use crate::tls::{CertificateRole, PeerIdentity, TlsConnector, TlsWrap};
 
 /// Names these servers in the log.
 const NAME: &str = "grpc";
@@ -67,16 +66,23 @@ impl Service<Uri> for Connector {
 pub struct ConnectInfo {
     /// The other end, where it has an IP address.
     pub peer: Option<PeerAddr>,
-    /// The certificate that it showed; `None` without TLS, where nobody proves anything.
-    pub certificate: Option<CertificateDer<'static>>,
+    /// Who it proved to be; `None` without TLS, where nobody proves anything.
+    pub identity: Option<Arc<PeerIdentity>>,
 }
 
 impl ConnectInfo {
     /// Whether the other end may call itself `name`: anything without TLS, with it what its certificate is for.
     pub fn may_be(&self, name: &str) -> bool {
-        self.certificate
+        self.identity
             .as_ref()
-            .is_none_or(|certificate| check::is_for(certificate, name))
+            .is_none_or(|identity| identity.may_be(name))
+    }
+
+    /// Whether the other end may act so: anybody without TLS, with it who has a certificate for it.
+    pub fn may_act_as(&self, role: CertificateRole) -> bool {
+        self.identity
+            .as_ref()
+            .is_none_or(|identity| identity.may_act_as(role))
     }
 }
 
@@ -86,7 +92,7 @@ impl Connected for Stream {
     fn connect_info(&self) -> ConnectInfo {
         ConnectInfo {
             peer: self.peer_addr(),
-            certificate: self.peer_certificate().cloned(),
+            identity: self.peer_identity().cloned(),
         }
     }
 }

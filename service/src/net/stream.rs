@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsStream;
+
+use crate::tls::{PeerIdentity, Secured};
 
 /// What a connection of another network must be able to do.
 pub trait AsyncIo: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -36,7 +37,7 @@ pub enum Stream {
     /// A unix socket.
     Unix(UnixStream),
     /// One of these, inside TLS: both ends have proved who they are.
-    Tls(Box<TlsStream<Stream>>),
+    Tls(Box<Secured>),
     /// Of another network, or wrapped.
     Other(Box<dyn AsyncIo>),
 }
@@ -50,10 +51,10 @@ impl Stream {
         }
     }
 
-    /// The certificate of the other end, where it showed one.
-    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+    /// Who is at the other end, where it proved that.
+    pub fn peer_identity(&self) -> Option<&Arc<PeerIdentity>> {
         match self {
-            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+            Self::Tls(stream) => Some(stream.peer()),
             _ => None,
         }
     }
@@ -62,7 +63,7 @@ impl Stream {
     pub(super) fn peer_addr(&self) -> Option<PeerAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok().map(PeerAddr::Ip),
-            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
+            Self::Tls(stream) => stream.transport().peer_addr(),
             Self::Unix(_) | Self::Other(_) => None,
         }
     }
@@ -82,8 +83,7 @@ impl fmt::Debug for Stream {
         match self {
             Self::Tcp(stream) => stream.fmt(f),
             Self::Unix(stream) => stream.fmt(f),
-            // Not what TLS knows: there are keys in it.
-            Self::Tls(stream) => f.debug_tuple("Tls").field(stream.get_ref().0).finish(),
+            Self::Tls(stream) => stream.fmt(f),
             Self::Other(_) => f.write_str("Other"),
         }
     }

@@ -2,17 +2,16 @@
 //!
 //! There is no way back: a handshake that fails is a connection that does not exist.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 
-use super::{NodeTls, TlsError};
+use super::peer::refused;
+use super::{CertificateRole, Expected, NodeIdentity, NodeTls, PeerIdentity, Secured, TlsError};
 use crate::http_server::Wrap;
 use crate::net::Stream;
 
@@ -29,7 +28,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn alpn(self) -> Vec<Vec<u8>> {
+    pub(super) fn alpn(self) -> Vec<Vec<u8>> {
         match self {
             Self::Http1 => vec![b"http/1.1".to_vec()],
             Self::Http2 => vec![b"h2".to_vec()],
@@ -38,51 +37,56 @@ impl Protocol {
 }
 
 impl NodeTls {
-    /// The accepting side. Reads the files.
+    /// The accepting side of what the files say now.
     ///
     /// # Errors
     /// A file that cannot be used.
     pub fn acceptor(&self, protocol: Protocol) -> Result<TlsWrap, TlsError> {
-        let mut config = self.server()?;
-        config.alpn_protocols = protocol.alpn();
-        Ok(TlsWrap {
-            config: Arc::new(config),
-        })
+        Ok(NodeIdentity::load(self.clone(), Expected::default())?.acceptor(protocol))
     }
 
-    /// The connecting side. Reads the files.
+    /// The connecting side of what the files say now.
     ///
     /// # Errors
     /// A file that cannot be used.
     pub fn connector(&self, protocol: Protocol) -> Result<TlsConnector, TlsError> {
-        let mut config = self.client()?;
-        config.alpn_protocols = protocol.alpn();
-        Ok(TlsConnector {
-            config: Arc::new(config),
-        })
+        Ok(NodeIdentity::load(self.clone(), Expected::default())?.connector(protocol))
     }
 }
 
 /// Takes connections of nodes that prove who they are. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct TlsWrap {
-    config: Arc<ServerConfig>,
+    identity: NodeIdentity,
+    protocol: Protocol,
 }
 
 impl TlsWrap {
+    pub(super) fn new(identity: NodeIdentity, protocol: Protocol) -> Self {
+        Self { identity, protocol }
+    }
+
     /// Shakes hands. Dropping the future closes the connection.
     ///
     /// # Errors
-    /// The other side speaks no TLS 1.3, has no certificate of the CA, or takes longer than five seconds.
+    /// The other side speaks no TLS 1.3, has no certificate of the CA or a revoked one, or takes longer than five seconds.
     pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config));
-        let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.identity.current().server(self.protocol));
+        let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await?;
+        let stream = stream.inspect_err(|_| self.identity.note_refusal())?;
+        Ok(Stream::Tls(Box::new(Secured::new(
+            stream.into(),
+            &self.identity,
+        )?)))
     }
 }
 
 impl Wrap for TlsWrap {
     type Io = TokioIo<Stream>;
+
+    fn peer(io: &Self::Io) -> Option<Arc<PeerIdentity>> {
+        io.inner().peer_identity().cloned()
+    }
 
     #[expect(clippy::manual_async_fn, reason = "the trait names its future as Send")]
     fn wrap(&self, stream: Stream) -> impl Future<Output = io::Result<Self::Io>> + Send {
@@ -90,37 +94,52 @@ impl Wrap for TlsWrap {
     }
 }
 
-impl fmt::Debug for TlsWrap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsWrap").finish_non_exhaustive()
-    }
-}
-
 /// Connects to nodes that prove who they are. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct TlsConnector {
-    config: Arc<ClientConfig>,
+    identity: NodeIdentity,
+    protocol: Protocol,
+    role: Option<CertificateRole>,
 }
 
 impl TlsConnector {
+    pub(super) fn new(identity: NodeIdentity, protocol: Protocol) -> Self {
+        Self {
+            identity,
+            protocol,
+            role: None,
+        }
+    }
+
+    /// The same, to nobody whose certificate is not for `role`.
+    #[must_use]
+    pub fn to(self, role: CertificateRole) -> Self {
+        Self {
+            role: Some(role),
+            ..self
+        }
+    }
+
     /// Shakes hands with the node that `name`, a DNS name or an IP address, stands for. The caller sets the time limit.
     /// Dropping the future closes the connection.
     ///
     /// # Errors
-    /// The other side speaks no TLS 1.3, or has no certificate of the CA for this name. That it refuses this node is
-    /// seen at the first read only.
+    /// The other side speaks no TLS 1.3, has no certificate of the CA for this name and role, or a revoked one. That it
+    /// refuses this node is seen at the first read only.
     pub async fn connect(&self, name: &str, stream: Stream) -> io::Result<Stream> {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no certificate can have this name"))?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
-        let stream = connector.connect(name, stream).await?;
-        Ok(Stream::Tls(Box::new(stream.into())))
-    }
-}
-
-impl fmt::Debug for TlsConnector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConnector").finish_non_exhaustive()
+        let connector = tokio_rustls::TlsConnector::from(self.identity.current().client(self.protocol));
+        let stream = connector.connect(name, stream).await;
+        let stream = stream.inspect_err(|_| self.identity.note_refusal())?;
+        let secured = Secured::new(stream.into(), &self.identity)?;
+        match self.role {
+            Some(role) if !secured.peer().may_act_as(role) => {
+                self.identity.note_refusal();
+                Err(refused(&format!("its certificate is not for a {role}")))
+            }
+            _ => Ok(Stream::Tls(Box::new(secured))),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Authority {
         self.sign(name, |_| {})
     }
 
-    fn sign(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> NodeTls {
+    pub(super) fn sign(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> NodeTls {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
@@ -42,6 +42,7 @@ impl Authority {
             cert_file: self.file(&format!("{name}.pem")),
             key_file: self.file(&format!("{name}.key")),
             ca_file: self.file("ca.pem"),
+            revoked_file: None,
         };
         fs::write(&tls.cert_file, certificate.pem()).unwrap();
         fs::write(&tls.key_file, key.serialize_pem()).unwrap();
@@ -50,9 +51,12 @@ impl Authority {
 }
 
 /// A handshake without a socket.
-fn shake_hands(client: ClientConfig, server: ServerConfig) -> Result<rustls::ProtocolVersion, rustls::Error> {
-    let mut client = ClientConnection::new(Arc::new(client), "server".try_into().unwrap()).unwrap();
-    let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+fn shake_hands(
+    client: impl Into<Arc<ClientConfig>>,
+    server: impl Into<Arc<ServerConfig>>,
+) -> Result<rustls::ProtocolVersion, rustls::Error> {
+    let mut client = ClientConnection::new(client.into(), "server".try_into().unwrap()).unwrap();
+    let mut server = ServerConnection::new(server.into()).unwrap();
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
@@ -70,8 +74,8 @@ fn shake_hands(client: ClientConfig, server: ServerConfig) -> Result<rustls::Pro
 fn nodes_of_one_authority_talk_tls_1_3() {
     let ours = Authority::new();
     let (client, server) = (
-        ours.node("client").client().unwrap(),
-        ours.node("server").server().unwrap(),
+        ours.node("client").load().unwrap().client(Protocol::Http1),
+        ours.node("server").load().unwrap().server(Protocol::Http1),
     );
     assert_eq!(shake_hands(client, server), Ok(rustls::ProtocolVersion::TLSv1_3));
 }
@@ -79,14 +83,18 @@ fn nodes_of_one_authority_talk_tls_1_3() {
 #[test]
 fn a_node_refuses_strangers_on_both_sides() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let server = || ours.node("server").server().unwrap();
+    let server = || ours.node("server").load().unwrap().server(Protocol::Http1);
     // It believes our server, but has no certificate, or one that somebody else signed.
     let anonymous = client(Some(&ours.file("ca.pem"))).unwrap();
     assert!(matches!(
         shake_hands(anonymous, server()),
         Err(rustls::Error::NoCertificatesPresented)
     ));
-    let (chain, key) = load(&theirs.node("client").identity()).unwrap();
+    let files = theirs.node("client");
+    let (chain, key) = (
+        certificates(&files.cert_file).unwrap(),
+        private_key(&files.key_file).unwrap(),
+    );
     let stranger = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&NODE_VERSIONS)
         .unwrap()
@@ -98,7 +106,10 @@ fn a_node_refuses_strangers_on_both_sides() {
         matches!(refused, Err(rustls::Error::InvalidCertificate(_))),
         "{refused:?}"
     );
-    let refused = shake_hands(theirs.node("client").client().unwrap(), server());
+    let refused = shake_hands(
+        theirs.node("client").load().unwrap().client(Protocol::Http1),
+        server(),
+    );
     assert!(
         matches!(refused, Err(rustls::Error::InvalidCertificate(_))),
         "{refused:?}"
@@ -145,12 +156,7 @@ fn errors_name_the_file_and_the_reason() {
         "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
     )
     .unwrap();
-    let error = |tls: &NodeTls| {
-        (
-            tls.server().unwrap_err().to_string(),
-            tls.client().unwrap_err().to_string(),
-        )
-    };
+    let error = |tls: &NodeTls| tls.load().unwrap_err().to_string();
     for (file, reason) in [
         (&missing, "cannot be read"),
         (&empty, "no certificate"),
@@ -167,26 +173,23 @@ fn errors_name_the_file_and_the_reason() {
             },
         ];
         for tls in cases {
-            for text in <[String; 2]>::from(error(&tls)) {
-                assert!(
-                    text.starts_with(&file.display().to_string()) && text.contains(reason),
-                    "{text}"
-                );
-            }
+            let text = error(&tls);
+            assert!(
+                text.starts_with(&file.display().to_string()) && text.contains(reason),
+                "{text}"
+            );
         }
     }
     let text = error(&NodeTls {
         key_file: good.cert_file.clone(),
         ..good.clone()
-    })
-    .0;
+    });
     assert!(text.contains("no private key in PEM"), "{text}");
     // A key of another certificate is found here, not at the first connection.
     let text = error(&NodeTls {
         key_file: other.key_file,
         ..good.clone()
-    })
-    .0;
+    });
     assert!(text.starts_with(&good.cert_file.display().to_string()), "{text}");
 }
 
@@ -200,28 +203,37 @@ fn a_certificate_that_others_would_refuse_is_refused_at_the_start() {
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
     });
     for (tls, reason) in [(foreign, "is not signed by the CA in"), (expired, "expired")] {
-        for text in [
-            tls.server().unwrap_err().to_string(),
-            tls.client().unwrap_err().to_string(),
-        ] {
-            let file = tls.cert_file.display().to_string();
-            assert!(text.starts_with(&file) && text.contains(reason), "{text}");
-        }
+        let text = tls.load().unwrap_err().to_string();
+        let file = tls.cert_file.display().to_string();
+        assert!(text.starts_with(&file) && text.contains(reason), "{text}");
     }
-    let serves_only = ours.sign("server", |params| {
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    });
-    serves_only.server().unwrap();
-    serves_only.client().unwrap_err();
+    for usage in [
+        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+        rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+    ] {
+        let half = ours.sign("half", |params| params.extended_key_usages = vec![usage]);
+        half.load().unwrap_err();
+    }
 }
 
 #[test]
-fn a_certificate_is_for_its_names_only() {
+fn a_certificate_is_for_its_names_and_roles_only() {
     let ours = Authority::new();
-    ours.node("node-1").check_name("Node-1").unwrap();
-    ours.node("10.0.0.7").check_name("10.0.0.7").unwrap();
+    let check = |of: &str, name: &str, roles: &[CertificateRole]| {
+        let expected = Expected {
+            names: vec![name.to_owned()],
+            roles: roles.to_vec(),
+        };
+        NodeIdentity::load(ours.node(of), expected).map(|_| ())
+    };
+    check("node-1", "Node-1", &[]).unwrap();
+    check("10.0.0.7", "10.0.0.7", &[CertificateRole::Peer]).unwrap();
     for (name, other) in [("node-1", "node-2"), ("10.0.0.7", "10.0.0.8"), ("node-1", "-")] {
-        let text = ours.node(name).check_name(other).unwrap_err().to_string();
+        let text = check(name, other, &[]).unwrap_err().to_string();
         assert!(text.contains("is not for this node"), "{text}");
     }
+    let text = check("node-1", "node-1", &[CertificateRole::Seed])
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("darter://role/seed"), "{text}");
 }

@@ -1,7 +1,7 @@
 //! Streams of nodes that prove who they are, and of others.
 
 use darter_service::net::Connector;
-use darter_service::tls::{Protocol, TlsConfig, TlsConnector};
+use darter_service::tls::{CertificateRole, Protocol, TlsConfig, TlsConnector};
 use darter_testkit::authority::{Authority, NodeFiles};
 use tonic::transport::{Channel, Endpoint};
 
@@ -13,6 +13,7 @@ fn config(files: NodeFiles) -> TlsConfig {
         cert_file: Some(files.cert_file),
         key_file: Some(files.key_file),
         ca_file: Some(files.ca_file),
+        ..TlsConfig::default()
     }
 }
 
@@ -28,14 +29,33 @@ async fn channel(address: &str, tls: Option<TlsConnector>) -> Result<Channel, to
     endpoint.origin(origin).connect_with_connector(connector).await
 }
 
-/// What a node that calls itself `name` is told first.
-async fn greet(channel: Channel, name: &str) -> Result<SchedulerMessage, tonic::Status> {
+/// What a node says of itself that is reached under its name.
+fn says(name: &str) -> Hello {
+    Hello {
+        address: format!("{name}:4000"),
+        role: Role::Peer,
+        ..hello(name)
+    }
+}
+
+/// What a node that says so is told first.
+async fn greet(channel: Channel, hello: Hello) -> Result<SchedulerMessage, tonic::Status> {
     let (say, said) = mpsc::channel(64);
-    say.send(NodeMessage::Hello(hello(name)).into()).await.unwrap();
+    say.send(NodeMessage::Hello(hello).into()).await.unwrap();
     let mut client = SchedulerClient::new(channel);
     let mut hear = client.converse(ReceiverStream::new(said)).await?.into_inner();
     let first = hear.message().await?.expect("the stream goes on");
     Ok(first.try_into().unwrap())
+}
+
+/// A scheduler with a certificate.
+async fn scheduler(authority: &Authority) -> Running {
+    let tls = config(
+        authority
+            .node_as("127.0.0.1", &[CertificateRole::Scheduler.uri()])
+            .unwrap(),
+    );
+    start("127.0.0.1:0", |config| config.tls = tls).await
 }
 
 #[tokio::test]
@@ -45,35 +65,134 @@ async fn nodes_prove_who_they_are() {
         Authority::new(ours.path()).unwrap(),
         Authority::new(theirs.path()).unwrap(),
     );
-    let tls = config(authority.node("127.0.0.1").unwrap());
-    let running = start("127.0.0.1:0", |config| config.tls = tls).await;
+    let running = scheduler(&authority).await;
     let address = &running.address;
-
     let node = channel(address, Some(connector(&authority, "node1")))
         .await
         .unwrap();
-    let welcome = greet(node.clone(), "node1").await.unwrap();
+    let welcome = greet(node.clone(), says("node1")).await.unwrap();
     assert!(matches!(welcome, SchedulerMessage::Welcome(_)), "{welcome:?}");
-    // A certificate is for one node.
-    let refused = greet(node, "node2").await.unwrap_err();
-    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    // A certificate is for one node, where it is, and as what it is.
+    let elsewhere = Hello {
+        address: "10.0.0.9:4000".into(),
+        ..says("node1")
+    };
+    let seed = Hello {
+        role: Role::Seed,
+        ..says("node1")
+    };
+    for (hello, word) in [
+        (says("node2"), "node2"),
+        (elsewhere, "10.0.0.9"),
+        (seed.clone(), "a seed"),
+    ] {
+        let refused = greet(node.clone(), hello).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        assert!(refused.message().contains(word), "{refused}");
+    }
+    let files = config(
+        authority
+            .node_as("node1", &[CertificateRole::Seed.uri()])
+            .unwrap(),
+    );
+    let files = files.files().unwrap().unwrap();
+    let may = channel(address, Some(files.connector(Protocol::Http2).unwrap()))
+        .await
+        .unwrap();
+    greet(may, seed).await.unwrap();
 
     for tls in [None, Some(connector(&stranger, "node1"))] {
         let refused = match channel(address, tls).await {
-            Ok(channel) => greet(channel, "node1").await.err().map(|error| error.code()),
+            Ok(channel) => greet(channel, says("node1"))
+                .await
+                .err()
+                .map(|error| error.code()),
             Err(_) => Some(Code::Unavailable),
         };
         assert!(refused.is_some(), "a stranger was welcome");
     }
     let text = running.stop().await;
-    assert!(text.contains("refused_total 1"), "{text}");
+    assert!(text.contains("messages_refused_total 3"), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_does_not_become_a_seed_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path()).unwrap();
+    let running = scheduler(&authority).await;
+    let node = channel(&running.address, Some(connector(&authority, "node1")))
+        .await
+        .unwrap();
+    let (say, said) = mpsc::channel(64);
+    say.send(NodeMessage::Hello(says("node1")).into()).await.unwrap();
+    let mut client = SchedulerClient::new(node);
+    let mut hear = client
+        .converse(ReceiverStream::new(said))
+        .await
+        .unwrap()
+        .into_inner();
+    hear.message().await.unwrap().expect("a welcome");
+    let seed = Hello {
+        role: Role::Seed,
+        ..says("node1")
+    };
+    say.send(NodeMessage::Hello(seed).into()).await.unwrap();
+    let refused = hear.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_revoked_is_heard_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path()).unwrap();
+    let list = dir.path().join("revoked");
+    std::fs::write(&list, "").unwrap();
+    let mut tls = config(
+        authority
+            .node_as("127.0.0.1", &[CertificateRole::Scheduler.uri()])
+            .unwrap(),
+    );
+    tls.revoked_file = Some(list.clone());
+    tls.reload_interval = darter_service::config::Period::millis(20);
+    let running = start("127.0.0.1:0", |config| config.tls = tls).await;
+    let files = config(authority.node("node1").unwrap()).files().unwrap().unwrap();
+    let serial = files.load().unwrap().certificate().serial.clone();
+    let node = channel(&running.address, Some(files.connector(Protocol::Http2).unwrap()))
+        .await
+        .unwrap();
+    let (say, said) = mpsc::channel(64);
+    say.send(NodeMessage::Hello(says("node1")).into()).await.unwrap();
+    let mut client = SchedulerClient::new(node);
+    let mut hear = client
+        .converse(ReceiverStream::new(said))
+        .await
+        .unwrap()
+        .into_inner();
+    hear.message().await.unwrap().expect("a welcome");
+    std::fs::write(&list, format!("{serial}\n")).unwrap();
+    // Whatever it says now and then, its stream ends.
+    let talk = async {
+        while say.send(NodeMessage::Hello(says("node1")).into()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = async { while matches!(hear.message().await, Ok(Some(_))) {} };
+    tokio::select! {
+        () = ended => {}
+        () = talk => {}
+        () = tokio::time::sleep(WAIT) => panic!("a revoked node was heard for too long"),
+    }
+    running.stop().await;
 }
 
 #[tokio::test]
 async fn files_that_cannot_be_used_open_no_port() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new(dir.path()).unwrap();
-    let good = config(authority.node("127.0.0.1").unwrap());
+    let scheduler = [CertificateRole::Scheduler.uri()];
+    let good = config(authority.node_as("127.0.0.1", &scheduler).unwrap());
+    let no_scheduler = config(authority.node("127.0.0.9").unwrap());
     let missing = TlsConfig {
         key_file: Some(dir.path().join("nothing")),
         ..good.clone()
@@ -91,6 +210,7 @@ async fn files_that_cannot_be_used_open_no_port() {
         (missing, ""),
         (incomplete, ""),
         (expired, ""),
+        (no_scheduler, ""),
         (good, "other.test:8002"),
     ] {
         let config = Config {

@@ -98,10 +98,14 @@ async fn nodes_are_served_and_nobody_else() {
     assert!(server.ask(&node).await.unwrap().ends_with("hello"));
     assert_eq!(server.asked.load(Ordering::Relaxed), 1);
 
-    let anonymous = TlsConnector {
-        config: Arc::new(crate::tls::client(Some(&ours.file("ca.pem"))).unwrap()),
+    let config = crate::tls::client(Some(&ours.file("ca.pem"))).unwrap();
+    let anonymous = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = "server.test".try_into().unwrap();
+    let answer = match anonymous.connect(name, server.connect().await).await {
+        Ok(stream) => ask(Stream::Other(Box::new(stream))).await.unwrap_or_default(),
+        Err(_) => String::new(),
     };
-    assert!(server.ask(&anonymous).await.is_err(), "no certificate was needed");
+    assert!(answer.is_empty(), "no certificate was needed: {answer}");
     let stranger = theirs.node("client.test").connector(Protocol::Http1).unwrap();
     assert!(server.ask(&stranger).await.is_err(), "a stranger was served");
     let plain = ask(server.connect().await).await.unwrap_or_default();
@@ -168,8 +172,60 @@ async fn a_slow_handshake_holds_nobody_up() {
     let accepted = accepted.unwrap().unwrap();
     let info = tonic::transport::server::Connected::connect_info(&accepted);
     assert!(info.may_be("client.test") && !info.may_be("other.test"));
-    let Stream::Tls(client) = &client else {
-        panic!("a plain connection came out");
+    assert!(client.peer_identity().unwrap().may_be("server.test"));
+}
+
+#[tokio::test]
+async fn requests_say_who_asks() {
+    let ours = Authority::new();
+    let (listener, address) = listen().await;
+    let (tasks, stop) = (Tasks::new(), CancellationToken::new());
+    let server = HttpServer {
+        name: "test",
+        limits: Limits::default(),
+        tasks: tasks.clone(),
+        wrap: ours.node("server.test").acceptor(Protocol::Http1).unwrap(),
     };
-    assert_eq!(client.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    let handler = |request: Request<Incoming>, _| async move {
+        let asks = request.extensions().get::<Arc<PeerIdentity>>();
+        let names = asks.map(|identity| identity.certificate().dns.join(","));
+        Response::new(Full::new(Bytes::from(names.unwrap_or_default())))
+    };
+    let until = stop.clone();
+    tasks.spawn(
+        "server",
+        async move { server.serve(listener, handler, until).await },
+    );
+    let connector = ours.node("client.test").connector(Protocol::Http1).unwrap();
+    let stream = TokioNetwork.connect(&address).await.unwrap();
+    let answer = ask(connector.connect("server.test", stream).await.unwrap())
+        .await
+        .unwrap();
+    assert!(answer.ends_with("client.test"), "{answer}");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn who_is_no_scheduler_is_not_taken_for_one() {
+    let ours = Authority::new();
+    let client = ours.node("client.test").connector(Protocol::Http2).unwrap();
+    for (role, taken) in [(CertificateRole::Scheduler, true), (CertificateRole::Seed, false)] {
+        let files = ours.sign("server.test", |params| {
+            let uri = role.uri().try_into().unwrap();
+            params.subject_alt_names.push(rcgen::SanType::URI(uri));
+        });
+        let (mut listener, address) = listen().await;
+        let wrap = files.acceptor(Protocol::Http2).unwrap();
+        let serve = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            wrap.accept(stream).await
+        };
+        let connect = async {
+            let stream = TokioNetwork.connect(&address).await.unwrap();
+            let connector = client.clone().to(CertificateRole::Scheduler);
+            connector.connect("server.test", stream).await
+        };
+        let (_, connected) = tokio::join!(serve, connect);
+        assert_eq!(connected.is_ok(), taken);
+    }
 }
