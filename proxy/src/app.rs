@@ -12,7 +12,7 @@ use darter_proto::scheduler::{Hello, Load};
 use darter_service::http_server::{HttpServer, Limits, Wrap};
 use darter_service::net::{Address, Listener, Network};
 use darter_service::supervise::Tasks;
-use darter_service::tls::TlsError;
+use darter_service::tls::{TlsConnector, TlsError, TlsWrap};
 use darter_store::PieceStore;
 use darter_types::HostId;
 use prometheus_client::registry::Registry;
@@ -23,11 +23,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{Config, NodeRole};
 use crate::metrics::{PeerMetrics, PullMetrics};
 use crate::mirror::{Mirror, MirrorMetrics};
-use crate::peer::{PeerServer, Peers};
-use crate::pull::{Env, EnvParts, Pulls};
+use crate::peer::{PeerConfig, PeerServer, Peers};
+use crate::pull::{Env, EnvParts, Pulls, Sharing};
 use crate::role::CurrentRole;
 use crate::scheduling::{LinkParts, LoadSource, Scheduling};
 use crate::secure::Secure;
@@ -109,13 +109,10 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let (mirror_listener, mirror_address) = bind(&*network, &config.mirror.listen, "the mirror").await?;
     let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
-    let (metrics, role) = register(registry, &config, secure.as_ref());
-    if let Some(secure) = &secure {
-        follow(secure, &config, &tasks, &stop);
-    }
+    let (metrics, role) = register(registry, config.role);
+    let (tls_server, tls_peers, tls) = follow(secure, registry, &config, &tasks, &stop);
     let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), metrics.origin)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
-    let (tls_server, tls_peers, tls) = Secure::parts(secure);
     let (own_name, network_too) = (host.clone(), Arc::clone(&network));
     let peers = Peers::new(&config.peer, own_name, network_too, tls_peers, tasks.clone());
     let env = Env::new(EnvParts {
@@ -124,6 +121,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         store,
         peers: peers.clone(),
         scheduling: scheduling.clone(),
+        sharing: Sharing::new(&config.peer, &config.access, tls_server.is_some()),
         tasks: tasks.clone(),
         metrics: metrics.pull,
         seed: rng.random(),
@@ -134,14 +132,10 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let mirror = mirror_of(&config, &pulls, origins, metrics.mirror, instance, rng.random());
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
-    serve_peers_by(
-        tls_server,
-        zero_copy,
-        peer_server,
-        peer_listener,
-        config.peer.connections_max,
-        (&tasks, &stop),
-    );
+    match tls_server {
+        Some(tls) => serve_peers(peer_server, peer_listener, tls, &config.peer, &tasks, &stop),
+        None => serve_peers(peer_server, peer_listener, zero_copy, &config.peer, &tasks, &stop),
+    }
 
     scheduling.start(LinkParts {
         network,
@@ -172,7 +166,7 @@ struct Metrics {
     origin: OriginMetrics,
 }
 
-fn register(registry: &mut Registry, config: &Config, secure: Option<&Secure>) -> (Metrics, CurrentRole) {
+fn register(registry: &mut Registry, role: NodeRole) -> (Metrics, CurrentRole) {
     let own = registry.sub_registry_with_prefix("darter_proxy");
     let metrics = Metrics {
         pull: Arc::new(PullMetrics::register(own)),
@@ -180,10 +174,7 @@ fn register(registry: &mut Registry, config: &Config, secure: Option<&Secure>) -
         mirror: MirrorMetrics::register(own),
         origin: OriginMetrics::register(own),
     };
-    if let Some(secure) = secure {
-        secure.identity.register(own);
-    }
-    (metrics, CurrentRole::register(config.role, own))
+    (metrics, CurrentRole::register(role, own))
 }
 
 /// A listener, and the address that it has got.
@@ -202,14 +193,26 @@ async fn bind(
     Ok((listener, local))
 }
 
-/// Looks at the certificates again for as long as the node runs.
-fn follow(secure: &Secure, config: &Config, tasks: &Tasks, stop: &CancellationToken) {
+/// What the peer server, the asking side and the streams to schedulers get, in this order; nothing without files. They are
+/// looked at again for as long as the node runs.
+fn follow(
+    secure: Option<Secure>,
+    registry: &mut Registry,
+    config: &Config,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) -> (Option<TlsWrap>, Option<TlsConnector>, Option<TlsConnector>) {
+    let Some(secure) = secure else {
+        return (None, None, None);
+    };
+    let identity = secure.identity;
+    identity.register(registry.sub_registry_with_prefix("darter_proxy"));
     let period = config.tls.reload_interval.into();
-    let identity = secure.identity.clone();
     tasks.spawn(
         "certificates",
         identity.follow(period, tasks.clone(), stop.clone()),
     );
+    (Some(secure.server), Some(secure.peers), Some(secure.schedulers))
 }
 
 fn local(listener: &dyn Listener, address: &Address) -> String {
@@ -252,30 +255,16 @@ fn serve_mirror(
 }
 
 /// Inside TLS where there is some, else from the store's files.
-fn serve_peers_by<W: Wrap>(
-    tls: Option<W>,
-    plain: ZeroCopy,
-    server: PeerServer,
-    listener: Box<dyn Listener>,
-    room: usize,
-    (tasks, stop): (&Tasks, &CancellationToken),
-) {
-    match tls {
-        Some(tls) => serve_peers(server, listener, tls, room, tasks, stop),
-        None => serve_peers(server, listener, plain, room, tasks, stop),
-    }
-}
-
 fn serve_peers<W: Wrap>(
     server: PeerServer,
     listener: Box<dyn Listener>,
     wrap: W,
-    connections_max: usize,
+    config: &PeerConfig,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) {
     let limits = Limits {
-        connections_max,
+        connections_max: config.connections_max,
         ..Limits::default()
     };
     let http = HttpServer {

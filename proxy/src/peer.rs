@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use darter_service::config::{ByteSize, Period};
 use darter_service::net::Address;
-use darter_types::HostId;
+use darter_types::{HostId, RegistryName};
 use serde::{Deserialize, Serialize};
 
 pub use client::Peers;
@@ -24,6 +24,8 @@ pub(crate) use watch::PeerWatch;
 
 /// Header that names the node that asks.
 pub(crate) const HOST_HEADER: &str = "darter-host";
+/// Header that names the registry by whose right the content is asked for.
+pub(crate) const REGISTRY_HEADER: &str = "darter-registry";
 /// Header of a `have` request: contents of at most so many bytes may come along in the answer.
 pub(crate) const INLINE_HEADER: &str = "darter-inline";
 /// Longest content that travels with the first answer, in bytes.
@@ -34,6 +36,32 @@ pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) struct Remote<'a> {
     pub(crate) host: &'a HostId,
     pub(crate) address: &'a str,
+    /// Which registry gave the right to what it is asked for.
+    pub(crate) registry: &'a RegistryName,
+}
+
+/// Whether contents that need a credential at their registry are exchanged with other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SharePrivate {
+    /// Where nodes prove who they are.
+    #[default]
+    WithTls,
+    /// Without that too: whoever reaches the port of a node can fetch them.
+    Always,
+    /// Each node fetches them from the registry.
+    Never,
+}
+
+impl SharePrivate {
+    /// Whether they are, with certificates or without.
+    pub fn applies(self, tls: bool) -> bool {
+        match self {
+            Self::WithTls => tls,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// Section `peer` of the proxy's configuration.
@@ -52,6 +80,8 @@ pub struct PeerConfig {
     pub uploads_max: usize,
     /// Most bytes a second that are sent to other nodes; absent = no limit.
     pub upload_bytes_per_second_max: Option<ByteSize>,
+    /// Whether contents that need a credential are exchanged too: `withTls`, `always` or `never`.
+    pub share_private: SharePrivate,
     /// Most bytes of pieces that wait in memory until they are linked, over all contents; at least 8 MiB.
     pub buffer_bytes_max: ByteSize,
     /// Idle connections kept to each other node.
@@ -71,6 +101,7 @@ impl Default for PeerConfig {
             connections_max: 4096,
             uploads_max: 16,
             upload_bytes_per_second_max: None,
+            share_private: SharePrivate::WithTls,
             buffer_bytes_max: ByteSize::mib(64),
             idle_connections_max: 4,
             silence_max: Period::from(Duration::from_secs(2)),

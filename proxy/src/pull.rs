@@ -25,12 +25,12 @@ use std::time::Duration;
 use darter_engine::Event;
 use darter_origin::Credentials;
 use darter_store::ContentFacts;
-use darter_types::{ByteRange, ChainState, PieceSet, TaskId};
+use darter_types::{ByteRange, ChainState, PieceSet, RegistryName, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use availability::Availability;
-pub use env::{Env, EnvParts, PullConfig};
+pub use env::{Env, EnvParts, PullConfig, Sharing};
 pub use reader::Reader;
 pub use request::{PullError, PullRequest};
 pub(crate) use shared::Shared;
@@ -63,7 +63,8 @@ impl Pulls {
         let metrics = Arc::clone(&self.env.metrics);
         let mut running = self.env.running();
         if let Some(shared) = running.get(&task) {
-            shared.add_credentials(request.credentials);
+            self.admit(&request, shared.registry(), shared.is_public())?;
+            shared.add_credentials(&request.locator.registry, request.credentials);
             return Ok(Pull {
                 shared: Arc::clone(shared),
                 metrics,
@@ -71,18 +72,25 @@ impl Pulls {
             });
         }
         if let Some(shared) = self.complete(task) {
+            if !request.vouched {
+                self.admit(&request, shared.registry(), shared.is_public())?;
+            }
             return Ok(Pull {
                 shared,
                 metrics,
                 patience,
             });
         }
+        if let Some(facts) = self.env.store.find(task).map(|stored| stored.facts()) {
+            let from = facts.origin.as_ref().map(|origin| &origin.registry);
+            self.admit(&request, from, facts.public)?;
+        }
         let limit = self.env.config.pulls_max;
         if running.len() >= limit {
             return Err(PullError::Busy { limit });
         }
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let shared = Arc::new(Shared::new(request.credentials.clone(), sender));
+        let shared = Arc::new(Shared::new(&request, sender));
         running.insert(task, Arc::clone(&shared));
         self.env.metrics.running(running.len());
         drop(running);
@@ -101,6 +109,22 @@ impl Pulls {
             metrics,
             patience,
         })
+    }
+
+    /// Whether what is here, from one registry, is open to who was sent by another: a registry that names a digest need
+    /// not have what it stands for.
+    fn admit(
+        &self,
+        request: &PullRequest,
+        from: Option<&RegistryName>,
+        public: bool,
+    ) -> Result<(), PullError> {
+        if self.env.is_open(public, from, &request.locator.registry) {
+            return Ok(());
+        }
+        let asked = &request.locator.registry;
+        tracing::debug!(task = %request.task(), registry = %asked, "what is here came from another registry");
+        Err(PullError::Elsewhere)
     }
 
     /// A pull of a content that the store holds whole, linked in this life of the process.
@@ -142,6 +166,7 @@ impl Pulls {
             media_type: facts.media_type,
             credentials: Credentials::Anonymous,
             public: facts.public,
+            vouched: false,
         };
         Some(self.start(request, false).ok()?.shared.availability.clone())
     }
@@ -175,10 +200,25 @@ impl Pulls {
         }
     }
 
-    /// Everything that the store holds of public contents, for the scheduler.
+    /// Everything that the store holds of contents that are exchanged, for the scheduler.
     pub(crate) fn holdings(&self) -> Vec<(TaskId, ContentFacts, PieceSet)> {
-        let held = self.env.store.list().into_iter().filter(|line| line.facts.public);
+        let held = self.env.store.list().into_iter();
+        let held = held.filter(|line| self.env.shares(line.facts.public));
         held.map(|line| (line.task, line.facts, line.held)).collect()
+    }
+
+    /// Whether contents that need a credential are exchanged with other nodes.
+    pub(crate) fn shares_private(&self) -> bool {
+        self.env.shares(false)
+    }
+
+    /// Whether a content goes to another node that asks for it by the right of `registry`. What anybody may read does; the
+    /// rest where it is exchanged, and only to those who were sent by the registry that gave it, or one that it trusts:
+    /// whoever else says yes to its digest need not have it.
+    pub(crate) fn may_leave(&self, facts: &ContentFacts, registry: Option<&RegistryName>) -> bool {
+        let from = facts.origin.as_ref().map(|origin| &origin.registry);
+        let open = registry.is_some_and(|asked| self.env.is_open(facts.public, from, asked));
+        facts.public || (open && self.env.shares(false))
     }
 
     /// Borders of a content's chain that the store knows, the first included.

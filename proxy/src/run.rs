@@ -187,11 +187,19 @@ async fn until_over(stop: &CancellationToken, tasks: &Tasks, admin: &AdminServer
 
 /// Alone, a node exchanges nothing.
 fn warn_if_open(config: &Config) {
-    if config.tls.is_off() && !config.scheduler.addresses.is_empty() {
+    if !config.tls.is_off() || config.scheduler.addresses.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        "the exchange with other nodes and schedulers is neither encrypted nor authenticated: set tls.certFile, \
+         tls.keyFile and tls.caFile, or keep it on a network that you trust"
+    );
+    if config.peer.share_private.applies(false) {
         tracing::warn!(
-            "the exchange with other nodes and schedulers is neither encrypted nor authenticated: set tls.certFile, \
-             tls.keyFile and tls.caFile, or keep it on a network that you trust"
+            "peer.sharePrivate is always: whoever reaches the port for other nodes can fetch private contents"
         );
+    } else {
+        tracing::warn!("private contents are not shared between nodes: each fetches them from the registry");
     }
 }
 

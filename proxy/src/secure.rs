@@ -41,12 +41,6 @@ impl Secure {
             identity,
         }))
     }
-
-    /// What the peer server, the asking side and the streams to schedulers get, in this order; nothing without files.
-    pub fn parts(this: Option<Self>) -> (Option<TlsWrap>, Option<TlsConnector>, Option<TlsConnector>) {
-        this.map(|secure| (Some(secure.server), Some(secure.peers), Some(secure.schedulers)))
-            .unwrap_or_default()
-    }
 }
 
 /// The node's name, the host of the address that others are told, and what it acts as: schedulers refuse what the

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use darter_proxy::app::{Node, NodeParts, StartError, start};
 use darter_proxy::config::{Config, NodeRole};
+use darter_proxy::peer::SharePrivate;
 use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::{Network as _, Stream, TokioNetwork};
 use darter_service::supervise::Tasks;
@@ -19,7 +20,7 @@ use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::authority::{Authority, NodeFiles};
 use darter_testkit::client::get;
 use darter_testkit::content::Content;
-use darter_testkit::origin::{Origin, RunningOrigin};
+use darter_testkit::origin::{Access, Origin, RunningOrigin};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
@@ -244,4 +245,76 @@ async fn files_that_cannot_be_used_open_no_port() {
     world
         .refuses(&listen, good, elsewhere, "must have 2001:db8::7")
         .await;
+}
+
+/// Alice's token opens it, and nobody else's.
+fn private(world: &World) -> (String, Content) {
+    let content = Content::generated(2, 1_000_000);
+    let digest = world.origin.add_blob("secret", content.clone());
+    world
+        .origin
+        .set_access("secret", Access::Bearer { public: false });
+    world.origin.add_user("alice", "pw");
+    world.origin.allow("secret", "alice");
+    let life = Duration::from_secs(300);
+    world
+        .origin
+        .add_token("alice-token", Some("alice"), &["secret"], life);
+    (digest, content)
+}
+
+async fn pull_as_alice(node: &Node, digest: &str) {
+    let target = format!("/v2/secret/blobs/{digest}?ns=registry.test");
+    let alice = [("authorization", "Bearer alice-token")];
+    let answer = get(node.mirror_address.parse().unwrap(), &target, &alice).await;
+    assert_eq!(answer.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn private_pieces_go_to_nodes_that_were_sent_by_their_registry() {
+    let world = World::new().await;
+    let (digest, content) = private(&world);
+    let files = section(world.ours.node("node").unwrap());
+    let node = world.start("127.0.0.1:0", files).await.unwrap();
+    pull_as_alice(&node, &digest).await;
+    let other = world.connector(&world.ours, "other");
+    for (registry, served) in [
+        ("darter-registry: registry.test\r\n", true),
+        ("darter-registry: hostile.test\r\n", false),
+        ("", false),
+    ] {
+        let stream = other.connect("node", connect(&node.peer_address).await);
+        let answer = ask_as(stream.await.unwrap(), &digest, registry).await;
+        let status: &[u8] = if served { b"HTTP/1.1 206" } else { b"HTTP/1.1 404" };
+        assert!(answer.starts_with(status), "{registry}");
+        assert_eq!(answer.ends_with(&content.read(0..262_144)), served, "{registry}");
+    }
+    world.stop.cancel();
+    world.tasks.shut_down(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn without_certificates_private_pieces_stay_unless_an_operator_says_otherwise() {
+    for (share, status) in [
+        (SharePrivate::WithTls, "404"),
+        (SharePrivate::Never, "404"),
+        (SharePrivate::Always, "206"),
+    ] {
+        let world = World::new().await;
+        let (digest, _) = private(&world);
+        let change = |config: &mut Config| config.peer.share_private = share;
+        let node = world
+            .start_with("127.0.0.1:0", TlsConfig::default(), change)
+            .await
+            .unwrap();
+        pull_as_alice(&node, &digest).await;
+        let stream = connect(&node.peer_address).await;
+        let answer = ask_as(stream, &digest, "darter-registry: registry.test\r\n").await;
+        assert!(
+            answer.starts_with(format!("HTTP/1.1 {status}").as_bytes()),
+            "{share:?}"
+        );
+        world.stop.cancel();
+        world.tasks.shut_down(Duration::from_secs(5)).await;
+    }
 }

@@ -42,13 +42,14 @@ impl Mirror {
         let held = self.inner.contents.holds(digest.into());
         let permit = self.permit(ask, &content, held.as_ref()).await?;
         self.vouch(ask, &content, &permit, held.as_ref()).await?;
+        let vouched = held.is_some();
         let opening = self.opening(ask, digest, held.is_some())?;
         let length = self.length(&content, &permit, held.as_ref());
         let mut open = None;
         let length = match length {
             Some(length) => length,
             None => {
-                let pull = self.open(ask, &content, &permit, None)?;
+                let pull = self.open(ask, &content, &permit, None, vouched)?;
                 let known = self.known(ask, &*pull).await?;
                 open = Some(pull);
                 known.length
@@ -65,7 +66,7 @@ impl Mirror {
         }
         let open = match open {
             Some(open) => open,
-            None => self.open(ask, &content, &permit, Some(length))?,
+            None => self.open(ask, &content, &permit, Some(length), vouched)?,
         };
         *reply.body_mut() = self.body(ask, open, plan.parts, digest, opening).await?;
         Ok(reply)
@@ -95,17 +96,18 @@ impl Mirror {
             .or_else(|| self.inner.memory.length(content))
     }
 
-    /// Opens a content on behalf of whoever holds the permit.
+    /// Opens a content on behalf of whoever holds the permit; `vouched` as in [`PullRequest::vouched`].
     pub(super) fn open(
         &self,
         ask: &Ask,
         content: &OriginLocator,
         permit: &Permit,
         length: Option<u64>,
+        vouched: bool,
     ) -> Result<Arc<dyn OpenContent>, Box<Reply>> {
         self.inner
             .contents
-            .open(self.pull_request(content, permit, length))
+            .open(self.pull_request(content, permit, length, vouched))
             .map_err(|problem| refuse(ask.pull_error(&problem)))
     }
 
@@ -115,6 +117,7 @@ impl Mirror {
         content: &OriginLocator,
         permit: &Permit,
         length: Option<u64>,
+        vouched: bool,
     ) -> PullRequest {
         PullRequest {
             locator: content.clone(),
@@ -122,6 +125,7 @@ impl Mirror {
             media_type: permit.head.as_ref().and_then(|head| head.media_type.clone()),
             credentials: permit.credentials.clone(),
             public: permit.public,
+            vouched,
         }
     }
 

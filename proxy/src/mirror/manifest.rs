@@ -21,7 +21,7 @@ use crate::pull::PullError;
 
 use super::blob::etag;
 use super::reply::{self, Code};
-use super::{Answer, Ask, CONTENT_DIGEST, KnownContent, Mirror, Reply, refuse};
+use super::{Answer, Ask, CONTENT_DIGEST, KnownContent, Mirror, OpenContent, Reply, refuse};
 
 pub use document::{Document, DocumentError, fuzz_document};
 
@@ -136,7 +136,8 @@ impl Mirror {
         {
             return Ok(head(content.digest, media_type, length));
         }
-        let (bytes, known_type) = self.read_manifest(ask, content, &permit, length).await?;
+        let open = self.open(ask, content, &permit, length, held.is_some())?;
+        let (bytes, known_type) = self.read_manifest(ask, open).await?;
         let document = Document::parse(&bytes).map_err(|problem| refuse(invalid(&problem.to_string())))?;
         let told = told.or(known_type).filter(|told| is_manifest_type(told));
         let media_type = told.unwrap_or_else(|| document.media_type());
@@ -150,11 +151,8 @@ impl Mirror {
     async fn read_manifest(
         &self,
         ask: &Ask,
-        content: &OriginLocator,
-        permit: &Permit,
-        length: Option<u64>,
+        open: Arc<dyn OpenContent>,
     ) -> Result<(Bytes, Option<String>), Box<Reply>> {
-        let open = self.open(ask, content, permit, length)?;
         let known = self.known(ask, &*open).await?;
         if known.length > MANIFEST_BYTES_MAX {
             return Err(refuse(invalid("the manifest is longer than 4 MiB")));

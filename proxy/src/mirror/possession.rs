@@ -79,7 +79,7 @@ impl Mirror {
         let open = self
             .inner
             .contents
-            .open(self.pull_request(content, permit, Some(held.length)))?;
+            .open(self.pull_request(content, permit, Some(held.length), true))?;
         let mut stream = open.read(range);
         let mut bytes = BytesMut::new();
         while let Some(part) = stream.next().await {

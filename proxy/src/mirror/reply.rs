@@ -155,7 +155,7 @@ pub fn pull_error(problem: &PullError, absent: Code) -> Reply {
     match problem {
         PullError::Origin(problem) => origin_error(problem, absent),
         PullError::WrongContent => bad_gateway(&problem.to_string()),
-        PullError::Busy { .. } => busy(&problem.to_string()),
+        PullError::Busy { .. } | PullError::Elsewhere => busy(&problem.to_string()),
         PullError::Range { .. } | PullError::Store(_) | PullError::Stalled(_) | PullError::Stopping => {
             unavailable(&problem.to_string(), Duration::from_secs(1))
         }

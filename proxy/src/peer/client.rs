@@ -10,7 +10,7 @@ use darter_proto::scheduler::PieceCost;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
 use darter_service::tls::TlsConnector;
-use darter_types::{HostId, TaskId};
+use darter_types::{HostId, RegistryName, TaskId};
 use http::{Request, Response, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::pool::{ConnectError, Connection, Pool};
-use super::{HOST_HEADER, PeerConfig, Remote};
+use super::{HOST_HEADER, PeerConfig, REGISTRY_HEADER, Remote};
 use darter_engine::ParentFailure;
 
 /// Contents that came along with news and wait to be asked for.
@@ -30,6 +30,9 @@ pub struct Peers {
     inner: Arc<Inner>,
 }
 
+/// Who sent a content along, and by whose right it was asked for: no other one opens it.
+type InlineKey = (HostId, RegistryName, TaskId);
+
 #[derive(Debug)]
 struct Inner {
     host: HostId,
@@ -37,7 +40,7 @@ struct Inner {
     silence_max: Duration,
     /// Kilobytes of pieces that may wait in memory.
     room: Semaphore,
-    inline: Mutex<BTreeMap<(HostId, TaskId), Bytes>>,
+    inline: Mutex<BTreeMap<InlineKey, Bytes>>,
     /// Time and bytes of pieces by parent since the last report.
     costs: Mutex<BTreeMap<HostId, Cost>>,
 }
@@ -106,6 +109,7 @@ impl Peers {
             let request = Request::get(path)
                 .header(header::HOST, remote.address)
                 .header(HOST_HEADER, self.inner.host.as_str())
+                .header(REGISTRY_HEADER, remote.registry.to_string())
                 .header(name.clone(), value)
                 .body(Empty::new())
                 .map_err(|_| ParentFailure::Unreachable)?;
@@ -124,18 +128,18 @@ impl Peers {
     }
 
     /// Keeps a content that came along with news, until it is asked for.
-    pub(super) fn keep_inline(&self, host: HostId, task: TaskId, content: Vec<u8>) {
+    pub(super) fn keep_inline(&self, remote: Remote<'_>, task: TaskId, content: Vec<u8>) {
         let mut inline = self.inner.inline.lock().unwrap_or_else(PoisonError::into_inner);
         if inline.len() >= INLINE_CONTENTS_MAX {
             inline.pop_first();
         }
-        inline.insert((host, task), content.into());
+        inline.insert(inline_key(remote, task), content.into());
     }
 
     /// The content that came along with a node's news.
-    pub(super) fn take_inline(&self, host: &HostId, task: TaskId) -> Option<Bytes> {
+    pub(super) fn take_inline(&self, remote: Remote<'_>, task: TaskId) -> Option<Bytes> {
         let mut inline = self.inner.inline.lock().unwrap_or_else(PoisonError::into_inner);
-        inline.remove(&(host.clone(), task))
+        inline.remove(&inline_key(remote, task))
     }
 
     /// Notes what a piece of a parent cost.
@@ -162,9 +166,13 @@ impl Peers {
     }
 }
 
+fn inline_key(remote: Remote<'_>, task: TaskId) -> InlineKey {
+    (remote.host.clone(), remote.registry.clone(), task)
+}
+
 /// Nodes come and go, but one whose certificate is wrong stays wrong until somebody looks.
 fn not_connected(remote: Remote<'_>, error: &ConnectError) -> ParentFailure {
-    let Remote { host, address } = remote;
+    let Remote { host, address, .. } = remote;
     if matches!(error, ConnectError::Tls(_)) {
         tracing::warn!(peer = %host, address, %error, "no secure connection to a peer");
     } else {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, ParentFailure};
 use darter_store::StoredTask;
-use darter_types::{HostId, PieceHasher, PieceProof, PieceRun};
+use darter_types::{HostId, PieceHasher, PieceProof, PieceRun, RegistryName};
 use http::{StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ pub(crate) struct PeerFetch {
     pub(crate) fetch: FetchId,
     pub(crate) host: HostId,
     pub(crate) address: String,
+    pub(crate) registry: RegistryName,
     pub(crate) run: PieceRun,
     /// One for each piece of the run.
     pub(crate) proofs: Vec<PieceProof>,
@@ -33,6 +34,7 @@ impl PeerFetch {
         Remote {
             host: &self.host,
             address: &self.address,
+            registry: &self.registry,
         }
     }
 }
@@ -55,7 +57,7 @@ impl Peers {
         let piece_length = request.stored.facts().layout.piece_length();
         let _room = self.room(piece_length).await;
         let mut walk = Walk::new(request);
-        if let Some(content) = self.take_inline(&request.host, task) {
+        if let Some(content) = self.take_inline(request.remote(), task) {
             return walk.take(content).await;
         }
         let path = format!("/v1/tasks/{task}/pieces");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use darter_service::limit::Limiter;
 use darter_service::tls::PeerIdentity;
 use darter_store::StoredTask;
-use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, TaskId};
+use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, RegistryName, TaskId};
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::news::write_have;
-use super::{HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig};
+use super::{HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER};
 use crate::metrics::PeerMetrics;
 use crate::pull::{Availability, PullError, Pulls};
 
@@ -102,6 +102,10 @@ impl PeerServer {
         Some(found)
     }
 
+    fn may_leave(&self, stored: &Arc<dyn StoredTask>, registry: Option<&RegistryName>) -> bool {
+        self.inner.pulls.may_leave(&stored.facts(), registry)
+    }
+
     // === pieces ===
 
     async fn pieces(&self, task: TaskId, headers: &HeaderMap) -> Result<Response<PeerBody>, StatusCode> {
@@ -119,7 +123,7 @@ impl PeerServer {
             return Err(StatusCode::RANGE_NOT_SATISFIABLE);
         }
         let run = layout.pieces_of(range);
-        if !stored.facts().public || !availability.has(run) {
+        if !self.may_leave(&stored, registry(headers).as_ref()) || !availability.has(run) {
             return Err(StatusCode::NOT_FOUND);
         }
         let turn = timeout(QUEUE, Arc::clone(&self.inner.uploads).acquire_owned()).await;
@@ -170,6 +174,7 @@ impl PeerServer {
             server: self.clone(),
             task,
             child,
+            registry: registry(headers),
             inline_max: INLINE_BYTES_MAX.min(inline),
             told: None,
             withdrawals: 0,
@@ -192,6 +197,11 @@ fn is_honest<B>(request: &Request<B>) -> bool {
         return true;
     };
     said.to_str().is_ok_and(|said| proved.may_be(said))
+}
+
+/// By whose right a content is asked for.
+fn registry(headers: &HeaderMap) -> Option<RegistryName> {
+    headers.get(REGISTRY_HEADER)?.to_str().ok()?.parse().ok()
 }
 
 fn plain(status: StatusCode) -> Response<PeerBody> {
@@ -288,6 +298,7 @@ struct Story {
     server: PeerServer,
     task: TaskId,
     child: Option<HostId>,
+    registry: Option<RegistryName>,
     inline_max: u64,
     /// Pieces that the child was told of.
     told: Option<PieceSet>,
@@ -345,6 +356,14 @@ impl Story {
         Some(Bytes::from_static(b"ping\n"))
     }
 
+    /// A small content as a whole, if it may be given away.
+    fn inline(&self, availability: &Availability, length: u64) -> Option<Bytes> {
+        let (stored, _) = availability.stored()?;
+        let content = stored.read(ByteRange::new(0, length)).ok()?;
+        let may = self.server.may_leave(&stored, self.registry.as_ref());
+        (may && content.len() as u64 == length).then_some(content)
+    }
+
     /// What the child was not told yet.
     fn news(&mut self, availability: &Availability) -> Option<Bytes> {
         let (present, length) = availability.visible_to(self.child.as_ref())?;
@@ -369,7 +388,7 @@ impl Story {
         if complete
             && length > 0
             && length <= self.inline_max
-            && let Some(content) = inline(availability, length)
+            && let Some(content) = self.inline(availability, length)
         {
             bytes.extend(format!("{lines}inline {length}\n").into_bytes());
             bytes.extend(&content);
@@ -392,13 +411,6 @@ impl Drop for Story {
             availability.child_left(child);
         }
     }
-}
-
-/// A small content as a whole, if it may be given away.
-fn inline(availability: &Availability, length: u64) -> Option<Bytes> {
-    let (stored, _) = availability.stored()?;
-    let content = stored.read(ByteRange::new(0, length)).ok()?;
-    (stored.facts().public && content.len() as u64 == length).then_some(content)
 }
 
 #[cfg(test)]

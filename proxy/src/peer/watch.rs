@@ -1,7 +1,7 @@
 //! Listening to what a parent has.
 
 use darter_engine::{Event, ParentFailure};
-use darter_types::{HostId, TaskId};
+use darter_types::{HostId, RegistryName, TaskId};
 use http::StatusCode;
 use http::header::HeaderName;
 use http_body_util::BodyExt as _;
@@ -17,6 +17,7 @@ pub(crate) struct PeerWatch {
     pub(crate) task: TaskId,
     pub(crate) host: HostId,
     pub(crate) address: String,
+    pub(crate) registry: RegistryName,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -25,6 +26,7 @@ impl PeerWatch {
         Remote {
             host: &self.host,
             address: &self.address,
+            registry: &self.registry,
         }
     }
 }
@@ -83,7 +85,7 @@ impl Peers {
     async fn report(&self, watch: &PeerWatch, item: Item) {
         let event = match item {
             Item::News(News::Have(runs)) => Event::ParentHas(watch.host.clone(), runs),
-            Item::Content(content) => return self.keep_inline(watch.host.clone(), watch.task, content),
+            Item::Content(content) => return self.keep_inline(watch.remote(), watch.task, content),
             // The length is believed from the origin, a manifest or the scheduler only.
             Item::News(_) => return,
         };

@@ -124,7 +124,7 @@ impl Driver {
             self.apply(Event::LengthKnown(length));
         }
         let task = self.request.task();
-        let shared = self.request.public && !self.env.is_distrusted(task);
+        let shared = self.is_shared() && !self.env.is_distrusted(task);
         if shared && self.env.scheduling.is_up(task) {
             self.apply(Event::SchedulerUp);
         } else {
@@ -132,6 +132,11 @@ impl Driver {
         }
         // Last: a reader that waits with no scheduler in sight sends the engine to the origin, for good.
         self.readers_changed();
+    }
+
+    /// Whether the content is exchanged with other nodes.
+    fn is_shared(&self) -> bool {
+        self.env.shares(self.request.public)
     }
 
     fn apply(&mut self, event: Event) {

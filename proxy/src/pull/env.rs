@@ -10,15 +10,16 @@ use darter_origin::Origins;
 use darter_service::config::Period;
 use darter_service::supervise::Tasks;
 use darter_store::PieceStore;
-use darter_types::{HostId, Moment, TaskId};
+use darter_types::{HostId, Moment, RegistryName, TaskId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Shared;
 use super::changes::Changing;
 use super::recent::Recent;
+use crate::access::AccessConfig;
 use crate::metrics::PullMetrics;
-use crate::peer::Peers;
+use crate::peer::{PeerConfig, Peers};
 use crate::scheduling::Scheduling;
 
 /// One travels while the other is served: a pull with fewer would stand still half of the time.
@@ -61,6 +62,25 @@ impl Default for PullConfig {
     }
 }
 
+/// Who may have what is not public.
+#[derive(Clone, Debug)]
+pub struct Sharing {
+    /// Whether other nodes may.
+    private: bool,
+    /// Which registries vouch for one another.
+    trust: AccessConfig,
+}
+
+impl Sharing {
+    /// As configured, where nodes have certificates (`tls`) or not.
+    pub fn new(peer: &PeerConfig, access: &AccessConfig, tls: bool) -> Self {
+        Self {
+            private: peer.share_private.applies(tls),
+            trust: access.clone(),
+        }
+    }
+}
+
 /// What every pull of a node needs.
 #[derive(Debug)]
 pub struct Env {
@@ -70,6 +90,7 @@ pub struct Env {
     pub(crate) store: Arc<dyn PieceStore>,
     pub(crate) peers: Peers,
     pub(crate) scheduling: Scheduling,
+    sharing: Sharing,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<PullMetrics>,
     pub(crate) arrivals: Changing,
@@ -90,6 +111,7 @@ pub struct EnvParts {
     pub store: Arc<dyn PieceStore>,
     pub peers: Peers,
     pub scheduling: Scheduling,
+    pub sharing: Sharing,
     pub tasks: Tasks,
     pub metrics: Arc<PullMetrics>,
     /// Seed of all its randomness.
@@ -111,6 +133,7 @@ impl Env {
             store: parts.store,
             peers: parts.peers,
             scheduling: parts.scheduling,
+            sharing: parts.sharing,
             tasks: parts.tasks,
             metrics: parts.metrics,
             arrivals: Changing::default(),
@@ -121,6 +144,16 @@ impl Env {
             started: Instant::now(),
             seeds: AtomicU64::new(parts.seed),
         }
+    }
+
+    /// Whether a content is exchanged with other nodes, one that anybody may read or another one.
+    pub(crate) fn shares(&self, public: bool) -> bool {
+        public || self.sharing.private
+    }
+
+    /// Whether a content that came from one registry is open to who has the right of another.
+    pub(super) fn is_open(&self, public: bool, from: Option<&RegistryName>, to: &RegistryName) -> bool {
+        public || from.is_some_and(|from| self.sharing.trust.trust_each_other(from, to))
     }
 
     pub(super) fn running(&self) -> MutexGuard<'_, BTreeMap<TaskId, Arc<Shared>>> {

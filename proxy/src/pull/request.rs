@@ -17,6 +17,8 @@ pub struct PullRequest {
     pub credentials: Credentials,
     /// Whether the origin gives it to anybody: only then do other nodes take part.
     pub public: bool,
+    /// Whether the registry showed that it has what the store holds of another one: only then does its right open that.
+    pub vouched: bool,
 }
 
 impl PullRequest {
@@ -41,6 +43,9 @@ pub enum PullError {
         /// The limit that binds.
         limit: usize,
     },
+    /// Another registry is giving it in confidence, and this one has not shown yet that it has it.
+    #[error("another registry gives this content to those that it knows; ask again later")]
+    Elsewhere,
     /// The range lies beyond the content.
     #[error("the content has {length} bytes")]
     Range {

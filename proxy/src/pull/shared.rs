@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use darter_engine::Event;
 use darter_origin::{Credentials, OriginError};
-use darter_store::StoredTask;
-use darter_types::{ByteRange, PieceLayout};
+use darter_store::{ContentFacts, StoredTask};
+use darter_types::{ByteRange, PieceLayout, RegistryName};
 use tokio::sync::mpsc;
 
-use super::PullError;
 use super::availability::Availability;
 use super::readers::{Readers, Registration};
+use super::{PullError, PullRequest};
 
 /// Credentials of different callers that one pull keeps.
 const CREDENTIALS_MAX: usize = 4;
@@ -26,6 +26,9 @@ pub(crate) struct Shared {
     /// Somebody who can give the content was reached: patience is worth it.
     hopeful: AtomicBool,
     complete: bool,
+    /// Which registry gives it; unknown for what was stored without.
+    registry: Option<RegistryName>,
+    public: bool,
 }
 
 #[derive(Debug, Default)]
@@ -36,24 +39,31 @@ struct OriginSide {
 }
 
 impl Shared {
-    pub(super) fn new(credentials: Credentials, events: mpsc::Sender<Event>) -> Self {
+    pub(super) fn new(request: &PullRequest, events: mpsc::Sender<Event>) -> Self {
         Self {
             availability: Arc::new(Availability::new()),
             readers: Arc::default(),
             events,
             origin: Mutex::new(OriginSide {
-                credentials: vec![credentials],
+                credentials: vec![request.credentials.clone()],
                 error: None,
             }),
             hopeful: AtomicBool::new(false),
             complete: false,
+            registry: Some(request.locator.registry.clone()),
+            public: request.public,
         }
     }
 
     /// Of a content that is all there: no driver, nothing to wait for.
     pub(super) fn complete(stored: Arc<dyn StoredTask>) -> Self {
         let (events, _) = mpsc::channel(1);
-        let layout = stored.facts().layout;
+        let ContentFacts {
+            layout,
+            origin,
+            public,
+            ..
+        } = stored.facts();
         Self {
             availability: Arc::new(Availability::complete(stored, layout)),
             readers: Arc::default(),
@@ -61,6 +71,8 @@ impl Shared {
             origin: Mutex::default(),
             hopeful: AtomicBool::new(true),
             complete: true,
+            registry: origin.map(|origin| origin.registry),
+            public,
         }
     }
 
@@ -107,8 +119,22 @@ impl Shared {
             .unwrap_or(Credentials::Anonymous)
     }
 
-    /// Another caller's credentials, should the first ones be refused.
-    pub(super) fn add_credentials(&self, credentials: Credentials) {
+    /// Which registry gives it, where that is known.
+    pub(super) fn registry(&self) -> Option<&RegistryName> {
+        self.registry.as_ref()
+    }
+
+    /// Whether anybody may have it.
+    pub(super) fn is_public(&self) -> bool {
+        self.public
+    }
+
+    /// Another caller's credentials, should the first ones be refused. They go to the registry that they are for, or
+    /// nowhere.
+    pub(super) fn add_credentials(&self, registry: &RegistryName, credentials: Credentials) {
+        if self.registry.as_ref() != Some(registry) {
+            return;
+        }
         let mut origin = self.origin();
         if origin.credentials.len() < CREDENTIALS_MAX && !origin.credentials.contains(&credentials) {
             origin.credentials.push(credentials);

@@ -101,7 +101,10 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         length,
         media_type: None,
         credentials: Credentials::Anonymous,
-        public: true,
+        // Leases for what not everybody may read are for pulls that run. One that has ended meanwhile must not come back
+        // as what anybody may have.
+        public: !pulls.shares_private(),
+        vouched: false,
     };
     if let Err(error) = pulls.lease(request, Event::LeaseGranted { epoch, runs }) {
         tracing::warn!(%task, %error, "a lease could not be taken");

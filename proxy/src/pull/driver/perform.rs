@@ -175,6 +175,7 @@ impl Driver {
             task: self.request.task(),
             host,
             address,
+            registry: self.request.locator.registry.clone(),
             events: self.shared.events.clone(),
         };
         let peers = self.env.peers.clone();
@@ -203,6 +204,7 @@ impl Driver {
             fetch,
             host,
             address,
+            registry: self.request.locator.registry.clone(),
             run,
             proofs,
             stored,
@@ -253,7 +255,7 @@ impl Driver {
     // === the scheduler ===
 
     fn want(&mut self) {
-        if !self.request.public {
+        if !self.is_shared() {
             // What only this caller may read is nobody else's business.
             return self.apply(Event::GoAlone);
         }
@@ -287,7 +289,7 @@ impl Driver {
             return;
         };
         if let Some(have) = self.report.take(task, length)
-            && self.request.public
+            && self.is_shared()
         {
             self.env.scheduling.send(task, NodeMessage::Have(have));
         }

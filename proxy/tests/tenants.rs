@@ -1,0 +1,211 @@
+//! Two tenants and two registries on one node: what one was given in confidence, the other does not get by naming it,
+//! neither while it comes in nor while a part of it lies in the store; and no credential leaves for another registry.
+
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::config::Config;
+use darter_proxy::sendfile::ZeroCopy;
+use darter_service::config::Period;
+use darter_service::net::TokioNetwork;
+use darter_service::supervise::Tasks;
+use darter_store::{DiskOptions, DiskStore};
+use darter_testkit::client::{End, Response, get};
+use darter_testkit::content::Content;
+use darter_testkit::origin::{Access, Fault, Match, Origin, RunningOrigin, When};
+use http::Method;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+const ALICE: (&str, &str) = ("authorization", "Bearer alice-token");
+const LENGTH: u64 = 3_000_001;
+/// How much of a content comes before its registry falls silent: several pieces.
+const PART: u64 = 1_500_000;
+
+struct World {
+    /// Has a private repository, which Alice may read.
+    ours: Origin,
+    /// Says yes to everything.
+    hostile: Origin,
+    node: Node,
+    metrics: Registry,
+    stop: CancellationToken,
+    tasks: Tasks,
+    _running: [RunningOrigin; 2],
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (ours, hostile) = (Origin::new(), Origin::new());
+        let running = [
+            ours.spawn_on_loopback().await.unwrap(),
+            hostile.spawn_on_loopback().await.unwrap(),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let options = DiskOptions {
+            dir: dir.path().join("store"),
+            quota_bytes: u64::MAX,
+            free_floor_bytes: 0,
+        };
+        let (store, _) = DiskStore::open(options).unwrap();
+        let mut config = Config::default();
+        config.mirror.listen = "127.0.0.1:0".parse().unwrap();
+        config.peer.listen = "127.0.0.1:0".parse().unwrap();
+        config.origin.silence_timeout = Period::secs(2);
+        for (name, running) in ["ours.test", "hostile.test"].into_iter().zip(&running) {
+            let registry = serde_json::json!({ "endpoint": running.url() });
+            let registry = serde_json::from_value(registry).unwrap();
+            config.origin.registries.insert(name.to_owned(), registry);
+        }
+        let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
+        let parts = NodeParts {
+            config,
+            host: "node".parse().unwrap(),
+            network: Arc::new(TokioNetwork),
+            zero_copy: ZeroCopy::new(Some(store.mappings())),
+            store: Arc::new(store),
+            registry: &mut metrics,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            seed: 7,
+        };
+        let node = start(parts).await.unwrap();
+        Self {
+            ours,
+            hostile,
+            node,
+            metrics,
+            stop,
+            tasks,
+            _running: running,
+            _dir: dir,
+        }
+    }
+
+    /// A private content, and another one of the same name and length at the registry that says yes to everything.
+    fn private(&self) -> (String, Content) {
+        let content = Content::generated(1, LENGTH);
+        let digest = self.ours.add_blob("secret", content.clone());
+        self.ours.set_access("secret", Access::Bearer { public: false });
+        self.ours.add_user("alice", "pw");
+        self.ours.allow("secret", "alice");
+        self.ours.add_token(
+            "alice-token",
+            Some("alice"),
+            &["secret"],
+            Duration::from_secs(300),
+        );
+        self.hostile
+            .add_blob_as("secret", &digest, Content::generated(9, LENGTH));
+        (digest, content)
+    }
+
+    async fn get(&self, digest: &str, registry: &str, headers: &[(&str, &str)]) -> Response {
+        let target = format!("/v2/secret/blobs/{digest}?ns={registry}");
+        get(self.node.mirror_address.parse().unwrap(), &target, headers)
+            .await
+            .unwrap()
+    }
+
+    fn pulls_running(&self) -> bool {
+        !darter_service::metrics::encode(&self.metrics).contains("darter_proxy_pulls_running 0\n")
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.shut_down(Duration::from_secs(5)).await;
+    }
+}
+
+/// Waits for something that another task brings about.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+    assert!(waited.is_ok(), "never: {what}");
+}
+
+#[tokio::test]
+async fn what_comes_in_for_one_tenant_is_not_joined_by_another_registrys() {
+    let world = World::new().await;
+    let (digest, content) = world.private();
+    let stall = Fault::Stall { at: PART };
+    world
+        .ours
+        .inject(Match::digest(&digest).get(), When::Always, stall);
+    let stolen = async {
+        until("a part", || world.ours.bytes_sent_for(&digest) >= PART).await;
+        world.get(&digest, "hostile.test", &[]).await
+    };
+    let stolen = tokio::select! {
+        answer = world.get(&digest, "ours.test", &[ALICE]) => panic!("it came whole: {answer:?}"),
+        stolen = stolen => stolen,
+    };
+    assert_eq!(stolen.status, 503, "a running pull was joined");
+
+    // Alice has left. What is left of her pull opens nothing either.
+    world.ours.heal_all();
+    let refuse = world
+        .ours
+        .inject(Match::digest(&digest).get(), When::Always, Fault::status(500));
+    until("the pull ends", || !world.pulls_running()).await;
+    let stolen = world.get(&digest, "hostile.test", &[]).await;
+    assert_eq!(stolen.status, 503, "a part in the store was opened");
+
+    // For those who were sent by its registry it is of use.
+    world.ours.heal(refuse);
+    world.ours.reset_counters();
+    let answer = world.get(&digest, "ours.test", &[ALICE]).await;
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == content.read(0..LENGTH), "wrong bytes");
+    assert!(
+        world.ours.bytes_sent_for(&digest) < LENGTH,
+        "the part was thrown away"
+    );
+    assert_eq!(world.get(&digest, "ours.test", &[]).await.status, 401);
+    assert_eq!(world.get(&digest, "hostile.test", &[]).await.status, 502);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_credential_is_tried_at_no_other_registry() {
+    let world = World::new().await;
+    let (digest, _) = world.private();
+    let stall = Fault::Stall { at: PART };
+    let stall = world
+        .hostile
+        .inject(Match::digest(&digest).get(), When::Always, stall);
+    let bait = world.get(&digest, "hostile.test", &[]);
+    let victim = async {
+        until("a part", || world.hostile.bytes_sent_for(&digest) >= PART).await;
+        let asked = async {
+            until("a question", || world.ours.tokens_seen().contains("alice-token")).await;
+            // From now on it wants a credential: whose will it be shown?
+            world.hostile.heal(stall);
+            let wanted = Fault::status(401);
+            world
+                .hostile
+                .inject(Match::digest(&digest).get(), When::Always, wanted);
+        };
+        tokio::join!(world.get(&digest, "ours.test", &[ALICE]), asked).0
+    };
+    let (_, answer) = tokio::join!(bait, victim);
+    let whole = answer.status == 200 && answer.end == End::Complete;
+    assert!(!whole, "it came whole from where it is not");
+    assert!(
+        world.hostile.requests_for(&Method::GET, &digest) > 1,
+        "it was not asked again"
+    );
+    assert!(
+        world.hostile.authorizations_seen().is_empty(),
+        "it was shown a credential"
+    );
+    world.stop().await;
+}
