@@ -13,7 +13,7 @@ use darter_service::log::LogHandle;
 use darter_service::net::{Address, AddressError, Network};
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
-use darter_service::supervise::{Ended, Supervisor, Tasks};
+use darter_service::supervise::{Ended, Supervisor};
 use darter_service::watchdog::Watchdog;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
