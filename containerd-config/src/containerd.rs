@@ -17,8 +17,11 @@ use distribution::Distribution;
 
 mod config;
 mod distribution;
+mod inspect;
 
 pub use crate::hosts::fuzz_hosts;
+
+pub use inspect::{Entry, Inspection, inspect};
 
 /// Where `hosts.toml` files go if containerd has no `config_path` yet.
 const HOSTS_DIRECTORY: &str = "/etc/containerd/certs.d";
@@ -33,6 +36,18 @@ pub enum Capabilities {
     Pull,
 }
 
+/// Which files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Parts {
+    /// `hosts.toml`, and `config_path` where it is missing.
+    #[default]
+    All,
+    /// `hosts.toml` alone; a note says where `config_path` is missing.
+    Hosts,
+    /// `config_path` alone, for a proxy that writes `hosts.toml` itself.
+    ConfigPath,
+}
+
 /// What `darter setup containerd` was asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -40,6 +55,8 @@ pub struct Options {
     pub root: PathBuf,
     /// The `config.toml` to use instead of those that are found; as seen from inside the root.
     pub config: Option<PathBuf>,
+    /// Which files are written.
+    pub parts: Parts,
     /// The address of the proxy.
     pub mirror: Mirror,
     /// The registries to pull through the proxy; empty means all ([`Registry::Default`]).
@@ -57,6 +74,7 @@ impl Options {
         Self {
             root: root.into(),
             config: None,
+            parts: Parts::default(),
             mirror: Mirror::default(),
             registries: Vec::new(),
             capabilities: Capabilities::default(),
@@ -79,7 +97,10 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     let mut plan = Plan::new(&options.root, Runtime::Containerd);
     let mut planned: Vec<PathBuf> = Vec::new();
     for distribution in distribution::find(&options.root, options.config.as_deref())? {
-        let directories = plan_config(&mut plan, &options.root, &distribution)?;
+        let directories = plan_config(&mut plan, options, &distribution)?;
+        if options.parts == Parts::ConfigPath {
+            continue;
+        }
         let registries = match options.registries.as_slice() {
             [] => &[Registry::Default],
             named => named,
@@ -106,8 +127,12 @@ pub fn undo(root: &Path, state_dir: &Path) -> Result<Plan, Error> {
 }
 
 /// Plans the edit of `config.toml` if it is needed; answers the directories of `config_path`.
-fn plan_config(plan: &mut Plan, root: &Path, distribution: &Distribution) -> Result<Vec<PathBuf>, Error> {
-    let mut config = Config::load(root, &distribution.config)?;
+fn plan_config(
+    plan: &mut Plan,
+    options: &Options,
+    distribution: &Distribution,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut config = Config::load(&options.root, &distribution.config)?;
     if config.cri_disabled() {
         plan.note(Note::CriDisabled {
             path: distribution.config.clone(),
@@ -115,6 +140,12 @@ fn plan_config(plan: &mut Plan, root: &Path, distribution: &Distribution) -> Res
     }
     if let Some(directories) = config.directories()? {
         return Ok(directories);
+    }
+    if options.parts == Parts::Hosts {
+        plan.note(Note::NoConfigPath {
+            path: distribution.config.clone(),
+        });
+        return Ok(vec![PathBuf::from(HOSTS_DIRECTORY)]);
     }
     if let Some(name) = distribution.generated_by {
         return Err(Error::Generated {

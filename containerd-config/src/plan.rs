@@ -67,6 +67,11 @@ pub enum Note {
         /// Where the content from before the setup is kept; `None` if the file did not exist.
         copy: Option<PathBuf>,
     },
+    /// `config_path` is not set, and was not to be set: containerd does not look at `hosts.toml`.
+    NoConfigPath {
+        /// The file where it belongs.
+        path: PathBuf,
+    },
     /// There is no record of an earlier setup.
     NothingToUndo,
     /// Docker's classic image store uses mirrors for Docker Hub alone.
@@ -107,6 +112,7 @@ pub enum Note {
 }
 
 impl fmt::Display for Note {
+    #[expect(clippy::too_many_lines, reason = "a flat match: a sentence for each note")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RestartNeeded { path, runtime } => {
@@ -140,6 +146,12 @@ impl fmt::Display for Note {
             Self::ChangedSince { path, copy: None } => write!(
                 f,
                 "{} was changed after setup created it and is left as it is; remove it if it is not needed",
+                path.display()
+            ),
+            Self::NoConfigPath { path } => write!(
+                f,
+                "{} sets no config_path, so containerd does not read hosts.toml: run `darter setup containerd \
+                 --only config-path` once",
                 path.display()
             ),
             Self::NothingToUndo => f.write_str("there is no record of an earlier setup: nothing to undo"),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::access::AccessConfig;
+use crate::hosts::ContainerdConfig;
 use crate::mirror::MirrorConfig;
 use crate::peer::PeerConfig;
 use crate::pull::PullConfig;
@@ -107,6 +108,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Health, metrics, and what to look at when something is wrong.
     pub admin: AdminConfig,
+    /// containerd's `hosts.toml`, if the proxy itself has the care of it.
+    pub containerd: ContainerdConfig,
     /// When a proxy that hangs ends itself.
     pub watchdog: WatchdogConfig,
     /// What is logged.
@@ -131,6 +134,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             store: StoreConfig::default(),
             admin: AdminConfig::default(),
+            containerd: ContainerdConfig::default(),
             watchdog: WatchdogConfig::default(),
             log: darter_service::log::LogConfig::default(),
             traces: darter_service::traces::TracesConfig::default(),

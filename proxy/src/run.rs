@@ -26,8 +26,9 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::advertise::advertised;
-use crate::app::{self, NodeParts, StartError};
+use crate::app::{self, Node, NodeParts, StartError};
 use crate::config::{Config, StoreConfig};
+use crate::hosts::Hosts;
 use crate::role;
 use crate::sendfile::ZeroCopy;
 
@@ -98,6 +99,16 @@ pub enum RunError {
 /// # Errors
 /// It did not start, or a part of it ended unasked. Nothing of it runs then.
 pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
+    let hosts = Hosts::new(&parts.config.containerd);
+    let ended = serve(parts, hosts.clone(), ready).await;
+    if let (Err(_), Some(hosts)) = (&ended, hosts) {
+        // What an earlier life left must not point at whoever has the port now.
+        hosts.withdraw(&Tasks::new()).await;
+    }
+    ended
+}
+
+async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
     let RunParts {
         mut config,
         host,
@@ -154,9 +165,11 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         Watchdog::of_role(&watchdog, &ports.mirror, "/v2/", &notify).map_err(RunError::Watchdog)?;
     notify.tell(State::Ready);
     ready(&ports);
+    show(hosts.clone(), &node, &tasks, &serving);
 
     let failure = until_over(&stop.stop, &tasks, &admin).await;
     notify.tell(State::Stopping);
+    hide(hosts, &stop, &tasks).await;
     // It would find the mirror's port closed.
     drop(watchdog);
     readiness.stop();
@@ -182,6 +195,21 @@ async fn until_over(stop: &CancellationToken, tasks: &Tasks, admin: &AdminServer
         () = stop.cancelled() => None,
         failure = tasks.failed() => Some(failure),
         failure = admin.failed() => Some(failure),
+    }
+}
+
+/// Lets containerd know of the mirror as soon as that answers.
+fn show(hosts: Option<Hosts>, node: &Node, tasks: &Tasks, serving: &CancellationToken) {
+    if let (Some(hosts), Ok(mirror)) = (hosts, node.mirror_address.parse()) {
+        let install = hosts.install_when_served(mirror, node.instance, tasks.clone(), serving.clone());
+        tasks.spawn("hosts.toml", install);
+    }
+}
+
+/// Before the mirror closes, unless a successor is about to open it again.
+async fn hide(hosts: Option<Hosts>, stop: &Stop, tasks: &Tasks) {
+    if let Some(hosts) = hosts.filter(|_| !stop.succeeded.is_cancelled()) {
+        hosts.withdraw(tasks).await;
     }
 }
 

@@ -29,6 +29,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "darter-engine",
             "darter-store",
             "darter-origin",
+            "darter-containerd-config",
         ],
     ),
     (

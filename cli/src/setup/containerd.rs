@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use darter_containerd_config::Registry;
-use darter_containerd_config::containerd::{self, Options};
+use darter_containerd_config::containerd::{self, Options, Parts};
 
 use super::Common;
 use crate::exit::Usage;
@@ -16,6 +16,7 @@ Examples:
   darter setup containerd --dry-run                  shows the changes, writes nothing
   darter setup containerd                            all registries
   darter setup containerd --registry docker.io --registry registry.example:5000
+  darter setup containerd --only config-path         for a proxy that writes hosts.toml itself
   darter setup containerd --root /host               another root, for example in a DaemonSet
   darter setup containerd --undo                     gives the former files back";
 
@@ -38,6 +39,9 @@ pub(super) struct Containerd {
     /// How long containerd waits for a connection to the mirror before it goes on to the registry
     #[arg(long, value_name = "MS", default_value_t = 200, conflicts_with = "undo")]
     dial_timeout_ms: u64,
+    /// Write only one of both files
+    #[arg(long, value_name = "FILE", value_enum, conflicts_with = "undo")]
+    only: Option<Only>,
     /// The config.toml to use, instead of those that are found
     #[arg(long, value_name = "PATH", conflicts_with = "undo")]
     config: Option<PathBuf>,
@@ -53,6 +57,14 @@ enum Capability {
     Resolve,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    /// Which mirror is asked for which registry
+    Hosts,
+    /// Where containerd finds that, in its config.toml
+    ConfigPath,
+}
+
 impl Containerd {
     pub(super) fn run(&self) -> Result<()> {
         let common = &self.common;
@@ -66,6 +78,11 @@ impl Containerd {
     fn options(&self) -> Result<Options> {
         let mut options = Options::new(&self.common.root);
         options.config.clone_from(&self.config);
+        options.parts = match self.only {
+            None => Parts::All,
+            Some(Only::Hosts) => Parts::Hosts,
+            Some(Only::ConfigPath) => Parts::ConfigPath,
+        };
         options.mirror = self.common.mirror.clone();
         options.registries.clone_from(&self.registries);
         options.dial_timeout = Duration::from_millis(self.dial_timeout_ms);

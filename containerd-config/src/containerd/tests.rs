@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+const CONFIG_PATH: &str = "/etc/containerd/config.toml";
+
 struct Node {
     root: tempfile::TempDir,
     state: tempfile::TempDir,
@@ -63,6 +65,34 @@ const CONFIG: &str = "etc/containerd/config.toml";
 const DOCKER: &str = "etc/containerd/certs.d/docker.io/hosts.toml";
 const DEFAULT: &str = "etc/containerd/certs.d/_default/hosts.toml";
 const V2_SET: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+
+#[test]
+fn each_of_both_files_can_be_written_alone() {
+    let node = Node::new(&[]);
+    let only = |parts| {
+        plan(&Options {
+            parts,
+            ..node.options(&[])
+        })
+        .unwrap()
+    };
+    let hosts = only(Parts::Hosts);
+    assert_eq!(
+        hosts.paths().collect::<Vec<_>>(),
+        [Path::new("/etc/containerd/certs.d/_default/hosts.toml")]
+    );
+    assert_eq!(
+        hosts.notes(),
+        [Note::NoConfigPath {
+            path: CONFIG_PATH.into()
+        }]
+    );
+    let config = only(Parts::ConfigPath);
+    assert_eq!(config.paths().collect::<Vec<_>>(), [Path::new(CONFIG_PATH)]);
+    config.apply(node.state.path()).unwrap();
+    assert_eq!(only(Parts::Hosts).notes(), []);
+    assert!(only(Parts::ConfigPath).is_empty());
+}
 
 #[test]
 fn a_node_without_any_configuration_gets_both_files_and_loses_them_again() {

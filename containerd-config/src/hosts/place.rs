@@ -10,7 +10,7 @@ use crate::{Error, Note, Plan, Registry, rooted};
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
     /// The `_default` that the client uses for this registry at present, while it has no directory.
-    shadowed_default: Option<PathBuf>,
+    pub(crate) shadowed_default: Option<PathBuf>,
 }
 
 /// Follows containerd's own search: directory by directory of `config_path` (at least one), in each the registry's

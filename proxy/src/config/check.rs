@@ -43,6 +43,7 @@ impl Validate for Config {
                 problems.add("quota", "must be more than 0B: write for example 100GiB");
             }
         });
+        problems.within("containerd", |problems| self.containerd.validate(problems));
         problems.within("watchdog", |problems| self.watchdog.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));
         problems.within("traces", |problems| self.traces.validate(problems));
@@ -158,6 +159,7 @@ mod tests {
         config.scheduler.addresses = vec!["a:8002".into(), "http://b".into()];
         config.tls.cert_file = Some("node.pem".into());
         config.store.dir = "relative".into();
+        config.containerd.root = "relative".into();
         config.watchdog.patience = Some(Period::secs(1));
         config.log.filter = "loud=loud=loud".into();
         config.traces.otlp_endpoint = Some("collector".into());
@@ -174,6 +176,7 @@ mod tests {
             "tls.keyFile",
             "tls.caFile",
             "store.dir",
+            "containerd.root",
             "watchdog.patience",
             "log.filter",
             "traces.otlpEndpoint",

@@ -1,0 +1,10 @@
+//! Roles as processes: started, frozen, killed, replaced; and what they leave behind.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
+mod hosts;
+mod role;
+mod watchdog;
