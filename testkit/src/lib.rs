@@ -17,4 +17,5 @@ pub mod content;
 pub mod fuzz;
 pub mod image;
 pub mod origin;
+pub mod puller;
 pub mod range_model;
