@@ -11,7 +11,6 @@ mod blob;
 mod cached;
 mod client;
 mod cost;
-mod host;
 mod images;
 mod machine;
 mod many;
@@ -37,6 +36,7 @@ use clap::{Parser, ValueEnum};
 
 use self::machine::Conditions;
 use self::report::Report;
+pub(crate) use self::stats::median;
 
 /// Measures Darter against its yardsticks. Needs root: it makes network namespaces.
 #[derive(Debug, Parser)]

@@ -48,7 +48,6 @@ pub struct Cluster {
     /// The images that it holds.
     pub fixtures: Fixtures,
     origin: Namespace,
-    around: Option<Surroundings>,
     lab: Lab,
 }
 
@@ -91,7 +90,6 @@ impl Cluster {
             registry,
             fixtures,
             origin,
-            around: None,
             lab,
         })
     }
@@ -130,33 +128,7 @@ impl Cluster {
                 .push(Darter::proxy(node.host(), Role::Peer, &folder, &around)?);
             node.set_hosts(&cluster.registry.url(), &[MIRROR])?;
         }
-        cluster.around = Some(around);
         Ok(cluster)
-    }
-
-    /// Starts a node's proxy again, with what its store kept.
-    ///
-    /// # Errors
-    /// When there is no such node, or the proxy does not become ready.
-    pub fn restart_proxy(&mut self, index: usize) -> Result<()> {
-        let around = self.around.as_ref().context("a cluster without Darter")?;
-        let proxy = self.proxies.get_mut(index).context("no such proxy")?;
-        let host = proxy.host().clone();
-        let folder = self.lab.folder_of(host.name());
-        *proxy = Darter::proxy(&host, Role::Peer, &folder, around)?;
-        Ok(())
-    }
-
-    /// Gives a node a containerd that holds nothing.
-    ///
-    /// # Errors
-    /// When there is no such node, or containerd does not start.
-    pub fn empty_containerd(&mut self, index: usize, round: usize) -> Result<()> {
-        let node = self.nodes.get_mut(index).context("no such node")?;
-        let host = node.host().clone();
-        let name = format!("{}-{round}", host.name());
-        *node = Containerd::start(&host, &self.lab.folder_of(&name), &self.lab.memory_of(&name))?;
-        node.set_hosts(&self.registry.url(), &[MIRROR])
     }
 
     /// The image `e2e/NAME:TAG`.

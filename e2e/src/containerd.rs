@@ -108,6 +108,14 @@ impl Containerd {
         self.start_pull(image, &["images", "pull", "--platform", "linux/amd64"])
     }
 
+    /// Removes an image and its contents, so that the next pull begins with nothing.
+    ///
+    /// # Errors
+    /// When it does not hold the image.
+    pub fn forget(&self, image: &Image) -> Result<()> {
+        run(self.ctr().args(["images", "rm", "--sync", &image.reference()]))
+    }
+
     /// Runs a container of an image that was pulled, on the host's network, and gives its output.
     ///
     /// # Errors

@@ -87,7 +87,15 @@ impl Darter {
     /// When there is no binary, or it does not become ready.
     pub fn proxy(host: &Namespace, role: Role, folder: &Path, surroundings: &Surroundings) -> Result<Self> {
         let config = proxy_config(host, role, &folder.join("store"), surroundings);
-        Self::start(host, "proxy", folder, &config, 4002)
+        Self::proxy_as(host, folder, &config, &[])
+    }
+
+    /// The same with a configuration of its own, run by `wrapper`, as in `strace -f darter …`; mostly by none.
+    ///
+    /// # Errors
+    /// As [`Self::proxy`].
+    pub fn proxy_as(host: &Namespace, folder: &Path, config: &Value, wrapper: &[String]) -> Result<Self> {
+        Self::start(host, "proxy", folder, config, 4002, wrapper)
     }
 
     /// Starts a proxy with a configuration of the test's own (see [`proxy_config`]), and waits until it is ready.
@@ -95,7 +103,7 @@ impl Darter {
     /// # Errors
     /// As [`Self::proxy`].
     pub fn configured_proxy(host: &Namespace, folder: &Path, config: &Value) -> Result<Self> {
-        Self::start(host, "proxy", folder, config, 4002)
+        Self::proxy_as(host, folder, config, &[])
     }
 
     /// Starts a scheduler on `host` with its files in `folder`, and waits until it is ready.
@@ -103,15 +111,30 @@ impl Darter {
     /// # Errors
     /// As [`Self::proxy`].
     pub fn scheduler(host: &Namespace, folder: &Path) -> Result<Self> {
-        Self::start(host, "scheduler", folder, &scheduler_config(), 8003)
+        Self::start(host, "scheduler", folder, &scheduler_config(), 8003, &[])
     }
 
-    fn start(host: &Namespace, role: &str, folder: &Path, config: &Value, admin_port: u16) -> Result<Self> {
+    fn start(
+        host: &Namespace,
+        role: &str,
+        folder: &Path,
+        config: &Value,
+        admin_port: u16,
+        wrapper: &[String],
+    ) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let file = folder.join(format!("{role}.yaml"));
         // JSON is YAML.
         std::fs::write(&file, serde_json::to_string_pretty(config)?)?;
-        let mut program = host.command(binary()?);
+        let binary = binary()?;
+        let mut program = match wrapper.split_first() {
+            None => host.command(binary),
+            Some((first, rest)) => {
+                let mut program = host.command(first);
+                program.args(rest).arg(binary);
+                program
+            }
+        };
         program.args([role, "run", "--config"]).arg(&file);
         let name = format!("darter {role} on {}", host.name());
         let process = Process::start(&name, &mut program, &folder.join(format!("{role}.log")))?;
@@ -177,8 +200,7 @@ impl Metrics {
 /// When `DARTER_BIN` names none.
 pub fn binary() -> Result<PathBuf> {
     let path = std::env::var_os("DARTER_BIN").map(PathBuf::from);
-    let path =
-        path.context("DARTER_BIN does not name a darter binary: run the tests with `cargo xtask e2e`")?;
+    let path = path.context("DARTER_BIN does not name a darter binary: run this with `cargo xtask`")?;
     ensure!(
         path.is_file(),
         "DARTER_BIN names {}, which is not there",

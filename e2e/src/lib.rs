@@ -20,6 +20,8 @@ pub mod command;
 pub mod containerd;
 pub mod darter;
 pub mod docker;
+pub mod faults;
+pub mod host;
 pub mod image;
 pub mod lab;
 pub mod liar;

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::clock::{now, pause, until};
 use crate::command::{render, tail};
 
-/// Time between the polite signal and the one that cannot be refused.
-const GRACE: Duration = Duration::from_secs(5);
+/// Time between the polite signal and the one that cannot be refused: a proxy lets its clients finish for 10 s.
+const GRACE: Duration = Duration::from_secs(15);
 /// Lines of the log that an error carries.
 const LINES_SHOWN: usize = 20;
 
@@ -117,7 +117,7 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Asks it to end, and kills it when it does not within 5 s. How it ended.
+    /// Asks it to end, and kills it when it does not within 15 s. How it ended.
     ///
     /// # Errors
     /// When the system refuses, which it does not.

@@ -13,7 +13,7 @@ use rustix::fs::FlockOperation;
 use crate::command::{command, run};
 
 /// Program, and the Debian 12 package that has it.
-const TOOLS: [(&str, &str); 18] = [
+const TOOLS: [(&str, &str); 20] = [
     ("buildah", "buildah"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -22,6 +22,7 @@ const TOOLS: [(&str, &str); 18] = [
     ("dockerd", "docker.io"),
     ("gzip", "gzip"),
     ("ip", "iproute2"),
+    ("iptables", "iptables"),
     ("mmdebstrap", "mmdebstrap"),
     ("nginx", "nginx-light"),
     ("nsenter", "util-linux"),
@@ -29,6 +30,7 @@ const TOOLS: [(&str, &str); 18] = [
     ("python3", "python3"),
     ("runc", "runc"),
     ("skopeo", "skopeo"),
+    ("strace", "strace"),
     ("tar", "tar"),
     ("tc", "iproute2"),
     ("umoci", "umoci"),

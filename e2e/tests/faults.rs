@@ -1,9 +1,6 @@
 //! The pull never fails because Darter failed: each of its processes is killed in the middle of a pull.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use darter_e2e::clock::pause;
 use darter_e2e::cluster::{Cluster, Size};
 
 const SIZE: Size = Size {
@@ -76,36 +73,6 @@ fn everything_killed_in_mid_pull() -> Result<()> {
     cluster.wait_for_progress(&image, MIDDLE, &mut pulls)?;
     cluster.kill_darter()?;
     cluster.finish_pulls(pulls, &image)?;
-    cluster.passed();
-    Ok(())
-}
-
-/// The node's own proxy is killed at ever other moments of a pull, and started again on what its store kept.
-/// `DARTER_E2E_KILLS` sets how often.
-#[test]
-fn proxy_killed_again_and_again() -> Result<()> {
-    let kills = std::env::var("DARTER_E2E_KILLS").map_or(Ok(6), |text| text.parse::<u32>())?;
-    let mut cluster = Cluster::with_darter(Size {
-        nodes: 1,
-        origin_mbit: 500,
-        node_mbit: 500,
-    })?;
-    let image = cluster.image("mid", "gzip")?;
-    for round in 0..kills {
-        if round > 0 {
-            cluster.empty_containerd(0, round as usize)?;
-        }
-        let pulls = cluster.start_fetches(&image)?;
-        // Ever other moments, the same in every run: multiples of the golden ratio spread evenly.
-        let moment = f64::from(round) * 0.618_034 % 1.0;
-        let proxy = cluster.proxies.first_mut().context("no proxy")?.process();
-        pause(Duration::from_secs_f64(0.05 + 1.5 * moment));
-        proxy.kill()?;
-        cluster
-            .finish_pulls(pulls, &image)
-            .with_context(|| format!("kill {round}"))?;
-        cluster.restart_proxy(0)?;
-    }
     cluster.passed();
     Ok(())
 }

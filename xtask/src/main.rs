@@ -63,6 +63,12 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Do faults to a cluster while clients pull, and print what came of the pulls (needs root)
+    Faults {
+        /// Arguments: `--full`, `--json`, `--only 48,50`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The whole system on this machine: `darter up` from a debug build
     Dev {
         /// Arguments for `darter up`
@@ -93,6 +99,7 @@ fn main() -> ExitCode {
         Task::Sim { seed, filter } => steps::sim(*seed, filter.as_deref()),
         Task::Bench { arguments } => steps::bench(arguments),
         Task::Fuzz { target, seconds } => steps::fuzz(target.as_deref(), *seconds),
+        Task::Faults { arguments } => steps::faults(arguments),
         Task::Dev { arguments } => steps::dev(arguments),
         Task::Tidy => steps::tidy(),
     };

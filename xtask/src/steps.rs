@@ -104,6 +104,27 @@ pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
     Ok(run.status().context("cannot start the benchmark")?.success())
 }
 
+/// The table of faults; its output is its own. The binary is the one that the end-to-end tests have.
+pub(crate) fn faults(arguments: &[String]) -> Result<bool> {
+    let build = cargo("build")
+        .args(["--profile", "e2e", "--package", "darter", "--bin", "darter"])
+        .status()?;
+    anyhow::ensure!(build.success(), "the build of darter failed");
+    let mut run = cargo("run");
+    run.args([
+        "--quiet",
+        "--package",
+        "darter-e2e",
+        "--bin",
+        "darter-faults",
+        "--",
+    ]);
+    run.args(arguments)
+        .env("DARTER_BIN", folder("e2e").join("darter"))
+        .env("RUST_LIB_BACKTRACE", "0");
+    Ok(run.status().context("cannot start the faults")?.success())
+}
+
 /// `darter up` from a debug build, until Ctrl-C.
 pub(crate) fn dev(arguments: &[String]) -> Result<bool> {
     let mut run = cargo("run");

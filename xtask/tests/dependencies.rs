@@ -66,10 +66,11 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "darter-testkit",
         ],
     ),
-    // Knows the binary from outside alone; its benchmarks also measure the scheduler's decisions and simulated swarms.
+    // Knows the binary from outside alone; its benchmarks also measure the scheduler's decisions and simulated swarms, and
+    // its faults send a million frames through the reader of the proxy.
     (
         "darter-e2e",
-        &["darter-testkit", "darter-scheduler", "darter-sim"],
+        &["darter-testkit", "darter-proxy", "darter-scheduler", "darter-sim"],
     ),
     ("xtask", &[]),
 ];

@@ -8,11 +8,11 @@ use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
 use super::cost::process_tree;
-use super::host::{on, together};
 use super::report::{Better, Report};
 use super::scene::Alone;
 use super::stats::{gib, median, ratio};
 use crate::clock::now;
+use crate::host::{on, together};
 use crate::netns::Namespace;
 
 /// Length of the blob.

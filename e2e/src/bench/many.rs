@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
-use super::host::together;
 use super::report::{Better, Report};
 use super::scene::{Cluster, Shape};
 use super::scratch::Root;
 use super::stats::{float, median, millis};
 use crate::clock::now;
+use crate::host::together;
 use crate::netns::Namespace;
 
 const SIZE: u64 = 10 * 1024;

@@ -9,11 +9,11 @@ use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
 use super::cost::Memory;
-use super::host::on;
 use super::report::{Better, Report};
 use super::scene::Alone;
 use super::stats::float;
 use crate::clock::pause;
+use crate::host::on;
 
 const SIZE: u64 = 1 << 30;
 const READERS: usize = 200;

@@ -10,12 +10,12 @@ use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
 use super::cost::{ended_children, process_tree, this_thread};
-use super::host::on;
 use super::report::{Better, Report};
 use super::scene::Alone;
 use super::stats::{gib, median, millis, ratio};
 use crate::clock::now;
 use crate::command::run as run_command;
+use crate::host::on;
 
 const SIZE: u64 = 1 << 30;
 const COST_MAX: f64 = 1.05;

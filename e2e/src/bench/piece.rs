@@ -11,13 +11,13 @@ use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
 use super::cost::{process_tree, this_thread};
-use super::host::{on, together};
 use super::node::Node;
 use super::plain::{self, Reading};
 use super::report::{Better, Report};
 use super::scene::Alone;
 use super::stats::{gib, median, ratio};
 use crate::clock::{now, pause};
+use crate::host::{on, together};
 use crate::process::Process;
 
 const SIZE: u64 = 1 << 30;

@@ -7,11 +7,11 @@ use anyhow::Result;
 use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
-use super::host::on;
 use super::report::{Better, Report};
 use super::scene::{Cluster, Shape};
 use super::stats::{median, millis, quantile};
 use super::{many, scratch::Root};
+use crate::host::on;
 use crate::netns::Namespace;
 
 const SIZE: u64 = 10 * 1024;

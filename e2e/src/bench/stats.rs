@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The middle one; of an even count the mean of the two in the middle. NaN of none.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;

@@ -12,12 +12,12 @@ use super::Options;
 use super::blob::{Blob, size_name};
 use super::client::Client;
 use super::cost::process_tree;
-use super::host::together;
 use super::machine::Ticks;
 use super::report::{Better, Report};
 use super::scene::{Cluster, Shape};
 use super::scratch::Root;
 use super::stats::{float, gib, median};
+use crate::host::together;
 use crate::netns::Namespace;
 use crate::shape::PAYLOAD_SHARE;
 

@@ -11,7 +11,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::netns::Namespace;
 
 /// Does `work` on a thread of its own that stands on `host`.
-pub(super) fn on<T: Send>(host: &Namespace, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+///
+/// # Errors
+/// When the host is gone, or `work` fails or panics.
+pub fn on<T: Send>(host: &Namespace, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let results = thread::scope(|scope| {
         let thread = scope.spawn(|| {
             enter(host)?;
@@ -23,7 +26,10 @@ pub(super) fn on<T: Send>(host: &Namespace, work: impl FnOnce() -> Result<T> + S
 }
 
 /// Does `work` for each of `hosts`, all at the same moment. `prepare` comes before that moment.
-pub(super) fn together<P, T: Send>(
+///
+/// # Errors
+/// As [`on`], for the first that fails.
+pub fn together<P, T: Send>(
     hosts: &[Namespace],
     prepare: impl Fn(usize) -> Result<P> + Sync,
     work: impl Fn(P) -> Result<T> + Sync,
@@ -48,7 +54,11 @@ pub(super) fn together<P, T: Send>(
     })
 }
 
-fn enter(host: &Namespace) -> Result<()> {
+/// Moves the calling thread to `host`.
+///
+/// # Errors
+/// When the host is gone.
+pub fn enter(host: &Namespace) -> Result<()> {
     let path = format!("/run/netns/{}", host.full_name());
     let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))

@@ -1,0 +1,46 @@
+//! Bars of the main job, each tried a few times: `cargo xtask faults --full` tries them as often as they say.
+
+use anyhow::Result;
+use darter_e2e::faults::holds;
+
+/// A peer that lies is found out by one piece, and blocked; four of them change nothing but the source.
+#[test]
+fn peers_that_lie() -> Result<()> {
+    holds("1")?;
+    holds("2")?;
+    holds("4")
+}
+
+/// Parents that fall silent are replaced; a client is never kept waiting for them.
+#[test]
+fn peers_that_say_nothing() -> Result<()> {
+    holds("41a")?;
+    holds("43")
+}
+
+/// What a registry gets wrong is neither kept nor announced; what it breaks off is resumed.
+#[test]
+fn registries_that_lie_or_break_off() -> Result<()> {
+    holds("6")?;
+    holds("61")
+}
+
+/// The node's own proxy is killed at ever other moments of a pull, and started again on what its store kept.
+#[test]
+fn the_proxy_is_killed() -> Result<()> {
+    holds("48")?;
+    holds("64")
+}
+
+/// A byte on the disk changes.
+#[test]
+fn the_store_rots() -> Result<()> {
+    holds("5")
+}
+
+/// A thousand clients want one blob; sizes that nobody can mean are announced.
+#[test]
+fn crowds_and_sizes() -> Result<()> {
+    holds("58")?;
+    holds("38")
+}
