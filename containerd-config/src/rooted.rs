@@ -135,7 +135,7 @@ pub(crate) fn write(root: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error>
     write_real(&real, bytes, old.as_ref(), NEW_FILE_MODE).map_err(|error| Error::io("write", path, error))
 }
 
-/// Like [`write`] for a path outside of any root, readable by its owner alone: copies may hold credentials.
+/// Like [`write()`] for a path outside of any root, readable by its owner alone: copies may hold credentials.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_real(path, bytes, None, 0o600).map_err(|error| Error::io("write", path, error))
 }

@@ -2,7 +2,7 @@
 //!
 //! A benchmark is a file: it sets its scene (hosts of a [`crate::lab::Lab`], an nginx as the registry, Darter's
 //! binary), measures in turns with its yardstick, and hands [`report::Report`] medians. Clients are threads of this
-//! process that stand on the hosts ([`host::on`]) and do nothing but read.
+//! process that stand on the hosts ([`crate::host::on`]) and do nothing but read.
 //!
 //! What must hold: a number that has a target is a ratio of two measurements of one run, or a difference of two; the
 //! conditions of the run are told beside it.

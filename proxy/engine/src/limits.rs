@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 /// Bounds of one task.
-///
-/// [`Task::share_requests`]: crate::Task::share_requests
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Requests to all parents together, while few other contents are fetched ([`Task::share_requests`]). More keeps more links busy, but every piece then takes longer to
-    /// arrive whole, and only whole pieces are passed on.
+    /// Requests to all parents together, while few other contents are fetched ([`crate::Task::share_requests`]). More
+    /// keeps more links busy, but every piece then takes longer to arrive whole, and only whole pieces are passed on.
     pub requests_max: usize,
     /// Requests to one parent. Two hide the way there and back: one travels while the other is served.
     pub requests_per_parent_max: usize,
