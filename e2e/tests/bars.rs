@@ -37,10 +37,3 @@ fn the_proxy_is_killed() -> Result<()> {
 fn the_store_rots() -> Result<()> {
     holds("5")
 }
-
-/// A thousand clients want one blob; sizes that nobody can mean are announced.
-#[test]
-fn crowds_and_sizes() -> Result<()> {
-    holds("58")?;
-    holds("38")
-}
