@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::clock::until;
 use crate::command::run;
 use crate::darter::{Darter, Role, Surroundings, binary, proxy_config};
-use crate::image::{Descriptor, Fixtures, Image, Set, prepare, sha256_of_file};
+use crate::image::{Descriptor, Fixtures, Image, Set, prepare};
 use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::registry::{Door, Registry};
@@ -113,10 +113,7 @@ impl Scene {
     /// # Errors
     /// When its digest is not a sha256.
     pub fn stored(&self, content: &Descriptor) -> Result<PathBuf> {
-        let hex = content
-            .digest
-            .strip_prefix("sha256:")
-            .context("not a sha256 digest")?;
+        let hex = content.hex()?;
         let folder = self.fixtures.store.join("docker/registry/v2/blobs/sha256");
         Ok(folder
             .join(hex.get(..2).unwrap_or_default())
@@ -282,22 +279,7 @@ pub fn verify_layout(layout: &Path, image: &Image) -> Result<()> {
         "the layout holds another manifest"
     );
     for content in image.contents() {
-        let hex = content
-            .digest
-            .strip_prefix("sha256:")
-            .context("not a sha256 digest")?;
-        let path = layout.join("blobs/sha256").join(hex);
-        let size = std::fs::metadata(&path)
-            .with_context(|| format!("{} is missing", content.digest))?
-            .len();
-        ensure!(
-            size == content.size,
-            "{} has {size} bytes, not {}",
-            content.digest,
-            content.size
-        );
-        let found = sha256_of_file(&path)?;
-        ensure!(found == content.digest, "{} holds {found}", content.digest);
+        content.verify_file(&layout.join("blobs/sha256").join(content.hex()?))?;
     }
     Ok(())
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::command::{output, run};
-use crate::image::{Descriptor, Image, sha256_of_file};
+use crate::image::{Descriptor, Image};
 use crate::netns::Namespace;
 use crate::process::Process;
 
@@ -151,30 +151,14 @@ impl Containerd {
     /// # Errors
     /// When its digest is not a sha256.
     pub fn content_path(&self, content: &Descriptor) -> Result<PathBuf> {
-        let hex = content
-            .digest
-            .strip_prefix("sha256:")
-            .context("not a sha256 digest")?;
-        Ok(self
+        let store = self
             .content
-            .join("root/io.containerd.content.v1.content/blobs/sha256")
-            .join(hex))
+            .join("root/io.containerd.content.v1.content/blobs/sha256");
+        Ok(store.join(content.hex()?))
     }
 
     fn verify_content(&self, content: &Descriptor) -> Result<()> {
-        let path = self.content_path(content)?;
-        let size = std::fs::metadata(&path)
-            .with_context(|| format!("{} is missing", content.digest))?
-            .len();
-        ensure!(
-            size == content.size,
-            "{} has {size} bytes, not {}",
-            content.digest,
-            content.size
-        );
-        let found = sha256_of_file(&path)?;
-        ensure!(found == content.digest, "{} holds {found}", content.digest);
-        Ok(())
+        content.verify_file(&self.content_path(content)?)
     }
 
     fn start_pull(&mut self, image: &Image, words: &[&str]) -> Result<Pull> {

@@ -25,6 +25,35 @@ pub struct Descriptor {
     pub size: u64,
 }
 
+impl Descriptor {
+    /// The digest's hexadecimal digits, by which content stores name files.
+    ///
+    /// # Errors
+    /// When the digest is of another algorithm.
+    pub fn hex(&self) -> Result<&str> {
+        self.digest.strip_prefix("sha256:").context("not a sha256 digest")
+    }
+
+    /// Compares a file with it, by length and digest.
+    ///
+    /// # Errors
+    /// When the file is missing or is another content.
+    pub fn verify_file(&self, path: &Path) -> Result<()> {
+        let size = std::fs::metadata(path)
+            .with_context(|| format!("{} is missing", self.digest))?
+            .len();
+        ensure!(
+            size == self.size,
+            "{} has {size} bytes, not {}",
+            self.digest,
+            self.size
+        );
+        let found = sha256_of_file(path)?;
+        ensure!(found == self.digest, "{} holds {found}", self.digest);
+        Ok(())
+    }
+}
+
 /// One image as it stands in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
