@@ -25,6 +25,24 @@ fn registries_that_lie_or_break_off() -> Result<()> {
     holds("61")
 }
 
+/// What is no manifest, or too large a one, is passed on or refused as the client expects.
+#[test]
+fn registries_that_send_no_manifests() -> Result<()> {
+    holds("12")
+}
+
+/// Whoever refuses the rest of a content for good is not asked for long: the client goes on at its next host.
+#[test]
+fn sources_that_break_off_for_good() -> Result<()> {
+    holds("50")
+}
+
+/// Without a scheduler, or when it goes in mid-pull, nobody waits for what only it passes on.
+#[test]
+fn the_scheduler_goes() -> Result<()> {
+    holds("69")
+}
+
 /// The node's own proxy is killed at ever other moments of a pull, and started again on what its store kept.
 #[test]
 fn the_proxy_is_killed() -> Result<()> {

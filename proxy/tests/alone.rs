@@ -187,6 +187,29 @@ async fn a_broken_connection_is_resumed_where_it_broke() {
 }
 
 #[tokio::test]
+async fn a_registry_that_refuses_the_rest_is_asked_a_few_times_only() {
+    let world = world().await;
+    let content = Content::generated(7, 2_000_000);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    let what = Match::digest(&digest).get();
+    let (at, by) = (300_000, CutBy::Fin);
+    world
+        .origin
+        .inject(what.clone(), When::Nth(1), Fault::Cut { at, by });
+    world.origin.inject(what, When::After(1), Fault::status(503));
+    let answer = world.get(&digest, &[]).await;
+    // The client is handed over: it goes on at its next host.
+    assert_eq!((answer.status, answer.end), (200, End::Fin));
+    assert!(content.read(0..answer.body.len() as u64) == answer.body);
+    let retries = darter_proxy::config::Config::default().origin.retries;
+    let asked = world.origin.requests_for(&http::Method::GET, &digest);
+    assert!(asked <= 2 + u64::from(retries), "{asked} requests");
+    let next = world.get(&digest, &[]).await;
+    assert_eq!(next.status, 503);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn wrong_bytes_are_never_sent_whole_nor_kept() {
     let world = world().await;
     let content = Content::generated(4, 1_000_000);

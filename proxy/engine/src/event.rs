@@ -45,6 +45,8 @@ pub enum OriginFailure {
     WrongContent,
     /// It, or the way to it, failed; trying again may help.
     Transient,
+    /// It was asked as often as it may be and gave nothing: who waits is sent elsewhere rather than kept waiting.
+    Exhausted,
 }
 
 /// Why a request ended early.

@@ -27,6 +27,20 @@ pub(crate) struct Waiting {
     /// When a parent last told of a new piece: others are served, so this node's turn will come.
     pub(crate) news: Moment,
     pub(crate) parent_alive: bool,
+    pub(crate) links: Links,
+    /// Since when it is so with links.
+    pub(crate) links_since: Moment,
+}
+
+/// Whether what parents have could be linked: links come by way of the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// Something can, or is on its way.
+    Known,
+    /// Nothing that is missing; no parent has the next piece either.
+    Awaited,
+    /// Nothing that is missing, though a parent has the next piece: whoever linked it told the scheduler.
+    Late,
 }
 
 /// Whether need has come.
@@ -127,8 +141,18 @@ impl Gate {
             .is_some_and(|at| now.since(at) >= limits.scheduler_answer);
         let nobody_helps = !waiting.parent_alive && (!self.scheduler_up || unanswered);
         let waited = |since: Moment, patience: Duration| now.since(since) >= patience.mul_f64(self.jitter);
+        // What a parent just told of is linked in a moment, however long this node waited for it to come.
+        let unlinked = waiting.since.max(waiting.links_since);
+        let for_links = match waiting.links {
+            Links::Known => false,
+            // They will not come any more.
+            Links::Awaited | Links::Late if !self.scheduler_up => waited(unlinked, limits.scheduler_answer),
+            Links::Awaited => false,
+            Links::Late => waited(unlinked, limits.patience_links),
+        };
         let too_long = if waiting.parent_alive {
-            waited(waiting.since.max(waiting.news), limits.patience_alive)
+            for_links
+                || waited(waiting.since.max(waiting.news), limits.patience_alive)
                 || waited(waiting.since, limits.patience_news)
         } else {
             waited(waiting.since, limits.patience_alone)
@@ -204,7 +228,58 @@ mod tests {
             since: at(since),
             news: at(news),
             parent_alive,
+            links: Links::Known,
+            links_since: at(since),
         })
+    }
+
+    #[test]
+    fn links_that_will_not_come_are_not_waited_for() {
+        let (without, with) = (
+            Limits::default().scheduler_answer,
+            Limits::default().patience_links,
+        );
+        for (links, up, patience) in [
+            (Links::Awaited, false, Some(without)),
+            (Links::Late, false, Some(without)),
+            (Links::Late, true, Some(with)),
+            (Links::Awaited, true, None),
+            (Links::Known, false, None),
+        ] {
+            let (mut gate, limits) = gate();
+            if up {
+                gate.scheduler_up(at(0));
+                gate.scheduler_answered();
+            }
+            let waits = |now: u64| waiting(0, now, true).map(|waiting| Waiting { links, ..waiting });
+            let patience = patience.map(|patience| u64::try_from(patience.as_millis()).unwrap());
+            let before = patience.map_or(4_999, |patience| patience - 1);
+            gate.consider(at(before), waits(before), &limits);
+            assert!(!gate.is_open(at(before)), "{links:?}, scheduler up: {up}");
+            if let Some(patience) = patience {
+                gate.consider(at(patience), waits(patience), &limits);
+                assert!(gate.is_open(at(patience)), "{links:?}, scheduler up: {up}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_is_late_from_when_its_piece_is_known() {
+        let (mut gate, limits) = gate();
+        gate.scheduler_up(at(0));
+        gate.scheduler_answered();
+        let late = |now| {
+            waiting(0, now, true).map(|waiting| Waiting {
+                links: Links::Late,
+                links_since: at(3_000),
+                ..waiting
+            })
+        };
+        let patience = u64::try_from(limits.patience_links.as_millis()).unwrap();
+        gate.consider(at(2_999 + patience), late(2_999 + patience), &limits);
+        assert!(!gate.is_open(at(2_999 + patience)));
+        gate.consider(at(3_000 + patience), late(3_000 + patience), &limits);
+        assert!(gate.is_open(at(3_000 + patience)));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Limits {
     pub patience_alone: Duration,
     /// How long a reader waits for a byte while a parent is alive: the origin may be slow for everybody.
     pub patience_alive: Duration,
+    /// How long a reader waits for a byte while a parent has the next piece and its link does not come, though the
+    /// scheduler seems to be there. (Without a scheduler: `scheduler_answer`.)
+    pub patience_links: Duration,
     /// How long a reader waits at most for a byte while parents tell of new pieces, so that others are served:
     /// on slow links a piece takes long to reach everybody, and all would fall upon the origin.
     pub patience_news: Duration,
@@ -59,6 +62,7 @@ impl Default for Limits {
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),
             patience_alive: Duration::from_secs(5),
+            patience_links: Duration::from_secs(1),
             patience_news: Duration::from_secs(15),
             hedge_after: Duration::from_secs(1),
             parent_pause: Duration::from_millis(300),

@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::content::Content;
 use crate::event::{Event, FetchId, ReaderId};
-use crate::gate::Gate;
+use crate::gate::{Gate, Links};
 use crate::parents::Parents;
 use crate::{Action, Limits};
 
@@ -72,6 +72,8 @@ pub struct Task {
     last_progress: Moment,
     /// When a parent last told of a new piece.
     last_news: Moment,
+    /// Whether links are what is missing, and since when that is so.
+    links: (Links, Moment),
     /// When the scheduler was last told what is wanted.
     last_want: Option<Moment>,
     /// How long requests to parents take, smoothed.
@@ -99,6 +101,7 @@ impl Task {
             gate: Gate::new(jitter),
             last_progress: now,
             last_news: now,
+            links: (Links::Known, now),
             last_want: None,
             usual_request: None,
             next_fetch: 0,

@@ -174,10 +174,15 @@ impl Reading {
             self.poll_ahead(cx, credentials);
             return Poll::Ready(Ok(None));
         }
+        let ahead = head.awaits_ahead();
         let Poll::Ready(answer) = head.poll_answer(cx) else {
             self.poll_ahead(cx, credentials);
             return Poll::Pending;
         };
+        if ahead && answer.is_err() {
+            // Its turn has come: it is asked for with all retries.
+            return self.poll_open(cx, credentials);
+        }
         let Some(fetch) = answer? else {
             return Poll::Ready(Ok(None));
         };
@@ -267,7 +272,7 @@ impl Reading {
         if let Some((start, end)) = self.segments.front().and_then(Segment::lacks) {
             let opening = self.request(start, end, self.end, credentials, None);
             if let Some(head) = self.segments.front_mut() {
-                head.ask(opening);
+                head.ask(opening, false);
             }
         }
     }
@@ -291,7 +296,8 @@ impl Reading {
                 return;
             };
             let mut segment = Segment::new(start, end, Some(room));
-            segment.ask(self.request(start, end, Some(end), credentials, Some(permits)));
+            let opening = self.request(start, end, Some(end), credentials, Some(permits));
+            segment.ask(opening, true);
             self.segments.push_back(segment);
         }
     }
@@ -378,7 +384,7 @@ impl Reading {
         };
         let opening = self.request(start, end, Some(end), credentials, Some(permits));
         if let Some(segment) = self.segments.get_mut(index) {
-            segment.ask(opening);
+            segment.ask(opening, true);
         }
     }
 }

@@ -24,7 +24,10 @@ pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Fetch, OriginError>
 enum State {
     /// Not asked for, or broken off.
     Idle,
-    Opening(Opening),
+    Opening {
+        opening: Opening,
+        ahead: bool,
+    },
     Flowing(Box<Fetch>),
 }
 
@@ -67,8 +70,15 @@ impl Segment {
         (idle && self.failures < FAILURES_AHEAD_MAX).then_some((self.at, self.end))
     }
 
-    pub(crate) fn ask(&mut self, opening: Opening) {
-        self.state = State::Opening(opening);
+    /// Asks in its turn, or ahead of it.
+    pub(crate) fn ask(&mut self, opening: Opening, ahead: bool) {
+        self.state = State::Opening { opening, ahead };
+    }
+
+    /// Whether the answer to a request that was made ahead of its turn has not come: such a request is tried once, so
+    /// that its failure says little.
+    pub(crate) fn awaits_ahead(&self) -> bool {
+        matches!(self.state, State::Opening { ahead: true, .. })
     }
 
     /// Takes the answer back: it does not fit.
@@ -102,7 +112,7 @@ impl Segment {
 
     /// Waits for the answer to its request; gives it once, and then `None`.
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<&Fetch>, OriginError>> {
-        let State::Opening(opening) = &mut self.state else {
+        let State::Opening { opening, .. } = &mut self.state else {
             return Poll::Ready(Ok(None));
         };
         match ready!(opening.as_mut().poll(cx)) {
@@ -114,7 +124,7 @@ impl Segment {
         }
         match &self.state {
             State::Flowing(fetch) => Poll::Ready(Ok(Some(fetch))),
-            State::Idle | State::Opening(_) => Poll::Ready(Ok(None)),
+            State::Idle | State::Opening { .. } => Poll::Ready(Ok(None)),
         }
     }
 

@@ -68,7 +68,7 @@ impl OriginFetch {
                     let progressed = walk.as_ref().map(|walk| walk.hasher.offset()) > before;
                     resumes = if progressed { 0 } else { resumes + 1 };
                     tracing::debug!(task = %self.locator.digest, %error, resumes, "the origin broke off");
-                    let failure = classify(&error);
+                    let failure = classify(&error, walk.is_some());
                     let refused = self.shared.origin_failed(error);
                     if failure == OriginFailure::Refused && refused {
                         continue;
@@ -196,12 +196,14 @@ impl From<OriginError> for Broken {
     }
 }
 
-fn classify(error: &OriginError) -> OriginFailure {
-    if error.is_credential() {
-        OriginFailure::Refused
-    } else if error.is_absent() {
-        OriginFailure::Absent
-    } else {
-        OriginFailure::Transient
+/// What broke off in the middle is resumed; what was refused before a byte came has been tried again already.
+fn classify(error: &OriginError, begun: bool) -> OriginFailure {
+    match error {
+        _ if error.is_credential() => OriginFailure::Refused,
+        _ if error.is_absent() => OriginFailure::Absent,
+        OriginError::Cut { .. } | OriginError::Silent { .. } => OriginFailure::Transient,
+        // An answer that does not fit the ones before it.
+        OriginError::Unusable { .. } if begun => OriginFailure::Transient,
+        _ => OriginFailure::Exhausted,
     }
 }

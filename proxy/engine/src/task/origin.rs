@@ -135,7 +135,7 @@ impl Task {
             OriginFailure::Refused => return self.fail(Failure::Refused, actions),
             OriginFailure::Absent => return self.fail(Failure::Absent, actions),
             OriginFailure::Transient if !self.gate.failed(now, &self.settings.limits) => return,
-            OriginFailure::Transient => Failure::Unavailable,
+            OriginFailure::Transient | OriginFailure::Exhausted => Failure::Unavailable,
         };
         // Others may be luckier with the origin; what they fetch reaches this node as long as one of them lives.
         if self.parents.any_alive() && self.gate.give_up() {

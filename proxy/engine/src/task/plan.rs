@@ -10,7 +10,7 @@ use super::{Fetch, Reader, Task, arrivals};
 use crate::Action;
 use crate::content::Content;
 use crate::event::ReaderId;
-use crate::gate::Waiting;
+use crate::gate::{Links, Waiting};
 use crate::picker::Choice;
 
 impl Task {
@@ -21,6 +21,10 @@ impl Task {
             return;
         }
         arrivals::watch(self.parents.returning(now), actions);
+        let links = self.links();
+        if self.links.0 != links {
+            self.links = (links, now);
+        }
         let waiting = self.waiting();
         self.gate.consider(now, waiting, &self.settings.limits);
         self.check_claims(actions);
@@ -63,7 +67,24 @@ impl Task {
             since,
             news: self.last_news,
             parent_alive: self.parents.any_alive(),
+            links: self.links.0,
+            links_since: self.links.1,
         })
+    }
+
+    /// Whether parents could be asked for anything, or links are what is missing.
+    fn links(&self) -> Links {
+        let Some(content) = &self.content else {
+            return Links::Known;
+        };
+        let next = content.present.next_missing(0);
+        if content.is_linkable(next) || !self.fetches.is_empty() {
+            Links::Known
+        } else if self.parents.count(next) > 0 {
+            Links::Late
+        } else {
+            Links::Awaited
+        }
     }
 
     fn is_blocked(&self, reader: &Reader) -> bool {
@@ -127,21 +148,39 @@ impl Task {
         }
     }
 
-    /// Parents with a free slot, those with the fewest requests first, equals at random.
+    /// Parents with a free slot: first those that alone have something, since nobody can exchange it before this node takes it;
+    /// then those with the fewest requests, equals at random.
     fn askable_parents(&mut self, now: Moment, only: Option<&HostId>) -> Vec<HostId> {
-        let limits = &self.settings.limits;
-        let rng = &mut self.rng;
-        let mut hosts: Vec<(usize, u32, &HostId)> = self
-            .parents
+        let Self {
+            content,
+            parents,
+            under_way,
+            settings,
+            rng,
+            ..
+        } = self;
+        let Some(content) = content.as_ref() else {
+            return Vec::new();
+        };
+        let alone = |piece: PieceNumber| {
+            parents.count(piece) == 1
+                && !under_way.contains(piece)
+                && content.is_missing(piece)
+                && content.is_linkable(piece)
+        };
+        let mut hosts: Vec<(bool, usize, u32, &HostId)> = parents
             .by_host
             .iter()
             .filter(|(host, parent)| {
-                only.is_none_or(|only| only == *host) && parent.may_be_asked(now, limits)
+                only.is_none_or(|only| only == *host) && parent.may_be_asked(now, &settings.limits)
             })
-            .map(|(host, parent)| (parent.requests, rng.random(), host))
+            .map(|(host, parent)| {
+                let common = !parent.has.iter().any(alone);
+                (common, parent.requests, rng.random(), host)
+            })
             .collect();
         hosts.sort_unstable();
-        hosts.into_iter().map(|(_, _, host)| host.clone()).collect()
+        hosts.into_iter().map(|(.., host)| host.clone()).collect()
     }
 
     fn choose(&mut self, now: Moment, host: &HostId, urgent: &[PieceNumber]) -> Option<PieceRun> {

@@ -450,6 +450,17 @@ fn an_origin_that_always_breaks_off_fails_the_task() {
 }
 
 #[test]
+fn an_origin_that_was_asked_often_enough_fails_the_task_at_once() {
+    let mut script = Script::new();
+    script.given([read_all(), Event::LengthKnown(LENGTH)]);
+    let exhausted = Event::FetchEnded {
+        fetch: FetchId(0),
+        failure: Some(FetchFailure::Origin(OriginFailure::Exhausted)),
+    };
+    assert_eq!(script.on(exhausted), [Action::Fail(Failure::Unavailable)]);
+}
+
+#[test]
 fn with_a_parent_alive_the_origin_is_given_up_once_and_then_the_task() {
     let mut script = Script::new();
     script.given([

@@ -35,6 +35,7 @@ fn some_end() -> impl Strategy<Value = Option<FetchFailure>> {
         4 => Just(None),
         4 => some_failure().prop_map(|failure| Some(FetchFailure::Parent(failure))),
         2 => Just(Some(FetchFailure::Origin(OriginFailure::Transient))),
+        1 => Just(Some(FetchFailure::Origin(OriginFailure::Exhausted))),
         1 => Just(Some(FetchFailure::Origin(OriginFailure::Refused))),
     ]
 }

@@ -65,6 +65,20 @@ fn what_the_reader_needs_is_asked_first_and_no_piece_twice() {
 }
 
 #[test]
+fn who_alone_has_something_is_asked_before_all_others() {
+    for seed in 0..16 {
+        let mut script = Script::with(LENGTH, |settings| {
+            settings.limits.requests_max = 1;
+            settings.seed = seed;
+        });
+        script.given([Event::SchedulerUp, read_all(), offer(&["a", "b", "c"])]);
+        script.given([has("a", 0, 4), has("b", 4, 1), has("c", 0, 4)]);
+        let links = script.links(1, 5, true);
+        assert_eq!(asked(&script.on(links)), [(0, "b".into(), run(4, 1))]);
+    }
+}
+
+#[test]
 fn a_piece_without_a_link_is_not_asked_for() {
     let mut script = Script::new();
     let links = script.links(1, 2, true);
