@@ -3,16 +3,23 @@
 //! Its upload is the narrowest place of the swarm: nobody else has what it has just fetched. So each piece is shown
 //! to one child first, and to all only once every piece has gone out once; the children exchange them meanwhile
 //! ("super-seeding"). With one child, or when a child does not take what it was shown, the rule gives way.
+//!
+//! When a child does not take a piece is told by what it takes instead rather than by time: where the upload is full, a piece's
+//! turn comes late for every child, and to show all pieces to all would have each of them sent many times over it, later still.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use darter_types::{HostId, Moment, PieceNumber, PieceSet};
 
-/// How long a child may leave a piece that only it was shown and take no other, before the others see it too.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long it may leave one at most, however many others it takes: on a full link a piece's turn comes late.
-const PATIENCE_MAX: Duration = Duration::from_secs(8);
+/// How long a child may take nothing before the others see what it was shown. Of spare time.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The same of any time: over a full upload the pieces of several contents come seldom.
+const PATIENCE_FULL: Duration = Duration::from_secs(60);
+/// How many others a child may take first, for each that lay before it when it was shown one: it takes them in any order.
+const PASSED_OVER_MAX: u32 = 6;
+/// And so many in any case.
+const PASSED_OVER_MIN: u32 = 16;
 
 /// The offers of one content.
 #[derive(Debug)]
@@ -20,26 +27,41 @@ pub struct Offers {
     piece_count: u32,
     children: BTreeMap<HostId, Child>,
     /// Whom a piece was shown to, and when, until it was sent.
-    outstanding: BTreeMap<PieceNumber, (HostId, Moment)>,
+    outstanding: BTreeMap<PieceNumber, Shown>,
     /// Pieces that are there.
     have: PieceSet,
     /// Pieces that went out once.
     sent: PieceSet,
     /// Pieces that everybody sees.
     open: PieceSet,
+    /// Time that passed with uploads to spare.
+    spare: Duration,
+    ticked: Moment,
+}
+
+#[derive(Debug)]
+struct Shown {
+    child: HostId,
+    since: Moment,
+    /// Spare time at `since`.
+    spare: Duration,
+    /// Pieces that the child will have taken when this one counts as left.
+    left_at: u32,
 }
 
 #[derive(Debug)]
 struct Child {
     shown: PieceSet,
     outstanding: u32,
-    /// When it last took a piece that it was shown.
-    took: Moment,
+    /// Pieces that it took.
+    taken: u32,
+    /// When it last took one, and the spare time then.
+    took: (Moment, Duration),
 }
 
 impl Offers {
     /// No child and no piece yet.
-    pub fn new(piece_count: u32) -> Self {
+    pub fn new(piece_count: u32, now: Moment) -> Self {
         let none = PieceSet::new(piece_count);
         Self {
             piece_count,
@@ -48,6 +70,8 @@ impl Offers {
             have: none.clone(),
             sent: none.clone(),
             open: none,
+            spare: Duration::ZERO,
+            ticked: now,
         }
     }
 
@@ -59,7 +83,8 @@ impl Offers {
             Child {
                 shown,
                 outstanding: 0,
-                took: now,
+                taken: 0,
+                took: (now, self.spare),
             },
         );
         self.assign_rest(now);
@@ -68,7 +93,7 @@ impl Offers {
     /// A child is gone: what only it was shown goes to another.
     pub fn child_left(&mut self, child: &HostId, now: Moment) {
         self.children.remove(child);
-        self.outstanding.retain(|_, (to, _)| to != child);
+        self.outstanding.retain(|_, shown| shown.child != *child);
         self.assign_rest(now);
     }
 
@@ -82,38 +107,50 @@ impl Offers {
     /// A piece went out whole.
     pub fn piece_sent(&mut self, piece: PieceNumber, now: Moment) {
         self.sent.insert(piece);
-        if let Some((child, _)) = self.outstanding.remove(&piece)
-            && let Some(child) = self.children.get_mut(&child)
+        if let Some(shown) = self.outstanding.remove(&piece)
+            && let Some(child) = self.children.get_mut(&shown.child)
         {
             child.outstanding = child.outstanding.saturating_sub(1);
-            child.took = now;
+            child.taken += 1;
+            child.took = (now, self.spare);
         }
         if self.sent.is_full() {
             self.open = PieceSet::full(self.piece_count);
         }
     }
 
-    /// Opens to all what a child left lying.
-    pub fn tick(&mut self, now: Moment) {
+    /// Opens to all what a child left lying; gives how many pieces. `busy` says that no upload was to spare since the last call.
+    pub fn tick(&mut self, now: Moment, busy: bool) -> usize {
+        let passed = now.since(self.ticked);
+        self.ticked = now;
+        if !busy {
+            self.spare += passed;
+        }
         let stale: Vec<PieceNumber> = self
             .outstanding
             .iter()
-            .filter(|(_, (child, since))| self.is_stale(child, *since, now))
+            .filter(|(_, shown)| self.is_stale(shown, now))
             .map(|(piece, _)| *piece)
             .collect();
-        for piece in stale {
-            if let Some((child, _)) = self.outstanding.remove(&piece) {
-                if let Some(child) = self.children.get_mut(&child) {
+        for piece in &stale {
+            if let Some(shown) = self.outstanding.remove(piece) {
+                if let Some(child) = self.children.get_mut(&shown.child) {
                     child.outstanding = child.outstanding.saturating_sub(1);
                 }
-                self.open.insert(piece);
+                self.open.insert(*piece);
             }
         }
+        stale.len()
     }
 
-    fn is_stale(&self, child: &HostId, since: Moment, now: Moment) -> bool {
-        let took = self.children.get(child).map_or(since, |child| child.took);
-        now.since(since.max(took)) >= PATIENCE || now.since(since) >= PATIENCE_MAX
+    fn is_stale(&self, shown: &Shown, now: Moment) -> bool {
+        let Some(child) = self.children.get(&shown.child) else {
+            return true;
+        };
+        let (took, spare) = child.took;
+        child.taken >= shown.left_at
+            || self.spare - shown.spare.max(spare) >= PATIENCE
+            || now.since(shown.since.max(took)) >= PATIENCE_FULL
     }
 
     /// Whether `child` may be told of `piece`. A child that never joined sees all.
@@ -149,9 +186,17 @@ impl Offers {
             .iter_mut()
             .min_by_key(|(_, child)| (child.outstanding, child.shown.len()));
         if let Some((host, child)) = neediest {
+            let before = child.outstanding.saturating_mul(PASSED_OVER_MAX);
+            let left_at = child.taken.saturating_add(before).saturating_add(PASSED_OVER_MIN);
             child.outstanding += 1;
             child.shown.insert(piece);
-            self.outstanding.insert(piece, (host.clone(), now));
+            let shown = Shown {
+                child: host.clone(),
+                since: now,
+                spare: self.spare,
+                left_at,
+            };
+            self.outstanding.insert(piece, shown);
         }
     }
 }
@@ -172,7 +217,7 @@ mod tests {
     }
 
     fn with_children(pieces: u32, names: &[&str]) -> Offers {
-        let mut offers = Offers::new(pieces);
+        let mut offers = Offers::new(pieces, Moment::START);
         names
             .iter()
             .for_each(|name| offers.child_joined(host(name), Moment::START));
@@ -205,9 +250,9 @@ mod tests {
     #[test]
     fn what_a_child_leaves_lying_is_shown_to_all() {
         let mut offers = with_children(4, &["a", "b"]);
-        offers.tick(Moment::START + Duration::from_secs(1));
+        offers.tick(Moment::START + Duration::from_secs(1), false);
         assert_eq!(seen(&offers, "a").len(), 2);
-        offers.tick(Moment::START + PATIENCE);
+        offers.tick(Moment::START + PATIENCE, false);
         assert_eq!(seen(&offers, "a").len(), 4);
     }
 
@@ -216,20 +261,37 @@ mod tests {
         let mut offers = with_children(4, &["a", "b"]);
         let mine = seen(&offers, "a");
         let busy = Moment::START + Duration::from_millis(1900);
+        offers.tick(busy, false);
         offers.piece_sent(mine[0], busy);
-        offers.tick(Moment::START + PATIENCE);
+        offers.tick(Moment::START + PATIENCE, false);
         assert!(
             !offers.shows(&host("b"), mine[1]),
             "a takes pieces and is given time"
         );
-        offers.tick(busy + PATIENCE);
+        offers.tick(busy + PATIENCE, false);
         assert!(offers.shows(&host("b"), mine[1]));
 
-        let mut offers = with_children(4, &["a", "b"]);
+        // One child takes piece after piece, and never its first.
+        let mut offers = with_children(200, &["a", "b"]);
         let mine = seen(&offers, "a");
-        offers.piece_sent(mine[0], Moment::START + PATIENCE_MAX);
-        offers.tick(Moment::START + PATIENCE_MAX);
-        assert!(offers.shows(&host("b"), mine[1]));
+        let (left, taken) = mine.split_first().unwrap();
+        for (count, piece) in taken.iter().enumerate() {
+            offers.tick(Moment::START, true);
+            let hidden = u32::try_from(count).unwrap() < PASSED_OVER_MIN;
+            assert_eq!(!offers.shows(&host("b"), *left), hidden, "{count} were taken");
+            offers.piece_sent(*piece, Moment::START);
+        }
+    }
+
+    #[test]
+    fn while_the_upload_is_full_nothing_is_left_lying() {
+        let mut offers = with_children(4, &["a", "b"]);
+        for second in 1..60 {
+            offers.tick(Moment::START + Duration::from_secs(second), true);
+            assert_eq!(seen(&offers, "a").len(), 2, "after {second} s");
+        }
+        offers.tick(Moment::START + PATIENCE_FULL, true);
+        assert_eq!(seen(&offers, "a").len(), 4, "but not for ever");
     }
 
     #[test]
@@ -245,7 +307,7 @@ mod tests {
         /// Whatever happens, every piece that is there is visible to somebody, or will be after the patience.
         #[test]
         fn no_piece_is_hidden_for_ever(steps in prop::collection::vec((0u8..5, 0u32..8, 0u8..4), 0..60)) {
-            let mut offers = Offers::new(8);
+            let mut offers = Offers::new(8, Moment::START);
             let names = ["a", "b", "c", "d"];
             let mut now = Moment::START;
             for (kind, piece, who) in steps {
@@ -255,10 +317,10 @@ mod tests {
                     1 => offers.child_left(&who, now),
                     2 => offers.piece_arrived(piece, now),
                     3 => offers.piece_sent(piece, now),
-                    _ => { now = now + Duration::from_millis(700); offers.tick(now) }
+                    _ => { now = now + Duration::from_millis(700); let _ = offers.tick(now, piece % 2 == 0); }
                 }
             }
-            offers.tick(now + PATIENCE_MAX);
+            offers.tick(now + PATIENCE_FULL, true);
             for piece in offers.have.iter().filter(|piece| !offers.sent.contains(*piece)) {
                 prop_assert!(offers.children.keys().all(|child| offers.shows(child, piece)));
             }

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::news::write_have;
 use super::{HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER};
@@ -46,6 +46,7 @@ pub struct PeerServer {
 struct Inner {
     pulls: Pulls,
     uploads: Arc<Semaphore>,
+    uploads_max: usize,
     limiter: Limiter,
     metrics: Arc<PeerMetrics>,
     /// Contents with listeners: their news outlive the pull that made them.
@@ -60,11 +61,13 @@ impl PeerServer {
             .map_or_else(Limiter::unlimited, |rate| {
                 Limiter::bytes_per_second(rate.as_u64())
             });
-        let uploads = Arc::new(Semaphore::new(config.uploads_max.max(1)));
+        let uploads_max = config.uploads_max.max(1);
+        let uploads = Arc::new(Semaphore::new(uploads_max));
         Self {
             inner: Arc::new(Inner {
                 pulls,
                 uploads,
+                uploads_max,
                 limiter,
                 metrics,
                 serving: Mutex::default(),
@@ -100,6 +103,14 @@ impl PeerServer {
             serving.insert(task, Arc::downgrade(&found));
         }
         Some(found)
+    }
+
+    /// Whether so many pieces are being sent that the way out is likely to be full.
+    fn is_busy(&self) -> bool {
+        let Inner {
+            uploads, uploads_max, ..
+        } = &*self.inner;
+        uploads.available_permits() * 4 <= *uploads_max * 3
     }
 
     fn may_leave(&self, stored: &Arc<dyn StoredTask>, registry: Option<&RegistryName>) -> bool {
@@ -318,21 +329,20 @@ impl Story {
         let Some(availability) = self.listening.clone() else {
             return self.wait_for_content().await;
         };
-        loop {
-            let mut changes = availability.watch();
-            changes.mark_seen();
-            if let Some(lines) = self.news(&availability) {
-                return Some(lines);
-            }
-            if availability.outcome().is_some_and(|outcome| outcome.is_err()) {
-                return None;
-            }
-            if timeout(PING, changes.changed()).await.is_err() {
-                availability.offers_tick();
-                return Some(
-                    self.news(&availability)
-                        .unwrap_or_else(|| Bytes::from_static(b"ping\n")),
-                );
+        let failed = || availability.outcome().is_some_and(|outcome| outcome.is_err());
+        let found = found_before_ping(&availability, || match self.news(&availability) {
+            Some(lines) => Some(Some(lines)),
+            None => failed().then_some(None),
+        });
+        match found.await {
+            Some(lines) => lines,
+            None => {
+                let left = availability.offers_tick(self.server.is_busy());
+                if left > 0 {
+                    tracing::debug!(task = %self.task, pieces = left, "shows all children what one left lying");
+                }
+                let lines = self.news(&availability);
+                Some(lines.unwrap_or_else(|| Bytes::from_static(b"ping\n")))
             }
         }
     }
@@ -413,9 +423,43 @@ impl Drop for Story {
     }
 }
 
+/// What `look` finds, as soon as it finds something; `None` when a ping is due, however much changes meanwhile that is not
+/// for this child: of what a source fetches, others are shown the most.
+async fn found_before_ping<T>(availability: &Availability, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let ping = Instant::now() + PING;
+    loop {
+        let mut changes = availability.watch();
+        changes.mark_seen();
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        timeout_at(ping, changes.changed()).await.ok()?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_shown_nothing_while_much_happens_hears_that_the_node_lives() {
+        let availability = Arc::new(Availability::new());
+        let (child, other): (HostId, HostId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let busy = Arc::clone(&availability);
+        let changes = async {
+            loop {
+                busy.child_joined(&other);
+                tokio::time::sleep(PING / 5).await;
+            }
+        };
+        let began = Instant::now();
+        let look = || availability.visible_to(Some(&child));
+        tokio::select! {
+            () = changes => unreachable!("changes never end"),
+            found = found_before_ping(&availability, look) => assert!(found.is_none()),
+        }
+        assert_eq!(began.elapsed(), PING);
+    }
 
     #[test]
     fn what_is_taken_is_what_was_asked() {

@@ -160,7 +160,7 @@ impl Availability {
             else {
                 return;
             };
-            let mut offers = Offers::new(ready.layout.piece_count());
+            let mut offers = Offers::new(ready.layout.piece_count(), now);
             state
                 .children
                 .iter()
@@ -262,12 +262,13 @@ impl Availability {
         }
     }
 
-    /// Lets time pass for what children were shown.
-    pub(crate) fn offers_tick(&self) {
+    /// Lets time pass for what children were shown; `busy` says that this node has no upload to spare. Gives how many pieces all
+    /// children see now because one left them.
+    pub(crate) fn offers_tick(&self, busy: bool) -> usize {
         let now = self.now();
-        if let Some(offers) = self.lock().ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
-            offers.tick(now);
-        }
+        let mut state = self.lock();
+        let offers = state.ready.as_mut().and_then(|ready| ready.offers.as_mut());
+        offers.map_or(0, |offers| offers.tick(now, busy))
     }
 
     /// How often pieces were taken back: after another time, what a child was told of may be gone.

@@ -143,6 +143,13 @@ impl Driver {
         if matches!(event, Event::ParentAlive(_)) {
             self.shared.set_hopeful(true);
         }
+        if let Event::FetchEnded {
+            fetch,
+            failure: Some(failure),
+        } = &event
+        {
+            tracing::debug!(task = %self.request.task(), ?fetch, ?failure, "a request failed");
+        }
         if matches!(event, Event::OriginBytes { .. }) {
             self.report.flows();
         }

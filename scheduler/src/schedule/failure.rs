@@ -72,7 +72,8 @@ impl Scheduler {
 
     /// `child` heard nothing of `parent` for a while. Where links are full that is everybody's lot now and then: whoever
     /// left out such hosts would leave out the whole cluster, and all of it would go to the origin. So it costs the
-    /// host nothing but this child, and that only when it happens again; a lease that gets on stays where it is.
+    /// host nothing but this child, and that only when it happens again. Who reads the origin and gets on is parted from
+    /// nobody: a swarm in which few children are left to it has the width of their links, and no more of its own.
     fn suspect(&mut self, now: Moment, key: TaskKey, child: HostKey, parent: HostKey, out: &mut Outbox) {
         let stall = self.settings.lease_stall;
         let gets_on = self
@@ -82,6 +83,9 @@ impl Scheduler {
             .is_some_and(|lease| {
                 lease.holder == parent && lease.started && now + stall / 2 <= lease.deadline
             });
+        if gets_on {
+            return;
+        }
         let Some(peer) = self
             .tasks
             .get_mut(key)
@@ -95,9 +99,7 @@ impl Scheduler {
             self.part(key, child, parent);
             self.leave_nobody_alone(key, child, out);
         }
-        if !gets_on {
-            self.doubt_lease(now, key, child, parent, out);
-        }
+        self.doubt_lease(now, key, child, parent, out);
     }
 
     /// Too many who cannot hear the holder of a lease move it.

@@ -147,8 +147,8 @@ impl World {
     fn read_origin(&mut self, node: NodeIndex, fetch: FetchId, run: PieceRun) {
         let pieces = self.layout.piece_count();
         if self.nodes[node].offers.is_none() && self.options.super_seeding {
-            let mut offers = Offers::new(pieces);
             let now = self.moment();
+            let mut offers = Offers::new(pieces, now);
             let children: Vec<HostId> = self.nodes[node]
                 .watchers
                 .keys()

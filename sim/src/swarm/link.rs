@@ -55,6 +55,11 @@ impl Upload {
         }
     }
 
+    /// Whether no request would be served at once.
+    pub(super) fn is_full(&self) -> bool {
+        self.active.len() >= self.slots
+    }
+
     /// Lets time pass: each active request gets an equal share.
     fn advance(&mut self, now: Nanos) {
         let share = (now - self.moved_at) / (self.active.len() as u64).max(1);

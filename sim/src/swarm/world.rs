@@ -300,8 +300,9 @@ impl World {
     fn tick(&mut self, node: NodeIndex) {
         self.report(node);
         let now = self.moment();
+        let busy = self.nodes[node].upload.is_full();
         if let Some(offers) = self.nodes[node].offers.as_mut() {
-            offers.tick(now);
+            offers.tick(now, busy);
             self.show_all(node);
         }
         self.tell(node, Event::Tick);

@@ -192,18 +192,38 @@ fn silence_parts_two_nodes_when_it_comes_again_and_leaves_nobody_out() {
             world.want(host, task(n));
         }
         world.say("seed-1", have(task(n), 9, &[run(0, 1)]));
+        world.say("b", have(task(n), 9, &[run(0, 1)]));
     }
-    let seed = "seed-1".to_owned();
+    let silent = "b".to_owned();
     for n in 0..6 {
-        for host in ["a", "b", "c"] {
-            world.say(host, failed(task(n), "seed-1", FailureReason::Silent));
+        for host in ["a", "c"] {
+            world.say(host, failed(task(n), "b", FailureReason::Silent));
         }
     }
-    assert!(world.neighbours("a", task(1)).contains(&seed));
-    world.say("a", failed(task(1), "seed-1", FailureReason::Silent));
-    assert!(!world.neighbours("a", task(1)).contains(&seed));
-    let key = world.scheduler.hosts.key(&id("seed-1")).unwrap();
+    assert!(world.neighbours("a", task(1)).contains(&silent));
+    world.say("a", failed(task(1), "b", FailureReason::Silent));
+    assert!(!world.neighbours("a", task(1)).contains(&silent));
+    let key = world.scheduler.hosts.key(&id("b")).unwrap();
     assert!(world.scheduler.hosts.is_live(key));
+}
+
+#[test]
+fn who_reads_the_origin_and_gets_on_loses_no_child_by_silence() {
+    let mut world = World::with(&["seed-1", "a", "b"]);
+    for host in ["a", "b"] {
+        world.want(host, task(1));
+    }
+    world.say("seed-1", have(task(1), 9, &[run(0, 1)]));
+    let seed = "seed-1".to_owned();
+    for _ in 0..5 {
+        world.say("a", failed(task(1), "seed-1", FailureReason::Silent));
+    }
+    assert!(world.neighbours("a", task(1)).contains(&seed));
+    world.pass(Duration::from_secs(4));
+    for _ in 0..2 {
+        world.say("a", failed(task(1), "seed-1", FailureReason::Silent));
+    }
+    assert!(!world.neighbours("a", task(1)).contains(&seed));
 }
 
 #[test]
