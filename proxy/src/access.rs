@@ -31,6 +31,7 @@ use caller::CallerKey;
 use flight::Flights;
 use grants::{Grant, Grants};
 
+pub(crate) use caller::keyed_hash;
 pub use config::AccessConfig;
 pub(crate) use recent::Recent;
 pub use upstream::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::config::{Config, NodeRole};
+use crate::forward::{Forward, ForwardError, ForwardMetrics, ForwardParts};
 use crate::metrics::{PeerMetrics, PullMetrics};
 use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerConfig, PeerServer, Peers};
@@ -66,6 +67,8 @@ pub struct Node {
     pub peer_address: String,
     /// Names this life of it: what its mirror says on `/v2/`.
     pub instance: u64,
+    /// Where its forward proxy listens, if it has one.
+    pub forward_address: Option<String>,
 }
 
 /// Why a node did not start.
@@ -85,6 +88,9 @@ pub enum StartError {
     /// The section `tls` cannot be used. No port is open then.
     #[error("tls")]
     Tls(#[from] TlsError),
+    /// The section `forward` cannot be used. Nobody is served then.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// The section `origin` cannot be used.
     #[error("origin: {0}")]
     Origin(#[from] darter_origin::OriginConfigError),
@@ -129,7 +135,10 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let pulls = Pulls::new(Arc::new(env), stop.clone());
 
     let instance = rng.random();
-    let mirror = mirror_of(&config, &pulls, origins, metrics.mirror, instance, rng.random());
+    let own = origins.clone();
+    let mirror = mirror_of(&config, &pulls, own, metrics.mirror, instance, rng.random());
+    let forward = forward(&config, &mirror, origins, registry, &tasks, &mut rng)?;
+    let forward_address = serve_forward(forward, &config, &*network, &tasks, &stop).await?;
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
     match tls_server {
@@ -155,6 +164,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         mirror_address,
         peer_address,
         instance,
+        forward_address,
     })
 }
 
@@ -239,6 +249,50 @@ fn mirror_of(
         metrics,
         instance,
     )
+}
+
+/// The forward proxy, where one is wanted.
+fn forward(
+    config: &Config,
+    mirror: &Mirror,
+    origins: Origins,
+    registry: &mut Registry,
+    tasks: &Tasks,
+    rng: &mut StdRng,
+) -> Result<Option<Forward>, ForwardError> {
+    if config.forward.listen.is_none() {
+        return Ok(None);
+    }
+    let parts = ForwardParts {
+        config: config.forward.clone(),
+        mirror: mirror.clone(),
+        origins,
+        tasks: tasks.clone(),
+        metrics: ForwardMetrics::register(registry.sub_registry_with_prefix("darter_proxy")),
+        header_timeout: config.origin.header_timeout.into(),
+        hash_key: rng.random(),
+    };
+    Forward::new(parts).map(Some)
+}
+
+/// Opens its port; the address that it has got.
+async fn serve_forward(
+    forward: Option<Forward>,
+    config: &Config,
+    network: &dyn Network,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) -> Result<Option<String>, StartError> {
+    let (Some(forward), Some(listen)) = (forward, config.forward.listen) else {
+        return Ok(None);
+    };
+    let (listener, address) = bind(network, &Address::Tcp(listen.to_string()), "the forward proxy").await?;
+    let stop = stop.clone();
+    tasks.spawn(
+        "forward proxy",
+        async move { forward.serve(listener, stop).await },
+    );
+    Ok(Some(address))
 }
 
 fn serve_mirror(

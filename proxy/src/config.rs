@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::access::AccessConfig;
+use crate::forward::ForwardConfig;
 use crate::hosts::ContainerdConfig;
 use crate::mirror::MirrorConfig;
 use crate::peer::PeerConfig;
@@ -91,6 +92,8 @@ pub struct Config {
     pub role: NodeRole,
     /// The registry mirror for this node's container runtime.
     pub mirror: MirrorConfig,
+    /// The forward proxy, for clients that know proxies but no mirrors. Off by default.
+    pub forward: ForwardConfig,
     /// How long rights to read are remembered.
     pub access: AccessConfig,
     /// Registries: their addresses, authorities, limits.
@@ -126,6 +129,7 @@ impl Default for Config {
             locality: Locality::default(),
             role: NodeRole::Peer,
             mirror: MirrorConfig::default(),
+            forward: ForwardConfig::default(),
             access: AccessConfig::default(),
             origin: RegistriesConfig::default(),
             pull: PullConfig::default(),

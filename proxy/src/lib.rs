@@ -3,12 +3,14 @@
 //! The life of a pull is told in `ARCHITECTURE.md`. In this crate: [`mirror`] speaks to clients, [`access`]
 //! asks whether a caller may read, [`pull`] runs one download for all who want a content, `darter_origin` speaks to
 //! registries, [`peer`] to other nodes, [`scheduling`] to schedulers, both over [`secure`]
-//! connections where certificates are configured; [`app`] puts them together. [`hosts`] tells containerd of it.
+//! connections where certificates are configured; [`forward`] is for clients that know proxies but no mirrors; [`app`]
+//! puts them together. [`hosts`] tells containerd of it.
 
 pub mod access;
 mod advertise;
 pub mod app;
 pub mod config;
+pub mod forward;
 pub mod hosts;
 pub mod metrics;
 pub mod mirror;

@@ -11,7 +11,10 @@ mod blob;
 mod body;
 mod config;
 mod content;
+#[cfg(test)]
+pub(crate) mod corpus;
 mod giveup;
+pub(crate) mod hygiene;
 pub mod manifest;
 mod memory;
 mod metrics;
@@ -20,7 +23,7 @@ pub mod path;
 mod possession;
 pub mod range;
 pub mod reply;
-mod server;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 
@@ -145,6 +148,22 @@ impl Mirror {
         let arrived = Instant::now();
         let wordy = !request.body().is_end_stream();
         let (parts, _) = request.into_parts();
+        let reply = self.within_limits(parts, arrived, None).await;
+        // A body that nobody wanted is not waited for.
+        if wordy { reply::close_after(reply) } else { reply }
+    }
+
+    /// Answers one request for a content that [`path::content_at`] found.
+    pub(crate) async fn answer_content(&self, parts: http::request::Parts, target: Target) -> Reply {
+        self.within_limits(parts, Instant::now(), Some(target)).await
+    }
+
+    async fn within_limits(
+        &self,
+        parts: http::request::Parts,
+        arrived: Instant,
+        target: Option<Target>,
+    ) -> Reply {
         let head = parts.method == Method::HEAD;
         let (label, reply) = match Arc::clone(&self.inner.requests).try_acquire_owned() {
             Err(_) => (
@@ -152,7 +171,10 @@ impl Mirror {
                 reply::busy("this mirror answers as many requests as it may"),
             ),
             Ok(slot) => {
-                let (label, reply) = self.route(parts, arrived).await;
+                let (label, reply) = match target {
+                    Some(target) => self.endpoint(parts, arrived, target).await,
+                    None => self.route(parts, arrived).await,
+                };
                 // Errors are no contents.
                 let content = reply.status().is_success() && label != "ping";
                 let first_byte = content.then(|| (self.inner.metrics.clone(), arrived));
@@ -167,11 +189,14 @@ impl Mirror {
         self.inner
             .metrics
             .answered(label, reply.status(), arrived.elapsed());
-        // A body that nobody wanted is not waited for.
-        if wordy { reply::close_after(reply) } else { reply }
+        reply
     }
 
     async fn route(&self, parts: http::request::Parts, arrived: Instant) -> (&'static str, Reply) {
+        if let Err(problem) = hygiene::check(&parts) {
+            let refused = reply::error(StatusCode::BAD_REQUEST, Code::Unsupported, problem);
+            return ("other", reply::close_after(refused));
+        }
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return ("other", reply::read_only());
         }
@@ -182,6 +207,15 @@ impl Mirror {
             Ok(Route::Endpoint(target)) => target,
             Err(problem) => return ("other", reply::route_error(&problem)),
         };
+        self.endpoint(parts, arrived, target).await
+    }
+
+    async fn endpoint(
+        &self,
+        parts: http::request::Parts,
+        arrived: Instant,
+        target: Target,
+    ) -> (&'static str, Reply) {
         let label = target.endpoint.label();
         let ask = Ask {
             method: parts.method,

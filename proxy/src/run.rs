@@ -61,6 +61,8 @@ pub struct Ports {
     pub peer: String,
     /// Its admin port.
     pub admin: String,
+    /// Its forward proxy, if it has one.
+    pub forward: Option<String>,
 }
 
 /// Why a node did not start.
@@ -150,6 +152,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         admin: admin_port.address(),
         mirror: node.mirror_address.clone(),
         peer: node.peer_address.clone(),
+        forward: node.forward_address.clone(),
     };
     let admin = admin_port.serve(Admin::new(Parts {
         readiness: readiness.clone(),
@@ -160,7 +163,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         routes: BTreeMap::from([(role::PATH, node.role.route())]),
     }));
     starting.release();
-    tracing::info!(%host, mirror = ports.mirror, peer = ports.peer, admin = ports.admin, "proxy is ready");
+    announce(&host, &ports);
     let watchdog =
         Watchdog::of_role(&watchdog, &ports.mirror, "/v2/", &notify).map_err(RunError::Watchdog)?;
     notify.tell(State::Ready);
@@ -211,6 +214,17 @@ async fn hide(hosts: Option<Hosts>, stop: &Stop, tasks: &Tasks) {
     if let Some(hosts) = hosts.filter(|_| !stop.succeeded.is_cancelled()) {
         hosts.withdraw(tasks).await;
     }
+}
+
+fn announce(host: &HostId, ports: &Ports) {
+    tracing::info!(
+        %host,
+        mirror = ports.mirror,
+        peer = ports.peer,
+        admin = ports.admin,
+        forward = ports.forward,
+        "proxy is ready"
+    );
 }
 
 /// Alone, a node exchanges nothing.

@@ -2,8 +2,9 @@
 //!
 //! [`net`] is where sockets come from, [`supervise`] the only place that spawns, [`http_server`] serves, [`limit`] and
 //! [`backoff`] hold back. [`config`] reads a role's configuration, [`log`], [`traces`] and [`metrics`] tell what it
-//! does, [`ready`] and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates.
-//! [`watchdog`] ends a role that hangs, [`guardian`] a whole process that does; [`notify`] is what they hear.
+//! does, [`ready`] and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates,
+//! [`secret_file`] reads what nobody else may. [`watchdog`] ends a role that hangs, [`guardian`] a whole process that does;
+//! [`notify`] is what they hear.
 
 pub mod admin;
 pub mod backoff;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod ready;
+pub mod secret_file;
 pub mod shutdown;
 pub mod supervise;
 pub mod tls;

@@ -5,6 +5,7 @@
 //! → `link` (HTTP on one connection) → `body` and `fetch` (bytes on their way back). `reading` puts the answers of many
 //! requests in order: what broke is asked for again from where it broke, and large blobs come over several connections
 //! (`segment`, within `budget`). `challenge`, `guard`, `headers`, `pace` and `token` decide and do no I/O.
+//! `gateway` connects to other hosts on behalf of the forward proxy.
 //!
 //! It is not a cache and keeps no content; it does not check digests (the proof is the engine's), and it does not decide
 //! whether to go on after a failure (the caller knows what it still needs).
@@ -23,6 +24,7 @@ mod error;
 mod exchange;
 mod fetch;
 pub mod fuzz;
+mod gateway;
 mod guard;
 mod headers;
 mod link;
@@ -40,6 +42,7 @@ pub use config::{LargeBlobsConfig, OriginConfigError, RegistriesConfig, Registry
 pub use credentials::Credentials;
 pub use error::OriginError;
 pub use fetch::Fetch;
+pub use gateway::Destination;
 pub use metrics::Metrics;
 pub use origins::{Head, Origins};
 pub use reading::Reading;

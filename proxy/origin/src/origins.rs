@@ -12,11 +12,12 @@ use darter_types::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use rustls::ClientConfig;
 use url::Url;
 
 use crate::body::RelayBody;
 use crate::budget::Budget;
-use crate::config::{OriginConfigError, RegistriesConfig, Settings};
+use crate::config::{OriginConfigError, RegistriesConfig, RegistrySettings, Settings};
 use crate::credentials::Credentials;
 use crate::dial::{Dialer, Target};
 use crate::error::OriginError;
@@ -49,7 +50,7 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, applicati
 /// The client of registries. Clones share everything; nothing is shared between two that were made by `new`.
 #[derive(Clone, Debug)]
 pub struct Origins {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -95,6 +96,11 @@ impl Inner {
             .min(BACKOFF_MAX);
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         random.random_range(Duration::ZERO..=ceiling)
+    }
+
+    /// Whom to believe: what holds for a registry, else the system's authorities.
+    pub(crate) fn tls_of(&self, registry: Option<&RegistrySettings>) -> Arc<ClientConfig> {
+        registry.map_or_else(|| self.tls.system(), |settings| self.tls.of(settings))
     }
 
     fn registries(&self) -> MutexGuard<'_, BTreeMap<RegistryName, Arc<Registry>>> {

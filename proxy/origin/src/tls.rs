@@ -43,6 +43,11 @@ impl TlsConfigs {
         })
     }
 
+    /// What holds where no registry is known.
+    pub(crate) fn system(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.system)
+    }
+
     /// What holds for one registry.
     pub(crate) fn of(&self, registry: &RegistrySettings) -> Arc<ClientConfig> {
         let private = registry.ca_key.as_ref().and_then(|key| self.private.get(key));

@@ -23,7 +23,7 @@ impl CallerKey {
 }
 
 /// HMAC-SHA256 of a text.
-pub(super) fn keyed_hash(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
+pub(crate) fn keyed_hash(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
     // A key shorter than the block is padded with zeros (RFC 2104 section 2).
     let mut block = [0; 64];
     block

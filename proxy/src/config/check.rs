@@ -22,6 +22,7 @@ impl Validate for Config {
             problems.add("version", "only version 1 is known");
         }
         problems.within("mirror", |problems| self.mirror.validate(problems));
+        problems.within("forward", |problems| self.forward.validate(problems));
         problems.within("access", |problems| self.access.validate(problems));
         // The section says its own paths.
         for problem in self.origin.problems("origin") {
@@ -150,6 +151,7 @@ mod tests {
             ..Config::default()
         };
         config.mirror.requests_max = 0;
+        config.forward.tunnels_max = 0;
         config.access.grants_max = 0;
         config.origin.retries = 1000;
         config.pull.parents_max = 0;
@@ -166,6 +168,7 @@ mod tests {
         let expected = [
             "version",
             "mirror.requestsMax",
+            "forward.tunnelsMax",
             "access.grantsMax",
             "origin.retries",
             "pull.parentsMax",

@@ -137,6 +137,26 @@ pub fn route(
     }))
 }
 
+/// The blob or the manifest that a path at its own registry is about, where it is about one: what the forward proxy
+/// serves as the mirror does. Nothing in the path or the query names another registry here.
+pub fn content_at(registry: &str, path: &str) -> Option<Target> {
+    let behind = path.strip_prefix("/v2/")?;
+    let parts = behind
+        .split('/')
+        .map(decode)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?;
+    let (name, endpoint) = endpoint(&parts).ok()?;
+    matches!(endpoint, Endpoint::Blob(_) | Endpoint::Manifest(_)).then_some(())?;
+    Some(Target {
+        registry: self::registry(registry).ok()?,
+        repository: name.join("/").parse().ok()?,
+        endpoint,
+        via: Via::Default,
+        query: None,
+    })
+}
+
 /// The path around `/v2/`: what came before, decoded parts behind.
 struct Split {
     prefix: Option<(RegistryName, Via)>,

@@ -34,6 +34,9 @@ pub enum BodyError {
     /// The registry broke off what was relayed from it.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// What was passed on from another host broke off.
+    #[error("what was passed on broke off")]
+    Relayed(#[from] hyper::Error),
     /// The content ended early.
     #[error("the content ended {missing} bytes early")]
     Short {

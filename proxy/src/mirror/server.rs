@@ -5,14 +5,17 @@
 //! for a moment first.
 
 use std::convert::Infallible;
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use darter_service::net::{Acceptor, Listener, Stream};
 use darter_service::supervise::Tasks;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Mirror;
+use super::{Mirror, Reply};
 use crate::sendfile::ZeroCopy;
 
 /// How long a connection may stay without a (whole) request head.
@@ -37,6 +40,83 @@ const REFUSALS_MAX: usize = 256;
 const REFUSAL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
+/// How connections of one kind are accepted.
+#[derive(Debug)]
+pub(crate) struct Accepting<'a> {
+    /// Names their tasks.
+    pub(crate) name: &'static str,
+    /// At the same time; more are told 503 and closed.
+    pub(crate) connections_max: usize,
+    pub(crate) tasks: &'a Tasks,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Serves each connection of a listener in a task of its own, until `stop`.
+pub(crate) async fn accept<F>(
+    listener: Box<dyn Listener>,
+    how: Accepting<'_>,
+    serve: impl Fn(Stream, CancellationToken) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(how.connections_max.min(Semaphore::MAX_PERMITS)));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let mut acceptor = Acceptor::new(how.name, listener);
+    while let Some((stream, _)) = how.stop.run_until_cancelled(acceptor.accept()).await {
+        if let Ok(slot) = Arc::clone(&room).try_acquire_owned() {
+            let served = serve(stream, how.stop.clone());
+            how.tasks.spawn(how.name, async move {
+                let _slot = slot;
+                served.await;
+            });
+        } else if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
+            how.tasks.spawn("refusal of a connection", async move {
+                let _slot = slot;
+                refuse(stream).await;
+            });
+        }
+    }
+}
+
+/// Answers the requests of one connection. Gives the connection back when it is to be ended, or when a CONNECT was
+/// answered by 200, with what the client had sent beyond that. Dropping the future drops the connection.
+pub(crate) async fn answer_all<I, F>(
+    io: I,
+    stop: CancellationToken,
+    answer: impl Fn(Request<Incoming>) -> F,
+) -> (I, Bytes)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Reply> + Send,
+{
+    let service = service_fn(|request| {
+        let answering = answer(request);
+        Box::pin(async move { Ok::<_, Infallible>(answering.await) })
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(io), service);
+    let mut stopping = Some(Box::pin(stop.cancelled_owned()));
+    let ended = poll_fn(|cx| {
+        if stopping
+            .as_mut()
+            .is_some_and(|stop| stop.as_mut().poll(cx).is_ready())
+        {
+            stopping = None;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    });
+    if let Err(error) = ended.await {
+        // The client left, or a body was given up and logged where that happened.
+        tracing::debug!(%error, "connection ended");
+    }
+    let parts = connection.into_parts();
+    (parts.io.into_inner(), parts.read_buf)
+}
+
 impl Mirror {
     /// Serves the connections of a listener until `stop`; then they finish the request that they are at.
     pub async fn serve(
@@ -46,25 +126,17 @@ impl Mirror {
         zero_copy: ZeroCopy,
         stop: CancellationToken,
     ) {
-        let room = Arc::new(Semaphore::new(
-            self.inner.config.connections_max.min(Semaphore::MAX_PERMITS),
-        ));
-        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-        let mut acceptor = Acceptor::new("mirror", listener);
-        while let Some((stream, _)) = stop.run_until_cancelled(acceptor.accept()).await {
-            if let Ok(slot) = Arc::clone(&room).try_acquire_owned() {
-                let (mirror, stop, stream) = (self.clone(), stop.clone(), zero_copy.wrap_stream(stream));
-                tasks.spawn("mirror connection", async move {
-                    let _slot = slot;
-                    mirror.serve_connection(stream, stop).await;
-                });
-            } else if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
-                tasks.spawn("refusal of a connection", async move {
-                    let _slot = slot;
-                    refuse(stream).await;
-                });
-            }
-        }
+        let how = Accepting {
+            name: "mirror connection",
+            connections_max: self.inner.config.connections_max,
+            tasks,
+            stop,
+        };
+        accept(listener, how, |stream, stop| {
+            let (mirror, stream) = (self.clone(), zero_copy.wrap_stream(stream));
+            async move { mirror.serve_connection(stream, stop).await }
+        })
+        .await;
     }
 
     /// Serves one connection until it ends, or until its request is answered once `stop` is there. Dropping the
@@ -73,31 +145,12 @@ impl Mirror {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| {
+        let (io, _) = answer_all(io, stop, |request| {
             let mirror = self.clone();
-            Box::pin(async move { Ok::<_, Infallible>(mirror.answer(request).await) })
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(io), service);
-        let mut stopping = Some(Box::pin(stop.cancelled_owned()));
-        let ended = poll_fn(|cx| {
-            if stopping
-                .as_mut()
-                .is_some_and(|stop| stop.as_mut().poll(cx).is_ready())
-            {
-                stopping = None;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            connection.poll_without_shutdown(cx)
-        });
-        if let Err(error) = ended.await {
-            // The client left, or a body was given up and logged where that happened.
-            tracing::debug!(%error, "connection ended");
-        }
-        end(connection.into_parts().io.into_inner()).await;
+            async move { mirror.answer(request).await }
+        })
+        .await;
+        end(io).await;
     }
 }
 
@@ -109,7 +162,7 @@ async fn refuse(mut stream: Stream) {
 }
 
 /// Ends a connection by FIN, never by RST.
-async fn end<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
+pub(crate) async fn end<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
     if io.shutdown().await.is_err() {
         return;
     }

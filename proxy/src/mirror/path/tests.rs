@@ -222,3 +222,28 @@ proptest! {
 fn what_is_accepted_reads_back() {
     darter_testkit::fuzz::check("path", fuzz_path);
 }
+
+#[test]
+fn a_path_at_its_own_registry_names_no_other() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let at = |registry: &str, path: &str| content_at(registry, path);
+    let found = at("Registry-1.Docker.io", &format!("/v2/a.test/b/blobs/{digest}")).unwrap();
+    assert_eq!(found.registry.as_str(), "docker.io");
+    assert_eq!(found.repository.to_string(), "a.test/b");
+    assert_eq!(found.endpoint, Endpoint::Blob(digest.parse().unwrap()));
+    assert!(at("r.test:5000", "/v2/b/manifests/latest").is_some());
+    for path in [
+        "/v2/",
+        "/v2/b/tags/list",
+        &format!("/v2/b/referrers/{digest}"),
+        "/v2/b/blobs/uploads/",
+        "/v2/b/blobs/sha256:00",
+        "/v2/../b/manifests/latest",
+        "/v2/b%2f..%2fc/manifests/latest",
+        &format!("/r.test/v2/b/blobs/{digest}"),
+        "/token",
+    ] {
+        assert_eq!(at("r.test", path), None, "{path}");
+    }
+    assert_eq!(at("r test", &format!("/v2/b/blobs/{digest}")), None);
+}

@@ -1,0 +1,132 @@
+//! Connections of the forward proxy: requests, until one of them makes a tunnel of the connection.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_service::net::{Listener, Stream};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::mirror::server::{Accepting, accept, answer_all, end};
+
+use super::Forward;
+use super::rules::Site;
+use super::traffic::{Counted, Resumed};
+
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A tunnel that a CONNECT asked for, and the right to it.
+#[derive(Debug)]
+pub(super) enum Connected {
+    /// Passed on unread.
+    Blind {
+        stream: Stream,
+        slot: OwnedSemaphorePermit,
+    },
+    /// Its TLS ends here.
+    Inside {
+        site: Site,
+        tls: Arc<ServerConfig>,
+        slot: OwnedSemaphorePermit,
+    },
+}
+
+/// What a connection becomes once its CONNECT is answered.
+#[derive(Debug, Default)]
+pub(super) struct Pending(Mutex<Option<Connected>>);
+
+impl Pending {
+    pub(super) fn set(&self, connected: Connected) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
+    }
+
+    fn take(&self) -> Option<Connected> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Forward {
+    /// Serves the connections of a listener until `stop`; tunnels then run on until the tasks are shut down.
+    pub async fn serve(&self, listener: Box<dyn Listener>, stop: CancellationToken) {
+        let how = Accepting {
+            name: "forward proxy connection",
+            connections_max: self.inner.config.connections_max,
+            tasks: &self.inner.tasks,
+            stop,
+        };
+        accept(listener, how, |stream, stop| {
+            let forward = self.clone();
+            async move { forward.serve_connection(stream, stop).await }
+        })
+        .await;
+    }
+
+    async fn serve_connection(&self, stream: Stream, stop: CancellationToken) {
+        let pending = Arc::new(Pending::default());
+        let (io, early) = answer_all(stream, stop.clone(), |request| {
+            let (forward, pending) = (self.clone(), Arc::clone(&pending));
+            async move { forward.answer(request, &pending).await }
+        })
+        .await;
+        match pending.take() {
+            None => end(io).await,
+            Some(Connected::Blind { stream, slot }) => {
+                self.tunnel(Resumed::new(early, io), stream).await;
+                drop(slot);
+            }
+            Some(Connected::Inside { site, tls, slot }) => {
+                self.look_inside(Resumed::new(early, io), &site, tls, stop).await;
+                drop(slot);
+            }
+        }
+    }
+
+    /// Passes bytes in both directions until both sides are done, or neither says anything.
+    async fn tunnel<I: AsyncRead + AsyncWrite + Unpin>(&self, mut client: Resumed<I>, host: Stream) {
+        let _open = self.inner.metrics.tunnel();
+        let (mut host, watch) = Counted::new(host, self.inner.metrics.clone());
+        let idle = self.inner.config.idle_timeout.as_duration();
+        tokio::select! {
+            biased;
+            ended = copy_bidirectional(&mut client, &mut host) => if let Err(error) = ended {
+                tracing::debug!(%error, "a tunnel broke");
+            },
+            () = watch.silence(idle) => tracing::debug!("a tunnel was silent for too long"),
+        }
+        end(client.into_inner()).await;
+    }
+
+    /// Ends a tunnel's TLS and answers what is asked in it.
+    async fn look_inside<I>(
+        &self,
+        client: Resumed<I>,
+        site: &Site,
+        tls: Arc<ServerConfig>,
+        stop: CancellationToken,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _open = self.inner.metrics.tunnel();
+        let handshake = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(client)).await;
+        let Ok(Ok(client)) = handshake else {
+            self.inner.metrics.handshakes_failed.inc();
+            tracing::debug!(
+                host = site.host,
+                "a client did not take the certificate for an intercepted host"
+            );
+            return;
+        };
+        let (client, _): (_, Bytes) = answer_all(client, stop, |request| {
+            let (forward, site) = (self.clone(), site.clone());
+            async move { forward.answer_inside(&site, request).await }
+        })
+        .await;
+        end(client).await;
+    }
+}

@@ -1,0 +1,7 @@
+//! The forward proxy of a whole node on real sockets, before a registry that misbehaves on demand.
+
+mod guard;
+mod lab;
+mod requests;
+mod smuggling;
+mod tunnels;
