@@ -10,6 +10,7 @@ use darter_origin::{Metrics as OriginMetrics, Origins};
 use darter_proto::WIRE_VERSION;
 use darter_proto::scheduler::{Hello, Load};
 use darter_service::http_server::{HttpServer, Limits, Wrap};
+use darter_service::limit::Limiter;
 use darter_service::net::{Address, Listener, Network};
 use darter_service::supervise::Tasks;
 use darter_service::tls::{TlsConnector, TlsError, TlsWrap};
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::config::{Config, NodeRole};
 use crate::forward::{Forward, ForwardError, ForwardMetrics, ForwardParts};
-use crate::metrics::{PeerMetrics, PullMetrics};
+use crate::metrics::{PeerMetrics, PullMetrics, StoreCollector};
 use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerConfig, PeerServer, Peers};
 use crate::pull::{Env, EnvParts, Pulls, Sharing};
@@ -115,12 +116,15 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let (mirror_listener, mirror_address) = bind(&*network, &config.mirror.listen, "the mirror").await?;
     let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
+    registry.register_collector(Box::new(StoreCollector::new(Arc::clone(&store))));
     let (metrics, role) = register(registry, config.role);
     let (tls_server, tls_peers, tls) = follow(secure, registry, &config, &tasks, &stop);
-    let origins = Origins::with_metrics(&config.origin, Arc::clone(&network), rng.random(), metrics.origin)?;
+    let rate = Limiter::of(config.pull.bytes_per_second_max, &metrics.pull.delayed("all"));
+    let sockets = Arc::clone(&network);
+    let origins =
+        Origins::with_metrics(&config.origin, sockets, rng.random(), metrics.origin, rate.clone())?;
     let scheduling = Scheduling::new(config.scheduler.clone());
-    let (own_name, network_too) = (host.clone(), Arc::clone(&network));
-    let peers = Peers::new(&config.peer, own_name, network_too, tls_peers, tasks.clone());
+    let peers = Peers::new(&config.peer, &host, &network, tls_peers, &tasks, rate);
     let env = Env::new(EnvParts {
         config: config.pull.clone(),
         origins: origins.clone(),
@@ -327,9 +331,9 @@ fn serve_peers<W: Wrap>(
         tasks: tasks.clone(),
         wrap,
     };
-    let handler = move |request, _| {
+    let handler = move |request, node| {
         let server = server.clone();
-        async move { server.answer(request).await }
+        async move { server.answer(request, node).await }
     };
     let stop = stop.clone();
     tasks.spawn_component("peer server", stop.clone(), async move {

@@ -1,7 +1,9 @@
 //! The proxy's configuration: one section a component, defined beside it.
 
 mod check;
+mod floor;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,9 +14,12 @@ use darter_service::config::ByteSize;
 use darter_service::net::Address;
 use darter_service::tls::TlsConfig;
 use darter_service::watchdog::WatchdogConfig;
+use darter_store::RegistryQuotas;
 use darter_types::{HostId, Locality};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use floor::FreeFloor;
 
 use crate::access::AccessConfig;
 use crate::forward::ForwardConfig;
@@ -154,16 +159,36 @@ pub struct StoreConfig {
     pub dir: PathBuf,
     /// Most bytes that pieces may take. What was used longest ago makes room.
     pub quota: ByteSize,
-    /// Bytes that stay free on the file system, whatever the quota says.
-    pub free_floor: ByteSize,
+    /// What stays free on the file system, whatever the quota says: bytes, or a share of it, such as `10%`.
+    pub free_floor: FreeFloor,
+    /// Most bytes that contents of one registry may take, by its name; `*` is for each of the others. What was used
+    /// longest ago of that registry makes room.
+    pub registry_quotas: BTreeMap<String, ByteSize>,
 }
+
+impl StoreConfig {
+    /// The quotas as the store takes them; names that are none have been refused.
+    pub fn quotas(&self) -> RegistryQuotas {
+        let named = self.registry_quotas.iter();
+        RegistryQuotas {
+            named: named
+                .filter_map(|(name, quota)| Some((name.parse().ok()?, quota.as_u64())))
+                .collect(),
+            others: self.registry_quotas.get(OTHERS).map(|quota| quota.as_u64()),
+        }
+    }
+}
+
+/// The key of what holds for each registry that has no entry of its own.
+pub(crate) const OTHERS: &str = "*";
 
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("/var/lib/darter/store"),
             quota: ByteSize::gib(100),
-            free_floor: ByteSize::gib(5),
+            free_floor: FreeFloor::Bytes(ByteSize::gib(5)),
+            registry_quotas: BTreeMap::new(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a node counts. One struct a component, made and registered when the node is put together.
 
+mod store;
+
 use std::sync::atomic::AtomicU64;
 
 use darter_engine::ParentFailure;
@@ -8,6 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use store::StoreCollector;
 
 /// Where bytes that a client gets came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,11 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: &'static str,
+}
+
 /// What pulls count.
 #[derive(Debug, Default)]
 pub struct PullMetrics {
@@ -68,6 +77,8 @@ pub struct PullMetrics {
     served: Family<Source, Counter>,
     verify_failures: Family<Source, Counter>,
     parent_failures: Family<Reason, Counter>,
+    delayed: Family<Limit, Counter>,
+    past_store: Counter,
 }
 
 impl PullMetrics {
@@ -113,7 +124,27 @@ impl PullMetrics {
             "Parents given up or paused, by reason; wrong_bytes are pieces that failed verification",
             metrics.parent_failures.clone(),
         );
+        registry.register_with_unit(
+            "received_delayed",
+            "Bytes that waited for pull.bytesPerSecondMax (all) or pull.backgroundBytesPerSecondMax (background)",
+            Unit::Bytes,
+            metrics.delayed.clone(),
+        );
+        registry.register(
+            "past_store_reads",
+            "Readers that went past the store because it is full or failed",
+            metrics.past_store.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn past_store(&self) {
+        self.past_store.inc();
+    }
+
+    /// Bytes that waited for the rate of all that is received, or of what nobody reads.
+    pub(crate) fn delayed(&self, limit: &'static str) -> Counter {
+        self.delayed.get_or_create(&Limit { limit }).clone()
     }
 
     pub(crate) fn running(&self, count: usize) {
@@ -180,6 +211,7 @@ impl PullMetrics {
 #[derive(Debug, Default)]
 pub struct PeerMetrics {
     sent: Counter<u64, AtomicU64>,
+    delayed: Family<Limit, Counter>,
     uploads_running: Gauge,
 }
 
@@ -193,12 +225,23 @@ impl PeerMetrics {
             Unit::Bytes,
             metrics.sent.clone(),
         );
+        registry.register_with_unit(
+            "peer_sent_delayed",
+            "Bytes that waited for peer.uploadBytesPerSecondMax (all) or peer.uploadBytesPerSecondMaxPerNode (node)",
+            Unit::Bytes,
+            metrics.delayed.clone(),
+        );
         registry.register(
             "peer_uploads_running",
             "Requests for pieces that are being answered",
             metrics.uploads_running.clone(),
         );
         metrics
+    }
+
+    /// Bytes that waited for the rate of all that is sent, or of what one node is sent.
+    pub(crate) fn delayed(&self, limit: &'static str) -> Counter {
+        self.delayed.get_or_create(&Limit { limit }).clone()
     }
 
     pub(crate) fn sent(&self, bytes: usize) {

@@ -24,6 +24,7 @@ mod possession;
 pub mod range;
 pub mod reply;
 pub(crate) mod server;
+pub(crate) mod stall;
 #[cfg(test)]
 mod tests;
 
@@ -201,7 +202,12 @@ impl Mirror {
             return ("other", reply::read_only());
         }
         let default = self.inner.config.default_registry.as_ref();
-        let route = path::route(parts.uri.path(), parts.uri.query(), &parts.headers, default);
+        let (path, query) = (parts.uri.path(), parts.uri.query());
+        let route = if self.inner.config.takes_registry_headers() {
+            path::route(path, query, &parts.headers, default)
+        } else {
+            path::route(path, query, &HeaderMap::new(), default)
+        };
         let target = match route {
             Ok(Route::Ping) => return ("ping", self.ping()),
             Ok(Route::Endpoint(target)) => target,
@@ -235,6 +241,11 @@ impl Mirror {
 }
 
 impl Mirror {
+    /// How long and large the head of a request may be.
+    pub(crate) fn heads(&self) -> server::Heads {
+        server::Heads::of(&self.inner.config)
+    }
+
     /// Somebody speaks the distribution specification here, and it is this node.
     fn ping(&self) -> Reply {
         let mut reply = reply::bytes(StatusCode::OK, "application/json", "{}");

@@ -7,6 +7,7 @@ mod client;
 mod fetch;
 pub mod news;
 mod pool;
+mod rates;
 mod server;
 mod watch;
 
@@ -82,6 +83,8 @@ pub struct PeerConfig {
     pub upload_bytes_per_second_max: Option<ByteSize>,
     /// Whether contents that need a credential are exchanged too: `withTls`, `always` or `never`.
     pub share_private: SharePrivate,
+    /// Most bytes a second that are sent to one other node; absent = no limit.
+    pub upload_bytes_per_second_max_per_node: Option<ByteSize>,
     /// Most bytes of pieces that wait in memory until they are linked, over all contents; at least 8 MiB.
     pub buffer_bytes_max: ByteSize,
     /// Idle connections kept to each other node.
@@ -102,6 +105,7 @@ impl Default for PeerConfig {
             uploads_max: 16,
             upload_bytes_per_second_max: None,
             share_private: SharePrivate::WithTls,
+            upload_bytes_per_second_max_per_node: None,
             buffer_bytes_max: ByteSize::mib(64),
             idle_connections_max: 4,
             silence_max: Period::from(Duration::from_secs(2)),

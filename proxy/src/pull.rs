@@ -13,6 +13,7 @@ mod contents;
 mod driver;
 mod env;
 mod origin_fetch;
+mod past;
 mod reader;
 mod readers;
 mod recent;

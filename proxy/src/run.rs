@@ -125,6 +125,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
     let (tasks, serving) = (Tasks::new(), CancellationToken::new());
     let mut registry = Registry::default();
     build_info::register(&mut registry);
+    log.register(&mut registry);
 
     if config.peer.advertise.is_none() {
         // Without it: the host name, which not every cluster can resolve.
@@ -250,7 +251,7 @@ async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore
     let options = DiskOptions {
         dir: config.dir.clone(),
         quota_bytes: config.quota.as_u64(),
-        free_floor_bytes: config.free_floor.as_u64(),
+        free_floor_bytes: config.free_floor.of(0),
     };
     let (store, found) = tasks
         .blocking("recovery of the store", || DiskStore::open(options))
@@ -265,5 +266,8 @@ async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore
     for dropped in &found.named {
         tracing::warn!(path = %dropped.path.display(), reason = dropped.reason, "dropped what did not fit together");
     }
+    let capacity_bytes = store.capacity_bytes();
+    store.set_limits(config.quota.as_u64(), config.free_floor.of(capacity_bytes));
+    store.set_registry_quotas(config.quotas());
     Ok(Arc::new(store))
 }

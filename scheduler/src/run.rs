@@ -76,6 +76,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     let (config, stop, notify) = (parts.config, parts.stop, parts.notify);
     let mut registry = Registry::default();
     build_info::register(&mut registry);
+    parts.log.register(&mut registry);
     if config.tls.is_off() {
         tracing::warn!(
             "streams of nodes are neither encrypted nor authenticated: set tls.certFile, tls.keyFile and tls.caFile, or \

@@ -1,10 +1,18 @@
-//! A rate in bytes a second: a token bucket that serves its callers in the order in which they came.
+//! Rates in bytes a second: a token bucket that serves its callers in the order in which they came, and several of them
+//! in a row for those whose bytes count more than once (to this registry, of this node).
+//!
+//! Time is tokio's, so that a simulation sees the same waits in every run.
 
-use std::sync::Arc;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config::ByteSize;
 
 /// How much may pass at once after a pause.
 const BURST: Duration = Duration::from_millis(100);
@@ -18,8 +26,18 @@ pub struct Limiter {
 #[derive(Debug)]
 struct Bucket {
     bytes_per_second: f64,
-    /// When everything that was let through so far has paid for itself. Tokio's mutex is fair.
+    /// Held by who waits next. Tokio's mutex is fair.
+    turn: tokio::sync::Mutex<()>,
+    /// When everything that was let through so far has paid for itself.
     paid_until: Mutex<Instant>,
+    /// Bytes that had to wait.
+    delayed_bytes: Counter,
+}
+
+impl Default for Limiter {
+    fn default() -> Self {
+        Self::unlimited()
+    }
 }
 
 impl Limiter {
@@ -30,6 +48,18 @@ impl Limiter {
 
     /// Lets `rate` bytes a second pass; a rate of 0 counts as 1.
     pub fn bytes_per_second(rate: u64) -> Self {
+        Self::counted(rate, Counter::default())
+    }
+
+    /// Lets `rate` bytes a second pass, everything without one. `delayed_bytes` tells how much had to wait: it stays 0 where
+    /// the limit never binds.
+    pub fn of(rate: Option<ByteSize>, delayed_bytes: &Counter) -> Self {
+        rate.map_or_else(Self::unlimited, |rate| {
+            Self::counted(rate.as_u64(), delayed_bytes.clone())
+        })
+    }
+
+    fn counted(rate: u64, delayed_bytes: Counter) -> Self {
         #[expect(
             clippy::cast_precision_loss,
             reason = "a rate of more than 2^53 bytes a second is no limit"
@@ -38,25 +68,106 @@ impl Limiter {
         Self {
             bucket: Some(Arc::new(Bucket {
                 bytes_per_second,
+                turn: tokio::sync::Mutex::default(),
                 paid_until: Mutex::new(Instant::now()),
+                delayed_bytes,
             })),
         }
+    }
+
+    /// Whether everything passes at once.
+    pub fn is_unlimited(&self) -> bool {
+        self.bucket.is_none()
+    }
+
+    /// Whether nobody else holds a clone.
+    pub fn is_alone(&self) -> bool {
+        self.bucket
+            .as_ref()
+            .is_none_or(|bucket| Arc::strong_count(bucket) == 1)
     }
 
     /// Waits until `bytes` more may pass. Cancel safe: what did not pass is not counted.
     pub async fn take(&self, bytes: u64) {
         let Some(bucket) = &self.bucket else { return };
-        let mut paid_until = bucket.paid_until.lock().await;
-        let now = Instant::now();
-        if *paid_until > now + BURST {
-            sleep(*paid_until - now - BURST).await;
+        let _turn = bucket.turn.lock().await;
+        while let Some(until) = bucket.busy_until() {
+            bucket.delayed_bytes.inc_by(bytes);
+            sleep_until(until).await;
         }
+        bucket.charge(bytes);
+    }
+
+    /// Counts `bytes` that have passed; gives the time at which more may.
+    fn charge(&self, bytes: u64) -> Option<Instant> {
+        let bucket = self.bucket.as_ref()?;
+        bucket.charge(bytes);
+        let until = bucket.busy_until()?;
+        bucket.delayed_bytes.inc_by(bytes);
+        Some(until)
+    }
+}
+
+impl Bucket {
+    fn paid_until(&self) -> MutexGuard<'_, Instant> {
+        self.paid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next may pass, if not now.
+    fn busy_until(&self) -> Option<Instant> {
+        let paid_until = *self.paid_until();
+        (paid_until > Instant::now() + BURST).then(|| paid_until - BURST)
+    }
+
+    fn charge(&self, bytes: u64) {
         #[expect(
             clippy::cast_precision_loss,
             reason = "one request has far fewer than 2^53 bytes"
         )]
-        let cost = Duration::from_secs_f64(bytes as f64 / bucket.bytes_per_second);
-        *paid_until = (*paid_until).max(now) + cost;
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        let mut paid_until = self.paid_until();
+        *paid_until = (*paid_until).max(Instant::now()) + cost;
+    }
+}
+
+/// Several limits in a row, for bytes that come in: those that came are paid for before more are asked for. What a limit
+/// holds back then waits at the sender.
+#[derive(Debug, Default)]
+pub struct Pacer {
+    limits: Vec<Limiter>,
+    paying: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pacer {
+    /// All of these limits count.
+    pub fn new(limits: impl IntoIterator<Item = Limiter>) -> Self {
+        let limits = limits.into_iter().filter(|limit| !limit.is_unlimited());
+        Self {
+            limits: limits.collect(),
+            paying: None,
+        }
+    }
+
+    /// So many bytes came. They count from now on, whether or not more are asked for.
+    pub fn came(&mut self, bytes: u64) {
+        let until = self.limits.iter().filter_map(|limit| limit.charge(bytes)).max();
+        if let Some(until) = until {
+            self.paying = Some(Box::pin(sleep_until(until)));
+        }
+    }
+
+    /// Ready when more may be asked for.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(paying) = &mut self.paying {
+            ready!(paying.as_mut().poll(cx));
+            self.paying = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits until more may be asked for.
+    pub async fn ready(&mut self) {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await;
     }
 }
 
@@ -89,5 +200,45 @@ mod tests {
         let started = Instant::now();
         Limiter::unlimited().take(u64::MAX).await;
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_narrowest_of_several_limits_binds_and_tells() {
+        let (narrow, wide) = (Counter::default(), Counter::default());
+        let mut pacer = Pacer::new([
+            Limiter::of(Some(ByteSize::kib(100)), &wide),
+            Limiter::unlimited(),
+            Limiter::of(Some(ByteSize::kib(10)), &narrow),
+        ]);
+        let started = Instant::now();
+        for _ in 0..100 {
+            pacer.came(1024);
+            pacer.ready().await;
+        }
+        let took = started.elapsed();
+        assert!(
+            took >= Duration::from_millis(9_700) && took <= Duration::from_millis(10_100),
+            "{took:?}"
+        );
+        assert!(narrow.get() > 90 * 1024 && wide.get() == 0, "{narrow:?} {wide:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_flow_alone_has_what_another_does_not_use() {
+        let shared = Limiter::bytes_per_second(1000);
+        let flow = |bytes: u64| {
+            let mut pacer = Pacer::new([shared.clone()]);
+            async move {
+                let started = Instant::now();
+                for _ in 0..bytes / 100 {
+                    pacer.came(100);
+                    pacer.ready().await;
+                }
+                started.elapsed()
+            }
+        };
+        let (short, long) = tokio::join!(flow(1000), flow(5000));
+        assert!(short < Duration::from_millis(2_200), "{short:?}");
+        assert!(long < Duration::from_millis(6_100), "{long:?}");
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! The program installs the subscriber ([`Setup::install`]), once; roles only log.
 
+mod bounded;
+
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -13,7 +16,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
+use crate::config::ByteSize;
 use crate::traces::Traces;
+use bounded::{Bounded, Flow};
 
 /// The section `log` of every role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +29,19 @@ pub struct LogConfig {
     /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module
     /// (`info,darter_proxy::pull=debug`). `--log` and `DARTER_LOG` come before it; `PUT /loglevel` changes it.
     pub filter: String,
+    /// Most bytes that are logged in a minute; lines beyond it are left out and counted. At least 64 KiB.
+    pub bytes_per_minute_max: ByteSize,
 }
+
+/// With less, the lines of a start would not all be there.
+const BYTES_PER_MINUTE_MIN: ByteSize = ByteSize::kib(64);
 
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
             format: Format::Auto,
             filter: "info".into(),
+            bytes_per_minute_max: ByteSize::mib(10),
         }
     }
 }
@@ -40,6 +51,12 @@ impl LogConfig {
     pub fn validate(&self, problems: &mut crate::config::Problems) {
         if let Err(error) = parse(&self.filter) {
             problems.add("filter", error.to_string());
+        }
+        if self.bytes_per_minute_max < BYTES_PER_MINUTE_MIN {
+            problems.add(
+                "bytesPerMinuteMax",
+                format!("must be at least {BYTES_PER_MINUTE_MIN}"),
+            );
         }
     }
 }
@@ -80,6 +97,7 @@ pub enum LogError {
 #[derive(Clone)]
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
+    flow: Arc<Flow>,
 }
 
 impl fmt::Debug for LogHandle {
@@ -92,6 +110,15 @@ impl LogHandle {
     /// The filter that applies now.
     pub fn filter(&self) -> String {
         self.filter.with_current(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Shows how many lines were left out.
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        registry.register(
+            "darter_log_left_out_lines",
+            "Lines that were not logged because there were more than log.bytesPerMinuteMax",
+            self.flow.left_out_total().clone(),
+        );
     }
 
     /// Sets the filter from here on.
@@ -164,8 +191,14 @@ impl Setup<'_> {
             Format::Text => true,
             Format::Json => false,
         };
+        let flow = Arc::new(Flow::new(self.config.bytes_per_minute_max.as_u64()));
+        let bounded = Bounded {
+            inner: writer,
+            flow: Arc::clone(&flow),
+            colours: terminal,
+        };
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(writer)
+            .with_writer(bounded)
             .with_ansi(terminal);
         let lines = if text {
             lines.boxed()
@@ -177,7 +210,7 @@ impl Setup<'_> {
             .with(filter)
             .with(lines)
             .with(spans);
-        Ok((subscriber, LogHandle { filter: handle }))
+        Ok((subscriber, LogHandle { filter: handle, flow }))
     }
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use darter_service::limit::Pacer;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -26,6 +27,7 @@ pub(crate) struct AnswerBody {
     link: Option<Link>,
     permits: Option<Permits>,
     received: u64,
+    pacer: Pacer,
     silence: Duration,
     /// Runs while nothing comes.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -52,6 +54,7 @@ impl AnswerBody {
     ) -> Self {
         let mut body = Self {
             incoming,
+            pacer: registry.pacer(),
             registry,
             target,
             link: Some(link),
@@ -99,6 +102,7 @@ impl AnswerBody {
             let Some(link) = &mut self.link else {
                 return Poll::Ready(Ok(None));
             };
+            ready!(self.pacer.poll_ready(cx));
             let incoming = &mut self.incoming;
             match link.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -106,6 +110,7 @@ impl AnswerBody {
                     let bytes = frame.into_data().unwrap_or_default();
                     self.received += bytes.len() as u64;
                     self.registry.metrics.bytes.inc_by(bytes.len() as u64);
+                    self.pacer.came(bytes.len() as u64);
                     self.end_if_known();
                     if !bytes.is_empty() {
                         return Poll::Ready(Ok(Some(bytes)));

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use darter_service::config::Period;
+use darter_service::config::{ByteSize, Period};
 use darter_types::RegistryName;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
+
+use crate::names::{AddressRange, NamePattern};
 
 mod large;
 
@@ -33,6 +35,15 @@ pub struct RegistriesConfig {
     /// Refuses every registry that has no entry of its own. `false` by default, so that pulls work with no
     /// configuration; set it where clients are not trusted to choose.
     pub allow_only_configured: bool,
+    /// Registries that may be asked besides those that have an entry: names, or `*.example.com` for all below a domain.
+    /// Empty by default: all, unless `allowOnlyConfigured` is set.
+    pub allowed: Vec<NamePattern>,
+    /// Addresses that are never connected to, whatever name leads there and whatever has an entry: `10.0.0.0/8`. Empty by
+    /// default; link-local addresses, those of metadata services and, but for registries with an entry, private ones are
+    /// refused in any case.
+    pub denied_ranges: Vec<AddressRange>,
+    /// Most bytes a second that registries send, all of them together; at least 64 KiB. No limit by default.
+    pub bytes_per_second_max: Option<ByteSize>,
     /// For a connection with its TLS handshake, over all addresses of a name. 5 s by default.
     pub connect_timeout: Period,
     /// From a request to the head of its answer. 30 s by default: some registries look for long.
@@ -52,6 +63,9 @@ impl Default for RegistriesConfig {
         Self {
             registries: BTreeMap::new(),
             allow_only_configured: false,
+            allowed: Vec::new(),
+            denied_ranges: Vec::new(),
+            bytes_per_second_max: None,
             connect_timeout: Period::from(Duration::from_secs(5)),
             header_timeout: Period::from(Duration::from_secs(30)),
             silence_timeout: Period::from(Duration::from_secs(4)),
@@ -80,6 +94,20 @@ pub struct RegistryConfig {
     /// load. 20 by default, 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<usize>,
+    /// Most bytes a second that it sends; at least 64 KiB. No limit by default. Under `*`: for each of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second_max: Option<ByteSize>,
+}
+
+/// With less, a body would count as silent.
+const RATE_MIN: ByteSize = ByteSize::kib(64);
+
+fn check_rate(at: &str, rate: Option<ByteSize>, problems: &mut Vec<String>) {
+    if rate.is_some_and(|rate| rate < RATE_MIN) {
+        problems.push(format!(
+            "{at}.bytesPerSecondMax: must be at least {RATE_MIN}, or absent for no limit"
+        ));
+    }
 }
 
 /// Why the registries' configuration cannot be used.
@@ -125,6 +153,7 @@ impl RegistriesConfig {
         }
         self.large_blobs
             .problems(&format!("{at}.largeBlobs"), &mut problems);
+        check_rate(at, self.bytes_per_second_max, &mut problems);
         for (name, registry) in &self.registries {
             registry.problems(&format!("{at}.registries[{name:?}]"), name, &mut problems);
         }
@@ -150,6 +179,7 @@ impl RegistryConfig {
                 Err(error) => problems.push(format!("{at}: {error}")),
             }
         }
+        check_rate(at, self.bytes_per_second_max, problems);
         if let Some(max) = self.connections_max
             && !(1..=CONNECTIONS_MAX_LIMIT).contains(&max)
         {
@@ -197,6 +227,7 @@ pub(crate) struct RegistrySettings {
     /// Under which key of the configuration its authorities stand, if it has some.
     pub(crate) ca_key: Option<String>,
     pub(crate) connections_max: usize,
+    pub(crate) bytes_per_second_max: Option<ByteSize>,
 }
 
 /// The configuration, checked.
@@ -238,25 +269,47 @@ impl Settings {
             let url = name.parse().ok().and_then(|name| registry.url(&name).ok());
             url.is_none_or(|url| url.scheme() == "https")
         };
-        !self.config.allow_only_configured || self.config.registries.iter().any(tls)
+        !self.config.allow_only_configured
+            || !self.config.allowed.is_empty()
+            || self.config.registries.iter().any(tls)
+    }
+
+    /// Why a registry without an entry is not asked, if it is not.
+    fn refuses(&self, name: &RegistryName) -> Option<&'static str> {
+        let allowed = &self.config.allowed;
+        match (allowed.is_empty(), self.config.allow_only_configured) {
+            (true, false) => None,
+            (true, true) => Some("it has no entry below `registries`, and allowOnlyConfigured is set"),
+            (false, _) if allowed.iter().any(|pattern| pattern.matches(name)) => None,
+            (false, _) => Some("it has no entry below `registries` and is not among `allowed`"),
+        }
+    }
+
+    /// Addresses that are never connected to.
+    pub(crate) fn denied_ranges(&self) -> &[AddressRange] {
+        &self.config.denied_ranges
     }
 
     /// How a registry is reached; an error says why it is not.
     pub(crate) fn registry(&self, name: &RegistryName) -> Result<RegistrySettings, String> {
         let entry = self.config.registries.get(name.as_str());
-        if entry.is_none() && self.config.allow_only_configured {
-            return Err("it has no entry below `registries`, and allowOnlyConfigured is set".to_owned());
+        if entry.is_none()
+            && let Some(reason) = self.refuses(name)
+        {
+            return Err(reason.to_owned());
         }
         let common = self.config.registries.get(ALL);
         let own = entry.cloned().unwrap_or_default();
         let ca_key = [(name.as_str(), entry), (ALL, common)]
             .into_iter()
             .find_map(|(key, entry)| entry?.ca_file.as_ref().map(|_| key.to_owned()));
+        let rate = |registry: &RegistryConfig| registry.bytes_per_second_max;
         let common_max = common.and_then(|common| common.connections_max);
         Ok(RegistrySettings {
             endpoint: own.url(name)?,
             configured: entry.is_some(),
             ca_key,
+            bytes_per_second_max: rate(&own).or_else(|| common.and_then(rate)),
             connections_max: own
                 .connections_max
                 .or(common_max)

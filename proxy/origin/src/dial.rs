@@ -21,6 +21,7 @@ use tower_service::Service as _;
 use url::{Host, Url};
 
 use crate::guard::{Nearness, Purpose};
+use crate::names::AddressRange;
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
@@ -79,16 +80,36 @@ pub(crate) enum DialError {
     Passing(String),
 }
 
+impl DialError {
+    /// As requests are counted that it ended.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Forbidden(_) => "forbidden",
+            Self::Final(_) | Self::Passing(_) => "unreachable",
+        }
+    }
+}
+
 /// Makes connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
     network: Arc<dyn Network>,
     timeout: Duration,
+    /// Never connected to.
+    denied: Vec<AddressRange>,
 }
 
 impl Dialer {
-    pub(crate) fn new(network: Arc<dyn Network>, timeout: Duration) -> Self {
-        Self { network, timeout }
+    pub(crate) fn new(network: Arc<dyn Network>, timeout: Duration, denied: &[AddressRange]) -> Self {
+        Self {
+            network,
+            timeout,
+            denied: denied.to_owned(),
+        }
+    }
+
+    fn denies(&self, address: IpAddr) -> bool {
+        self.denied.iter().any(|range| range.contains(address))
     }
 
     /// A connection, with TLS where the target wants it, and how near its address is.
@@ -129,11 +150,15 @@ impl Dialer {
             }
         };
         let mut allowed = all.clone();
-        allowed.retain(|address| purpose.allows(address.ip()));
+        allowed.retain(|address| purpose.allows(address.ip()) && !self.denies(address.ip()));
         allowed.truncate(ADDRESSES_MAX);
         match (allowed.is_empty(), all.first()) {
             (false, _) => Ok(allowed),
             (true, None) => Err(DialError::Passing(format!("{authority} has no address"))),
+            (true, Some(address)) if self.denies(address.ip()) => Err(DialError::Forbidden(format!(
+                "{authority} has the address {}, which is in `deniedRanges`",
+                address.ip()
+            ))),
             (true, Some(address)) => Err(DialError::Forbidden(forbidden(&authority, address.ip(), purpose))),
         }
     }

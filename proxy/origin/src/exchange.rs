@@ -340,7 +340,7 @@ impl Exchange<'_> {
             .connect(target, purpose, &self.registry.tls)
             .await;
         let (stream, nearness) = dialed.map_err(|error| {
-            self.registry.metrics.request("unreachable");
+            self.registry.metrics.request(error.code());
             self.dial_failure(error)
         })?;
         self.registry.seen_at(target, nearness);

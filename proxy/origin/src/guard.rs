@@ -67,19 +67,32 @@ fn of_v4(address: Ipv4Addr) -> Nearness {
     }
 }
 
+/// The IPv4 address that an IPv6 one stands for: mapped, compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
+pub(crate) fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    if address == Ipv6Addr::LOCALHOST || address == Ipv6Addr::UNSPECIFIED {
+        return None;
+    }
+    let (high, low) = match address.segments() {
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Some(Ipv4Addr::new(a, b, c, d))
+}
+
 fn of_v6(address: Ipv6Addr) -> Nearness {
     if address == Ipv6Addr::LOCALHOST || address == Ipv6Addr::UNSPECIFIED {
         return Nearness::Loopback;
     }
-    let embedded = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        of_v4(Ipv4Addr::new(a, b, c, d))
-    };
+    if let Some(inner) = embedded(address.into()) {
+        return of_v4(inner);
+    }
     match address.segments() {
-        // Forms that stand for an IPv4 address: mapped, compatible, NAT64 (RFC 6052, RFC 8215), 6to4.
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        // NAT64 of an operator's own (RFC 8215): what is behind it is not known.
         [0x64, 0xff9b, 1, ..] => Nearness::Forbidden,
-        [0x2002, high, low, ..] => embedded(high, low),
         // Teredo tunnels, with an address in disguise.
         [0x2001, 0, ..] => Nearness::Forbidden,
         // Amazon's metadata service.

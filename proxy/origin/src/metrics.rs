@@ -19,7 +19,7 @@ const HEAD_SECONDS: [f64; 12] = [
 struct RequestLabels {
     /// The registry's name where the configuration has it, else `other`.
     registry: Arc<str>,
-    /// The status, `silent` or `unreachable`.
+    /// The status, `silent`, `unreachable`, `forbidden` (its address) or `notAllowed` (its name).
     code: &'static str,
 }
 
@@ -37,6 +37,8 @@ pub struct Metrics {
     waiting: Family<RegistryLabels, Gauge>,
     ahead: Family<RegistryLabels, Counter>,
     ahead_bytes: Gauge,
+    delayed_bytes: Family<RegistryLabels, Counter>,
+    all_delayed_bytes: Counter,
     head_seconds: Histogram,
 }
 
@@ -49,6 +51,8 @@ impl Default for Metrics {
             waiting: Family::default(),
             ahead: Family::default(),
             ahead_bytes: Gauge::default(),
+            delayed_bytes: Family::default(),
+            all_delayed_bytes: Counter::default(),
             head_seconds: Histogram::new(HEAD_SECONDS),
         }
     }
@@ -89,6 +93,16 @@ impl Metrics {
             metrics.ahead_bytes.clone(),
         );
         registry.register(
+            "origin_delayed_bytes",
+            "Bytes of a registry that waited for its bytesPerSecondMax",
+            metrics.delayed_bytes.clone(),
+        );
+        registry.register(
+            "origin_all_delayed_bytes",
+            "Bytes of registries that waited for origin.bytesPerSecondMax",
+            metrics.all_delayed_bytes.clone(),
+        );
+        registry.register(
             "origin_head_seconds",
             "Time from a request to the head of its answer",
             metrics.head_seconds.clone(),
@@ -106,6 +120,11 @@ impl Metrics {
         self.ahead_bytes.clone()
     }
 
+    /// Bytes that waited for the rate of all registries together.
+    pub(crate) fn all_delayed_bytes(&self) -> &Counter {
+        &self.all_delayed_bytes
+    }
+
     /// The counters of one registry.
     pub(crate) fn of(&self, registry: &str) -> RegistryMetrics {
         let labels = RegistryLabels {
@@ -116,6 +135,7 @@ impl Metrics {
             retries: self.retries.get_or_create(&labels).clone(),
             waiting: self.waiting.get_or_create(&labels).clone(),
             ahead: self.ahead.get_or_create(&labels).clone(),
+            delayed_bytes: self.delayed_bytes.get_or_create(&labels).clone(),
             all: self.clone(),
             labels,
         }
@@ -128,6 +148,7 @@ pub(crate) struct RegistryMetrics {
     pub(crate) bytes: Counter,
     pub(crate) retries: Counter,
     pub(crate) ahead: Counter,
+    pub(crate) delayed_bytes: Counter,
     waiting: Gauge,
     all: Metrics,
     labels: RegistryLabels,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_service::limit::Limiter;
 use darter_service::net::Network;
 use darter_types::{
     Algorithm, ContentKind, Digest, ManifestReference, OriginLocator, RegistryName, Repository,
@@ -28,12 +29,17 @@ use crate::metrics::Metrics;
 use crate::registry::{Permits, Registry};
 use crate::tls::TlsConfigs;
 
+mod head;
 mod large;
+
+pub use head::Head;
 
 /// Registries that are known at the same time: clients choose the names.
 const REGISTRIES_MAX: usize = 256;
 /// Bytes of a content that are read into memory because nobody tells its length.
 const UNTOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How registries that have no entry are counted: clients choose their names.
+const OTHERS: &str = "other";
 /// Bytes of an answer that is passed on.
 const RELAY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What of a client's head is passed on to the registry.
@@ -60,32 +66,10 @@ pub(crate) struct Inner {
     tls: TlsConfigs,
     budget: Budget,
     metrics: Metrics,
+    /// Of all registries together, and of all that the node receives.
+    rates: [Limiter; 2],
     random: Mutex<SmallRng>,
     registries: Mutex<BTreeMap<RegistryName, Arc<Registry>>>,
-}
-
-/// What a registry says about a content without sending it.
-#[derive(Clone, Debug)]
-pub struct Head {
-    /// Its digest: told by the registry, or computed where it sent the manifest.
-    pub digest: Option<Digest>,
-    /// Bytes, where the registry told.
-    pub length: Option<u64>,
-    /// Media type in lower case, without parameters.
-    pub media_type: Option<String>,
-    /// What of the head may be passed on.
-    pub headers: HeaderMap,
-}
-
-impl Head {
-    fn of(headers: &HeaderMap) -> Self {
-        Self {
-            digest: headers::text(headers, headers::DIGEST).and_then(|text| text.parse().ok()),
-            length: headers::content_length(headers),
-            media_type: headers::media_type(headers),
-            headers: headers::relayed(headers),
-        }
-    }
 }
 
 impl Inner {
@@ -120,7 +104,10 @@ impl Inner {
             registry: name.to_string(),
             reason,
         };
-        let settings = self.settings.registry(name).map_err(refused)?;
+        let settings = self.settings.registry(name).map_err(|reason| {
+            self.metrics.of(OTHERS).request("notAllowed");
+            refused(reason)
+        })?;
         let target = Target::of(&settings.endpoint).ok_or_else(|| refused("it has no host".to_owned()))?;
         if registries.len() >= REGISTRIES_MAX {
             registries.retain(|_, registry| registry.settings.configured || Arc::strong_count(registry) > 1);
@@ -133,10 +120,17 @@ impl Inner {
         let metrics = self.metrics.of(if settings.configured {
             name.as_str()
         } else {
-            "other"
+            OTHERS
         });
         let tls = self.tls.of(&settings);
-        let registry = Arc::new(Registry::new(name.clone(), settings, target, tls, metrics));
+        let registry = Arc::new(Registry::new(
+            name.clone(),
+            settings,
+            target,
+            tls,
+            metrics,
+            &self.rates,
+        ));
         registries.insert(name.clone(), Arc::clone(&registry));
         Ok(registry)
     }
@@ -152,10 +146,10 @@ impl Origins {
         network: Arc<dyn Network>,
         seed: u64,
     ) -> Result<Self, OriginConfigError> {
-        Self::with_metrics(config, network, seed, Metrics::default())
+        Self::with_metrics(config, network, seed, Metrics::default(), Limiter::unlimited())
     }
 
-    /// The same, counting into `metrics`.
+    /// The same, counting into `metrics`; `node` is the rate of all that the node receives.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -164,15 +158,18 @@ impl Origins {
         network: Arc<dyn Network>,
         seed: u64,
         metrics: Metrics,
+        node: Limiter,
     ) -> Result<Self, OriginConfigError> {
         let settings = Settings::new(config)?;
+        let all = Limiter::of(config.bytes_per_second_max, metrics.all_delayed_bytes());
         Ok(Self {
             inner: Arc::new(Inner {
                 tls: TlsConfigs::new(&settings)?,
-                dialer: Dialer::new(network, settings.connect_timeout),
+                dialer: Dialer::new(network, settings.connect_timeout, settings.denied_ranges()),
                 budget: Budget::new(settings.large_blobs.read_ahead_max, metrics.ahead_gauge()),
                 settings,
                 metrics,
+                rates: [all, node],
                 random: Mutex::new(SmallRng::seed_from_u64(seed)),
                 registries: Mutex::default(),
             }),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use darter_service::limit::{Limiter, Pacer};
 use darter_types::RegistryName;
 use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,6 +30,8 @@ pub(crate) struct Registry {
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) tokens: Tokens,
     pub(crate) metrics: RegistryMetrics,
+    /// What its bytes are paced by: its own rate, that of all registries, that of the node.
+    rates: [Limiter; 3],
     /// All requests.
     requests: Arc<Semaphore>,
     /// Those for blobs, which run long.
@@ -82,6 +85,7 @@ impl Registry {
         target: Target,
         tls: Arc<ClientConfig>,
         metrics: RegistryMetrics,
+        common: &[Limiter; 2],
     ) -> Self {
         let all = settings.connections_max;
         let blobs = (all - all / 4).max(1);
@@ -90,9 +94,12 @@ impl Registry {
             paused_until: None,
             nearness: Nearness::Public,
         };
+        let own = Limiter::of(settings.bytes_per_second_max, &metrics.delayed_bytes);
+        let [all_registries, node] = common.clone();
         Self {
             name,
             target,
+            rates: [own, all_registries, node],
             tls,
             tokens: Tokens::default(),
             metrics,
@@ -136,6 +143,11 @@ impl Registry {
             _blob: Some(free(&self.blobs)?),
             _request: Some(free(&self.requests)?),
         })
+    }
+
+    /// What one answer is read at.
+    pub(crate) fn pacer(&self) -> Pacer {
+        Pacer::new(self.rates.clone())
     }
 
     /// How long it still wants to hear nothing.

@@ -2,19 +2,21 @@
 
 use darter_service::config::{ByteSize, Period, Problems, Validate};
 
-use super::Config;
+use darter_types::RegistryName;
+
+use super::{Config, OTHERS, StoreConfig};
 use crate::peer::PeerConfig;
 use crate::pull::PullConfig;
 use crate::scheduling::SchedulingConfig;
 
 /// Pieces of the largest size, one for each of two parents: with less, a pull of a large content cannot go on.
 const BUFFER_MIN: ByteSize = ByteSize::mib(8);
-/// A node that asks for less could not even send one piece a second.
-const UPLOAD_MIN: ByteSize = ByteSize::mib(1);
+/// With less, a piece of the largest size would take so long that its receiver gives up.
+const RATE_MIN: ByteSize = ByteSize::mib(1);
 
 impl Validate for Config {
     fn free_form() -> &'static [&'static str] {
-        &["origin.registries"]
+        &["origin.registries", "store.registryQuotas"]
     }
 
     fn validate(&self, problems: &mut Problems) {
@@ -43,6 +45,9 @@ impl Validate for Config {
             if self.store.quota == ByteSize::default() {
                 problems.add("quota", "must be more than 0B: write for example 100GiB");
             }
+            problems.within("registryQuotas", |problems| {
+                check_quotas(&self.store, problems);
+            });
         });
         problems.within("containerd", |problems| self.containerd.validate(problems));
         problems.within("watchdog", |problems| self.watchdog.validate(problems));
@@ -61,6 +66,9 @@ fn check_pull(pull: &PullConfig, problems: &mut Problems) {
         at_least_one(key, count, problems);
     }
     more_than_nothing("readerPatience", pull.reader_patience, problems);
+    check_rate("bytesPerSecondMax", pull.bytes_per_second_max, problems);
+    let background = pull.background_bytes_per_second_max;
+    check_rate("backgroundBytesPerSecondMax", background, problems);
 }
 
 fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
@@ -75,14 +83,15 @@ fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
     if peer.buffer_bytes_max < BUFFER_MIN {
         problems.add("bufferBytesMax", format!("must be at least {BUFFER_MIN}"));
     }
-    if peer
-        .upload_bytes_per_second_max
-        .is_some_and(|rate| rate < UPLOAD_MIN)
-    {
-        problems.add(
-            "uploadBytesPerSecondMax",
-            format!("must be at least {UPLOAD_MIN}, or absent for no limit"),
-        );
+    let rates = [
+        ("uploadBytesPerSecondMax", peer.upload_bytes_per_second_max),
+        (
+            "uploadBytesPerSecondMaxPerNode",
+            peer.upload_bytes_per_second_max_per_node,
+        ),
+    ];
+    for (key, rate) in rates {
+        check_rate(key, rate, problems);
     }
     if peer
         .advertise
@@ -90,6 +99,20 @@ fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
         .is_some_and(|address| !is_authority(address))
     {
         problems.add("advertise", "must be host:port, as other nodes reach this one");
+    }
+}
+
+fn check_quotas(store: &StoreConfig, problems: &mut Problems) {
+    for (name, quota) in &store.registry_quotas {
+        let key = format!("\"{name}\"");
+        if name != OTHERS
+            && let Err(error) = name.parse::<RegistryName>()
+        {
+            problems.add(&key, error.to_string());
+        }
+        if *quota == ByteSize::default() {
+            problems.add(&key, "must be more than 0B");
+        }
     }
 }
 
@@ -104,6 +127,15 @@ fn check_scheduling(scheduler: &SchedulingConfig, problems: &mut Problems) {
     }
     more_than_nothing("reconnectPause", scheduler.reconnect_pause, problems);
     more_than_nothing("loadInterval", scheduler.load_interval, problems);
+}
+
+fn check_rate(key: &str, rate: Option<ByteSize>, problems: &mut Problems) {
+    if rate.is_some_and(|rate| rate < RATE_MIN) {
+        problems.add(
+            key,
+            format!("must be at least {RATE_MIN}, or absent for no limit"),
+        );
+    }
 }
 
 fn at_least_one(key: &str, count: usize, problems: &mut Problems) {
@@ -155,6 +187,7 @@ mod tests {
         config.access.grants_max = 0;
         config.origin.retries = 1000;
         config.pull.parents_max = 0;
+        config.pull.background_bytes_per_second_max = Some(ByteSize::kib(1));
         config.peer.advertise = Some("nowhere".into());
         config.peer.buffer_bytes_max = ByteSize::mib(1);
         config.peer.upload_bytes_per_second_max = Some(ByteSize::kib(1));
@@ -163,6 +196,10 @@ mod tests {
         config.store.dir = "relative".into();
         config.containerd.root = "relative".into();
         config.watchdog.patience = Some(Period::secs(1));
+        let quotas = [("*", 0), ("a.test", 1), ("not/one", 1)];
+        config.store.registry_quotas = quotas
+            .map(|(name, quota)| (name.to_owned(), ByteSize::bytes(quota)))
+            .into();
         config.log.filter = "loud=loud=loud".into();
         config.traces.otlp_endpoint = Some("collector".into());
         let expected = [
@@ -172,6 +209,7 @@ mod tests {
             "access.grantsMax",
             "origin.retries",
             "pull.parentsMax",
+            "pull.backgroundBytesPerSecondMax",
             "peer.bufferBytesMax",
             "peer.uploadBytesPerSecondMax",
             "peer.advertise",
@@ -180,6 +218,8 @@ mod tests {
             "tls.caFile",
             "store.dir",
             "containerd.root",
+            "store.registryQuotas.\"*\"",
+            "store.registryQuotas.\"not/one\"",
             "watchdog.patience",
             "log.filter",
             "traces.otlpEndpoint",

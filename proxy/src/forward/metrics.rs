@@ -40,6 +40,8 @@ pub struct ForwardMetrics {
     passed: Family<Direction, Counter>,
     tunnels: Gauge,
     pub(super) handshakes_failed: Counter,
+    /// Connections beyond `forward.connectionsMax`.
+    pub(super) refused: Counter,
 }
 
 impl ForwardMetrics {
@@ -66,6 +68,11 @@ impl ForwardMetrics {
             "forward_handshakes_failed",
             "Tunnels to be looked into whose client did not trust the authority, or spoke no TLS",
             metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "forward_connections_refused",
+            "Connections of clients that were told 503 since forward.connectionsMax were open",
+            metrics.refused.clone(),
         );
         metrics
     }

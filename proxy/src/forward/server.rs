@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_service::net::{Listener, Stream};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
@@ -13,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::mirror::server::{Accepting, accept, answer_all, end};
+use crate::mirror::stall;
 
 use super::Forward;
 use super::rules::Site;
@@ -57,10 +57,12 @@ impl Forward {
         let how = Accepting {
             name: "forward proxy connection",
             connections_max: self.inner.config.connections_max,
+            refused: &|| self.inner.metrics.refused.inc(),
             tasks: &self.inner.tasks,
             stop,
         };
         accept(listener, how, |stream, stop| {
+            stall::bound(&stream, self.inner.config.idle_timeout.as_duration());
             let forward = self.clone();
             async move { forward.serve_connection(stream, stop).await }
         })
@@ -69,11 +71,12 @@ impl Forward {
 
     async fn serve_connection(&self, stream: Stream, stop: CancellationToken) {
         let pending = Arc::new(Pending::default());
-        let (io, early) = answer_all(stream, stop.clone(), |request| {
+        let ended = answer_all(stream, self.inner.mirror.heads(), stop.clone(), |request| {
             let (forward, pending) = (self.clone(), Arc::clone(&pending));
             async move { forward.answer(request, &pending).await }
         })
         .await;
+        let (io, early) = (ended.io, ended.early);
         match pending.take() {
             None => end(io).await,
             Some(Connected::Blind { stream, slot }) => {
@@ -122,11 +125,11 @@ impl Forward {
             );
             return;
         };
-        let (client, _): (_, Bytes) = answer_all(client, stop, |request| {
+        let ended = answer_all(client, self.inner.mirror.heads(), stop, |request| {
             let (forward, site) = (self.clone(), site.clone());
             async move { forward.answer_inside(&site, request).await }
         })
         .await;
-        end(client).await;
+        end(ended.io).await;
     }
 }

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_types::{ByteRange, ContentKind, Digest, OriginLocator};
+use darter_types::{ByteRange, ContentKind, Digest, OriginLocator, PieceLayout};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
@@ -55,8 +55,10 @@ impl Mirror {
                 known.length
             }
         };
-        if length == 0 && digest != Digest::of(digest.algorithm(), b"") {
-            // No byte could be held back until the proof: the client would take nothing for the whole.
+        let nothing = length == 0 && digest != Digest::of(digest.algorithm(), b"");
+        if nothing || length > PieceLayout::LENGTH_MAX {
+            // No byte could be held back until the proof: the client would take nothing for the whole. And nobody has as
+            // many as that.
             return Err(refuse(ask.pull_error(&PullError::WrongContent)));
         }
         let plan = Plan::new(ask, digest, length)?;

@@ -1,6 +1,6 @@
 //! The `mirror` section of the proxy's configuration.
 
-use darter_service::config::{Period, Problems, Validate};
+use darter_service::config::{ByteSize, Period, Problems, Validate};
 use darter_service::net::Address;
 use darter_types::RegistryName;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,10 @@ pub struct MirrorConfig {
     /// The registry that is meant when a request names none. Default docker.io, the only one for which Docker's
     /// `registry-mirrors` can be used, which names none. `null` answers 404 instead.
     pub default_registry: Option<RegistryName>,
+    /// Whether `X-Darter-Registry` and `X-Dragonfly-Registry` may name the registry. By default (`null`) only where `listen` is
+    /// a loopback address: whoever else reaches the mirror does not choose by headers, which proxies on the way may set or
+    /// pass on for a stranger.
+    pub registry_headers: Option<bool>,
     /// How long a tag is served without asking its registry. Default 0s: a moved tag is seen at the next pull. At
     /// most 30s.
     pub tag_ttl: Period,
@@ -33,6 +37,15 @@ pub struct MirrorConfig {
     pub connections_max: usize,
     /// Most requests that are answered at one time; more get 503 at once. Default 1024.
     pub requests_max: usize,
+    /// How long the head of a request may take, and how long a connection may stay without one. Default 10s.
+    pub header_timeout: Period,
+    /// Longest head of a request; a longer one gets 431. Default 64KiB, at least 8KiB.
+    pub header_bytes_max: ByteSize,
+    /// Most headers of a request; more get 431. Default 100.
+    pub headers_max: usize,
+    /// How long a client may take nothing at all of an answer before its connection is closed. However slowly it reads, one
+    /// that reads is not meant. Default 5m: runtimes wait for locks and disks while they unpack.
+    pub stall_timeout: Period,
     /// Most tags whose last known digest is kept. Default 4096.
     pub tags_max: usize,
     /// Most contents whose length is known from a manifest. Default 65536, about 200 bytes each.
@@ -44,6 +57,7 @@ impl Default for MirrorConfig {
         Self {
             listen: Address::Tcp("127.0.0.1:4001".to_owned()),
             default_registry: "docker.io".parse().ok(),
+            registry_headers: None,
             tag_ttl: Period::default(),
             serve_stale_tags: false,
             first_byte_deadline: Period::secs(1),
@@ -51,9 +65,30 @@ impl Default for MirrorConfig {
             hand_over: Period::secs(5),
             connections_max: 2048,
             requests_max: 1024,
+            header_timeout: Period::secs(10),
+            header_bytes_max: ByteSize::kib(64),
+            headers_max: 100,
+            stall_timeout: Period::secs(300),
             tags_max: 4096,
             lengths_max: 65_536,
         }
+    }
+}
+
+impl MirrorConfig {
+    /// Whether headers may name the registry.
+    pub(super) fn takes_registry_headers(&self) -> bool {
+        self.registry_headers.unwrap_or_else(|| is_local(&self.listen))
+    }
+}
+
+/// Whether only this machine can reach an address. A name may be anything.
+fn is_local(listen: &Address) -> bool {
+    match listen {
+        Address::Unix(_) => true,
+        Address::Tcp(authority) => authority
+            .parse::<std::net::SocketAddr>()
+            .is_ok_and(|address| address.ip().to_canonical().is_loopback()),
     }
 }
 
@@ -76,9 +111,18 @@ impl Validate for MirrorConfig {
             reversed,
             "must not be below firstByteDeadline",
         );
+        for (key, period) in [
+            ("headerTimeout", self.header_timeout),
+            ("stallTimeout", self.stall_timeout),
+        ] {
+            wrong(key, period.is_zero(), "must be more than 0s");
+        }
+        let heads = self.header_bytes_max < ByteSize::kib(8) || self.header_bytes_max > ByteSize::mib(1);
+        wrong("headerBytesMax", heads, "must be from 8KiB to 1MiB");
         let counts = [
             ("connectionsMax", self.connections_max),
             ("requestsMax", self.requests_max),
+            ("headersMax", self.headers_max),
             ("tagsMax", self.tags_max),
             ("lengthsMax", self.lengths_max),
         ];
@@ -106,13 +150,37 @@ mod tests {
     }
 
     #[test]
+    fn headers_choose_the_registry_on_loopback_alone() {
+        let takes = |listen: &str, registry_headers| {
+            let config = MirrorConfig {
+                listen: listen.parse().unwrap(),
+                registry_headers,
+                ..MirrorConfig::default()
+            };
+            config.takes_registry_headers()
+        };
+        assert!(takes("127.0.0.1:1", None) && takes("[::1]:1", None) && takes("[::ffff:127.0.0.1]:1", None));
+        assert!(!takes("0.0.0.0:1", None) && !takes("[::]:1", None) && !takes("10.0.0.1:1", None));
+        assert!(takes("0.0.0.0:1", Some(true)) && !takes("127.0.0.1:1", Some(false)));
+    }
+
+    #[test]
     fn all_problems_are_told_at_once() {
         let config = MirrorConfig {
             tag_ttl: Period::secs(31),
             slow_origin_deadline: Period::millis(1),
             requests_max: 0,
+            header_timeout: Period::default(),
+            header_bytes_max: ByteSize::mib(2),
             ..MirrorConfig::default()
         };
-        assert_eq!(keys(&config), ["tagTtl", "slowOriginDeadline", "requestsMax"]);
+        let expected = [
+            "tagTtl",
+            "slowOriginDeadline",
+            "headerTimeout",
+            "headerBytesMax",
+            "requestsMax",
+        ];
+        assert_eq!(keys(&config), expected);
     }
 }

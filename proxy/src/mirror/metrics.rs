@@ -9,6 +9,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+/// Limits that cut connections, by the keys of the configuration.
+const CONNECTIONS: &str = "connectionsMax";
+const HEADER_TIMEOUT: &str = "headerTimeout";
+const HEADER_SIZE: &str = "headerBytesMax";
+const STALL: &str = "stallTimeout";
+
+/// Whether the system gave a connection up because the client took nothing for too long.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+}
+
 /// Which endpoint answered with what. Both come from closed sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
@@ -21,6 +35,11 @@ fn buckets() -> impl Iterator<Item = f64> {
     exponential_buckets(0.0005, 2.0, 16)
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cut {
+    limit: &'static str,
+}
+
 /// The mirror's metrics. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct MirrorMetrics {
@@ -29,6 +48,7 @@ pub struct MirrorMetrics {
     first_byte: Histogram,
     hand_overs: Counter,
     stale_tags: Counter,
+    cut: Family<Cut, Counter>,
 }
 
 impl MirrorMetrics {
@@ -40,6 +60,7 @@ impl MirrorMetrics {
             first_byte: Histogram::new(buckets()),
             hand_overs: Counter::default(),
             stale_tags: Counter::default(),
+            cut: Family::default(),
         };
         let requests = metrics.requests.clone();
         registry.register(
@@ -55,7 +76,31 @@ impl MirrorMetrics {
         registry.register("hand_overs", help, metrics.hand_overs.clone());
         let help = "Tags answered as last known because their registry could not be asked";
         registry.register("stale_tags", help, metrics.stale_tags.clone());
+        let help = "Connections of clients that were closed or refused because of a limit";
+        registry.register("connections_cut", help, metrics.cut.clone());
+        for limit in [CONNECTIONS, HEADER_TIMEOUT, HEADER_SIZE, STALL] {
+            drop(metrics.cut.get_or_create(&Cut { limit }));
+        }
         metrics
+    }
+
+    /// A connection was refused because there are as many as there may be.
+    pub(super) fn connection_refused(&self) {
+        self.cut.get_or_create(&Cut { limit: CONNECTIONS }).inc();
+    }
+
+    /// A connection ended with an error: counted if a limit made it.
+    pub(super) fn connection_failed(&self, error: &hyper::Error) {
+        let limit = if error.is_parse_too_large() {
+            HEADER_SIZE
+        } else if error.is_timeout() {
+            HEADER_TIMEOUT
+        } else if is_stalled(error) {
+            STALL
+        } else {
+            return;
+        };
+        self.cut.get_or_create(&Cut { limit }).inc();
     }
 
     pub(super) fn answered(&self, handler: &'static str, status: StatusCode, waited: Duration) {

@@ -24,16 +24,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Mirror, Reply};
+use super::{Mirror, MirrorConfig, Reply, stall};
 use crate::sendfile::ZeroCopy;
 
-/// How long a connection may stay without a (whole) request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and how much, a client may go on sending after its connection was ended here.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of a connection that wait for a slow client; a body's own chunk comes on top.
-const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Connections that are told at one time that there are too many; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
@@ -41,12 +37,13 @@ const REFUSAL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 /// How connections of one kind are accepted.
-#[derive(Debug)]
 pub(crate) struct Accepting<'a> {
     /// Names their tasks.
     pub(crate) name: &'static str,
     /// At the same time; more are told 503 and closed.
     pub(crate) connections_max: usize,
+    /// Told of each of those.
+    pub(crate) refused: &'a (dyn Fn() + Sync),
     pub(crate) tasks: &'a Tasks,
     pub(crate) stop: CancellationToken,
 }
@@ -69,7 +66,10 @@ pub(crate) async fn accept<F>(
                 let _slot = slot;
                 served.await;
             });
-        } else if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
+            continue;
+        }
+        (how.refused)();
+        if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
             how.tasks.spawn("refusal of a connection", async move {
                 let _slot = slot;
                 refuse(stream).await;
@@ -78,13 +78,42 @@ pub(crate) async fn accept<F>(
     }
 }
 
+/// Bounds of what a client says before it is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    timeout: Duration,
+    bytes_max: usize,
+    count_max: usize,
+}
+
+impl Heads {
+    pub(crate) fn of(config: &MirrorConfig) -> Self {
+        Self {
+            timeout: config.header_timeout.as_duration(),
+            bytes_max: config.header_bytes_max.as_usize(),
+            count_max: config.headers_max,
+        }
+    }
+}
+
+/// A connection whose requests are answered.
+#[derive(Debug)]
+pub(crate) struct Ended<I> {
+    pub(crate) io: I,
+    /// What the client had sent beyond its last request: after a CONNECT, the begin of what the tunnel carries.
+    pub(crate) early: Bytes,
+    /// The client left, a limit ended it, or a body was given up and logged where that happened.
+    pub(crate) error: Option<hyper::Error>,
+}
+
 /// Answers the requests of one connection. Gives the connection back when it is to be ended, or when a CONNECT was
-/// answered by 200, with what the client had sent beyond that. Dropping the future drops the connection.
+/// answered by 200. Dropping the future drops the connection.
 pub(crate) async fn answer_all<I, F>(
     io: I,
+    heads: Heads,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F,
-) -> (I, Bytes)
+) -> Ended<I>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Reply> + Send,
@@ -95,8 +124,9 @@ where
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(BUFFER_BYTES)
+        .header_read_timeout(heads.timeout)
+        .max_buf_size(heads.bytes_max)
+        .max_headers(heads.count_max)
         .serve_connection(TokioIo::new(io), service);
     let mut stopping = Some(Box::pin(stop.cancelled_owned()));
     let ended = poll_fn(|cx| {
@@ -109,12 +139,16 @@ where
         }
         connection.poll_without_shutdown(cx)
     });
-    if let Err(error) = ended.await {
-        // The client left, or a body was given up and logged where that happened.
+    let error = ended.await.err();
+    if let Some(error) = &error {
         tracing::debug!(%error, "connection ended");
     }
     let parts = connection.into_parts();
-    (parts.io.into_inner(), parts.read_buf)
+    Ended {
+        io: parts.io.into_inner(),
+        early: parts.read_buf,
+        error,
+    }
 }
 
 impl Mirror {
@@ -126,13 +160,20 @@ impl Mirror {
         zero_copy: ZeroCopy,
         stop: CancellationToken,
     ) {
+        let MirrorConfig {
+            connections_max,
+            stall_timeout,
+            ..
+        } = self.inner.config;
         let how = Accepting {
             name: "mirror connection",
-            connections_max: self.inner.config.connections_max,
+            connections_max,
+            refused: &|| self.inner.metrics.connection_refused(),
             tasks,
             stop,
         };
         accept(listener, how, |stream, stop| {
+            stall::bound(&stream, stall_timeout.as_duration());
             let (mirror, stream) = (self.clone(), zero_copy.wrap_stream(stream));
             async move { mirror.serve_connection(stream, stop).await }
         })
@@ -145,12 +186,15 @@ impl Mirror {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (io, _) = answer_all(io, stop, |request| {
+        let ended = answer_all(io, self.heads(), stop, |request| {
             let mirror = self.clone();
             async move { mirror.answer(request).await }
         })
         .await;
-        end(io).await;
+        if let Some(error) = &ended.error {
+            self.inner.metrics.connection_failed(error);
+        }
+        end(ended.io).await;
     }
 }
 

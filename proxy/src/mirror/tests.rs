@@ -1,6 +1,7 @@
 //! The mirror on real loopback sockets, before a registry that misbehaves on demand.
 
 mod blobs;
+mod hostile;
 mod lab;
 mod manifests;
 mod rights;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_proto::limits::SOURCES_MAX;
 use darter_proto::scheduler::PieceCost;
+use darter_service::limit::Limiter;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
 use darter_service::tls::TlsConnector;
@@ -38,6 +39,8 @@ struct Inner {
     host: HostId,
     pool: Pool,
     silence_max: Duration,
+    /// Of all that the node receives.
+    rate: Limiter,
     /// Kilobytes of pieces that may wait in memory.
     room: Semaphore,
     inline: Mutex<BTreeMap<InlineKey, Bytes>>,
@@ -53,24 +56,26 @@ struct Cost {
 }
 
 impl Peers {
-    /// Asks as `host` through `network`; with `tls`, nobody but nodes that prove to be who they are said to be.
+    /// Asks as `host` through `network`, at `rate`; with `tls`, nobody but nodes that prove to be who they are said to be.
     pub fn new(
         config: &PeerConfig,
-        host: HostId,
-        network: Arc<dyn Network>,
+        host: &HostId,
+        network: &Arc<dyn Network>,
         tls: Option<TlsConnector>,
-        tasks: Tasks,
+        tasks: &Tasks,
+        rate: Limiter,
     ) -> Self {
         let pool = Pool::new(
-            network,
+            Arc::clone(network),
             tls,
-            tasks,
+            tasks.clone(),
             config.connect_timeout.into(),
             config.idle_connections_max,
         );
         let inner = Inner {
-            host,
+            host: host.clone(),
             pool,
+            rate,
             silence_max: config.silence_max.into(),
             room: Semaphore::new(
                 usize::try_from(config.buffer_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX >> 3),
@@ -87,6 +92,11 @@ impl Peers {
     pub(super) async fn room(&self, bytes: u32) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed, and configuration makes it larger than the largest piece.
         self.inner.room.acquire_many(bytes.div_ceil(1024)).await.ok()
+    }
+
+    /// The rate of all that the node receives.
+    pub(super) fn rate(&self) -> Limiter {
+        self.inner.rate.clone()
     }
 
     /// How long a node may stay silent.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, ParentFailure};
+use darter_service::limit::{Limiter, Pacer};
 use darter_store::StoredTask;
 use darter_types::{HostId, PieceHasher, PieceProof, PieceRun, RegistryName};
 use http::{StatusCode, header};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Peers, Remote};
+use crate::pull::Shared;
 
 /// One request to a parent.
 #[derive(Debug)]
@@ -27,6 +29,9 @@ pub(crate) struct PeerFetch {
     pub(crate) proofs: Vec<PieceProof>,
     pub(crate) stored: Arc<dyn StoredTask>,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) shared: Arc<Shared>,
+    /// The rate of what nobody waits for.
+    pub(crate) background: Limiter,
 }
 
 impl PeerFetch {
@@ -79,8 +84,13 @@ impl Peers {
         }
         let began = Instant::now();
         let mut body = answer.into_body();
+        let mut pacer = Pacer::new([self.rate()]);
         while let Some(bytes) = self.next_frame(&mut body).await.map_err(FetchFailure::Parent)? {
+            pacer.came(bytes.len() as u64);
+            let (shared, background) = (&request.shared, &request.background);
+            shared.yield_to_readers(background, bytes.len() as u64).await;
             walk.take(bytes).await?;
+            pacer.ready().await;
         }
         if !walk.is_done() {
             return Err(FetchFailure::Parent(ParentFailure::Unreachable));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_service::limit::Limiter;
+use darter_service::net::PeerAddr;
 use darter_service::tls::PeerIdentity;
 use darter_store::StoredTask;
 use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, RegistryName, TaskId};
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::news::write_have;
+use super::rates::Rates;
 use super::{HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER};
 use crate::metrics::PeerMetrics;
 use crate::pull::{Availability, PullError, Pulls};
@@ -33,6 +35,8 @@ const PING: Duration = Duration::from_millis(500);
 const UNKNOWN: Duration = Duration::from_secs(5);
 /// Longest slice that is sent at once, in bytes.
 const SLICE_BYTES_MAX: u64 = 1024 * 1024;
+/// The same where a rate binds: many answers then take turns, and none is silent for long.
+const LIMITED_SLICE_BYTES_MAX: u64 = 64 * 1024;
 /// Contents whose news are remembered beside their streams.
 const SERVING_MAX: usize = 4096;
 
@@ -47,7 +51,7 @@ struct Inner {
     pulls: Pulls,
     uploads: Arc<Semaphore>,
     uploads_max: usize,
-    limiter: Limiter,
+    rates: Rates,
     metrics: Arc<PeerMetrics>,
     /// Contents with listeners: their news outlive the pull that made them.
     serving: Mutex<BTreeMap<TaskId, Weak<Availability>>>,
@@ -56,11 +60,12 @@ struct Inner {
 impl PeerServer {
     /// Serves what `pulls` fetches and has stored.
     pub fn new(config: &PeerConfig, pulls: Pulls, metrics: Arc<PeerMetrics>) -> Self {
-        let limiter = config
-            .upload_bytes_per_second_max
-            .map_or_else(Limiter::unlimited, |rate| {
-                Limiter::bytes_per_second(rate.as_u64())
-            });
+        let all = Limiter::of(config.upload_bytes_per_second_max, &metrics.delayed("all"));
+        let rates = Rates::new(
+            all,
+            config.upload_bytes_per_second_max_per_node,
+            metrics.delayed("node"),
+        );
         let uploads_max = config.uploads_max.max(1);
         let uploads = Arc::new(Semaphore::new(uploads_max));
         Self {
@@ -68,21 +73,21 @@ impl PeerServer {
                 pulls,
                 uploads,
                 uploads_max,
-                limiter,
+                rates,
                 metrics,
                 serving: Mutex::default(),
             }),
         }
     }
 
-    /// Answers one request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<PeerBody> {
+    /// Answers one request of a node.
+    pub async fn answer<B>(&self, request: Request<B>, node: PeerAddr) -> Response<PeerBody> {
         if !is_honest(&request) {
             return plain(StatusCode::FORBIDDEN);
         }
         let parts = parse_path(request.uri().path());
         let answer = match (request.method(), parts) {
-            (&Method::GET, Some((task, "pieces"))) => self.pieces(task, request.headers()).await,
+            (&Method::GET, Some((task, "pieces"))) => self.pieces(task, request.headers(), node).await,
             (&Method::GET, Some((task, "have"))) => Ok(self.have(task, request.headers())),
             (&Method::GET, _) => Err(StatusCode::NOT_FOUND),
             _ => Err(StatusCode::METHOD_NOT_ALLOWED),
@@ -119,7 +124,12 @@ impl PeerServer {
 
     // === pieces ===
 
-    async fn pieces(&self, task: TaskId, headers: &HeaderMap) -> Result<Response<PeerBody>, StatusCode> {
+    async fn pieces(
+        &self,
+        task: TaskId,
+        headers: &HeaderMap,
+        node: PeerAddr,
+    ) -> Result<Response<PeerBody>, StatusCode> {
         let availability = self.find(task).ok_or(StatusCode::NOT_FOUND)?;
         let (stored, layout) = availability.stored().ok_or(StatusCode::NOT_FOUND)?;
         let range = match headers.get(header::RANGE) {
@@ -149,7 +159,7 @@ impl PeerServer {
             layout,
             range,
             offset: range.start,
-            limiter: self.inner.limiter.clone(),
+            rates: self.inner.rates.of(node),
             metrics: Arc::clone(&self.inner.metrics),
             _turn: turn,
         };
@@ -265,7 +275,7 @@ struct Upload {
     layout: PieceLayout,
     range: ByteRange,
     offset: u64,
-    limiter: Limiter,
+    rates: [Limiter; 2],
     metrics: Arc<PeerMetrics>,
     _turn: OwnedSemaphorePermit,
 }
@@ -286,8 +296,16 @@ impl Upload {
             }
             return None;
         }
-        let end = self.range.end.min(self.offset + SLICE_BYTES_MAX);
-        self.limiter.take(end - self.offset).await;
+        let limited = self.rates.iter().any(|rate| !rate.is_unlimited());
+        let slice = if limited {
+            LIMITED_SLICE_BYTES_MAX
+        } else {
+            SLICE_BYTES_MAX
+        };
+        let end = self.range.end.min(self.offset + slice);
+        for rate in &self.rates {
+            rate.take(end - self.offset).await;
+        }
         let bytes = self.stored.read(ByteRange::new(self.offset, end));
         let bytes = bytes.map_err(|error| PullError::Store(error.to_string()));
         if let Ok(bytes) = &bytes {

@@ -245,6 +245,11 @@ impl Availability {
         });
     }
 
+    /// Whether another node waits for what comes here.
+    pub(crate) fn has_children(&self) -> bool {
+        !self.lock().children.is_empty()
+    }
+
     /// A piece went out whole.
     pub(crate) fn sent(&self, piece: PieceNumber) {
         let now = self.now();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use darter_store::ContentFacts;
 use darter_types::{ByteRange, TaskId};
 use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 
-use super::{Pull, PullError, PullRequest, Pulls};
+use super::{Env, Pull, PullError, PullRequest, Pulls, Reader, Shared, past};
 use crate::mirror::{ContentStream, Contents, KnownContent, OpenContent};
 
 impl From<ContentFacts> for KnownContent {
@@ -22,7 +22,12 @@ impl From<ContentFacts> for KnownContent {
 
 impl Contents for Pulls {
     fn open(&self, request: PullRequest) -> Result<Arc<dyn OpenContent>, PullError> {
-        Ok(Arc::new(Self::open(self, request)?))
+        let pull = Self::open(self, request.clone())?;
+        Ok(Arc::new(Content {
+            pull,
+            env: Arc::clone(&self.env),
+            request,
+        }))
     }
 
     fn holds(&self, task: TaskId) -> Option<KnownContent> {
@@ -30,20 +35,58 @@ impl Contents for Pulls {
     }
 }
 
-impl OpenContent for Pull {
+/// A content that is read from the store, and past it where the store fails.
+#[derive(Debug)]
+struct Content {
+    pull: Pull,
+    env: Arc<Env>,
+    request: PullRequest,
+}
+
+impl OpenContent for Content {
     fn known(&self) -> BoxFuture<'_, Result<KnownContent, PullError>> {
-        Box::pin(async { self.facts().await.map(KnownContent::from) })
+        Box::pin(async {
+            match self.pull.facts().await {
+                Err(PullError::Store(_)) => past::known(&self.env, &self.request).await,
+                known => known.map(KnownContent::from),
+            }
+        })
     }
 
     fn awaits_origin(&self) -> bool {
-        self.shared.is_hopeful()
+        self.pull.shared.is_hopeful()
     }
 
     fn read(&self, range: ByteRange) -> ContentStream {
-        let reader = self.reader(range);
-        Box::pin(stream::unfold(reader, |mut reader| async move {
-            let next = reader.next().await?;
-            Some((next, reader))
+        let start = Source::Store(self.pull.reader(range), Arc::clone(&self.pull.shared));
+        let (env, request) = (Arc::clone(&self.env), self.request.clone());
+        Box::pin(stream::unfold(start, move |mut source| {
+            let (env, request) = (Arc::clone(&env), request.clone());
+            async move {
+                loop {
+                    match &mut source {
+                        Source::Past(stream) => return stream.next().await.map(|next| (next, source)),
+                        Source::Store(reader, shared) => match reader.next().await? {
+                            Err(PullError::Store(problem)) => {
+                                tracing::warn!(task = %request.task(), problem, "read past the store");
+                                if shared.is_complete() {
+                                    env.drop_unreadable(request.task());
+                                }
+                                let rest = ByteRange::new(range.end - reader.remaining(), range.end);
+                                env.metrics.past_store();
+                                source = Source::Past(past::read(Arc::clone(&env), request.clone(), rest));
+                            }
+                            next => return Some((next, source)),
+                        },
+                    }
+                }
+            }
         }))
     }
+}
+
+/// Where the next bytes come from.
+enum Source {
+    Store(Reader, Arc<Shared>),
+    Past(ContentStream),
 }

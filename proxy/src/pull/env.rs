@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use darter_engine::Limits;
 use darter_origin::Origins;
-use darter_service::config::Period;
+use darter_service::config::{ByteSize, Period};
+use darter_service::limit::Limiter;
 use darter_service::supervise::Tasks;
-use darter_store::PieceStore;
+use darter_store::{ContentFacts, PieceStore};
 use darter_types::{HostId, Moment, RegistryName, TaskId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -47,6 +49,11 @@ pub struct PullConfig {
     pub requests_total_max: usize,
     /// Parents of one content that are listened to at the same time.
     pub parents_max: usize,
+    /// Most bytes a second that this node receives, from registries and other nodes together; absent = no limit.
+    pub bytes_per_second_max: Option<ByteSize>,
+    /// Most bytes a second of contents that nobody waits for: no client of this node reads them, and no other node
+    /// listens. Absent = no limit.
+    pub background_bytes_per_second_max: Option<ByteSize>,
 }
 
 impl Default for PullConfig {
@@ -58,6 +65,8 @@ impl Default for PullConfig {
             requests_max: limits.requests_max,
             requests_total_max: 24,
             parents_max: limits.parents_max,
+            bytes_per_second_max: None,
+            background_bytes_per_second_max: None,
         }
     }
 }
@@ -94,7 +103,11 @@ pub struct Env {
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<PullMetrics>,
     pub(crate) arrivals: Changing,
+    /// The rate of what nobody waits for.
+    pub(super) background: Limiter,
     pub(super) recent: Recent,
+    /// Who reads past the store.
+    pub(super) past: Arc<Semaphore>,
     running: Mutex<BTreeMap<TaskId, Arc<Shared>>>,
     blocked: Mutex<BTreeMap<HostId, Instant>>,
     distrusted: Mutex<BTreeMap<TaskId, Instant>>,
@@ -126,7 +139,9 @@ impl Env {
             parents_max: parts.config.parents_max,
             ..Limits::default()
         };
+        let background = parts.config.background_bytes_per_second_max;
         Self {
+            background: Limiter::of(background, &parts.metrics.delayed("background")),
             config: parts.config,
             limits,
             origins: parts.origins,
@@ -138,6 +153,7 @@ impl Env {
             metrics: parts.metrics,
             arrivals: Changing::default(),
             recent: Recent::default(),
+            past: super::past::room(),
             running: Mutex::default(),
             blocked: Mutex::default(),
             distrusted: Mutex::default(),
@@ -194,13 +210,22 @@ impl Env {
         self.metrics.running(running.len());
     }
 
-    /// Evicts until `bytes` more fit, and withdraws what went.
-    pub(super) fn make_room(&self, bytes: u64) {
+    /// Evicts until a content with `facts` fits, and withdraws what went.
+    pub(super) fn make_room(&self, facts: &ContentFacts) {
         // What is open is not evicted.
         self.recent.clear();
-        for task in self.store.make_room(bytes) {
+        for task in self.store.make_room_for(facts) {
             self.scheduling.withdraw(task);
         }
+    }
+
+    /// Drops a content that the store holds and cannot read: it is fetched anew the next time.
+    pub(super) fn drop_unreadable(&self, task: TaskId) {
+        self.recent.forget(task);
+        if let Err(error) = self.store.remove(task) {
+            tracing::debug!(%task, %error, "a content that cannot be read could not be dropped");
+        }
+        self.scheduling.withdraw(task);
     }
 
     pub(super) fn block(&self, host: HostId) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, OriginFailure};
 use darter_origin::{OriginError, Origins, Reading};
+use darter_service::limit::Limiter;
 use darter_store::StoredTask;
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
 
@@ -32,6 +33,8 @@ pub(super) struct OriginFetch {
     pub(super) shared: Arc<Shared>,
     pub(super) origins: Origins,
     pub(super) metrics: Arc<PullMetrics>,
+    /// The rate of what nobody waits for.
+    pub(super) background: Limiter,
 }
 
 /// Where the walk stands.
@@ -138,6 +141,9 @@ impl OriginFetch {
     /// Writes and hashes bytes, piece by piece.
     async fn take(&self, walk: &mut Walk, mut bytes: Bytes) -> Result<(), Broken> {
         self.metrics.origin_bytes(bytes.len());
+        self.shared
+            .yield_to_readers(&self.background, bytes.len() as u64)
+            .await;
         while !bytes.is_empty() {
             let offset = walk.hasher.offset();
             let piece = walk.layout.piece_range(walk.layout.piece_at(offset));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use darter_engine::Event;
 use darter_origin::{Credentials, OriginError};
+use darter_service::limit::Limiter;
 use darter_store::{ContentFacts, StoredTask};
 use darter_types::{ByteRange, PieceLayout, RegistryName};
 use tokio::sync::mpsc;
@@ -98,6 +99,18 @@ impl Shared {
 
     fn origin(&self) -> std::sync::MutexGuard<'_, OriginSide> {
         self.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is a content that the store holds whole.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Waits until `bytes` more may come, where nobody waits for them.
+    pub(crate) async fn yield_to_readers(&self, rate: &Limiter, bytes: u64) {
+        if self.readers.count() == 0 && !self.availability.has_children() {
+            rate.take(bytes).await;
+        }
     }
 
     /// Notes whether somebody who can give the content was reached.

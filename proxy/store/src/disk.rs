@@ -25,9 +25,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use darter_types::TaskId;
+use darter_types::{RegistryName, TaskId};
 
-use crate::account::Account;
+use crate::account::{Account, Deficit, RegistryQuotas};
 use crate::evict;
 use crate::sync::lock;
 use crate::{ContentFacts, PieceStore, StoreError, StoredTask, TaskSummary, Usage};
@@ -87,7 +87,9 @@ impl DiskStore {
         let root = Root::open(&options.dir)?;
         let (found, report) = recover::recover(&root)?;
         let account = Account::new(options.quota_bytes, options.free_floor_bytes);
-        account.adopt(report.stored_bytes);
+        for task in &found {
+            account.adopt(task.facts.registry(), task.stored_bytes);
+        }
         let uses = found.len() as u64;
         let tasks = found
             .into_iter()
@@ -138,9 +140,46 @@ impl DiskStore {
         self.shared.mappings.clone()
     }
 
+    /// Holds each registry's contents to a quota from now on. Drops nothing by itself: see
+    /// [`PieceStore::make_room_for`].
+    pub fn set_registry_quotas(&self, quotas: RegistryQuotas) {
+        self.shared.account.set_registry_quotas(quotas);
+    }
+
+    /// Bytes of each registry's contents.
+    pub fn by_registry(&self) -> BTreeMap<RegistryName, u64> {
+        self.shared.account.by_registry()
+    }
+
+    /// Size of the file system in bytes; 0 if it does not say.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.shared.root.capacity_bytes()
+    }
+
     /// Changes the limits from now on. Drops nothing by itself: see [`PieceStore::make_room`].
     pub fn set_limits(&self, quota_bytes: u64, free_floor_bytes: u64) {
         self.shared.account.set_limits(quota_bytes, free_floor_bytes);
+    }
+}
+
+impl DiskStore {
+    /// Drops what `deficit` asks for of the tasks that `counts` names.
+    fn evict(&self, deficit: Deficit, counts: impl Fn(&Record) -> bool) -> Vec<TaskId> {
+        let mut buried = Vec::new();
+        let mut dropped = Vec::new();
+        {
+            let mut tasks = lock(&self.shared.tasks);
+            let records = tasks.values().filter(|record| counts(record));
+            let candidates = records.map(|record| record.candidate());
+            for task in evict::choose(candidates, deficit) {
+                if let Ok(path) = self.shared.drop_task(&mut tasks, task) {
+                    buried.push(path);
+                    dropped.push(task);
+                }
+            }
+        }
+        buried.iter().for_each(|path| self.shared.root.sweep(path));
+        dropped
     }
 }
 
@@ -254,23 +293,21 @@ impl PieceStore for DiskStore {
     }
 
     fn make_room(&self, wanted_bytes: u64) -> Vec<TaskId> {
-        let mut buried = Vec::new();
-        let mut dropped = Vec::new();
-        {
-            let mut tasks = lock(&self.shared.tasks);
-            let deficit = self
-                .shared
-                .account
-                .deficit(wanted_bytes, self.shared.root.free_bytes());
-            let candidates = tasks.values().map(|record| record.candidate());
-            for task in evict::choose(candidates, deficit) {
-                if let Ok(path) = self.shared.drop_task(&mut tasks, task) {
-                    buried.push(path);
-                    dropped.push(task);
-                }
-            }
-        }
-        buried.iter().for_each(|path| self.shared.root.sweep(path));
+        let free_bytes = self.shared.root.free_bytes();
+        let deficit = self.shared.account.deficit(wanted_bytes, free_bytes);
+        self.evict(deficit, |_| true)
+    }
+
+    fn make_room_for(&self, facts: &ContentFacts) -> Vec<TaskId> {
+        let wanted_bytes = facts.allocated_bytes();
+        let Some(registry) = facts.registry() else {
+            return self.make_room(wanted_bytes);
+        };
+        let Some(deficit) = self.shared.account.registry_deficit(registry, wanted_bytes) else {
+            return Vec::new();
+        };
+        let mut dropped = self.evict(deficit, |record| record.facts.registry() == Some(registry));
+        dropped.extend(self.make_room(wanted_bytes));
         dropped
     }
 
@@ -282,6 +319,7 @@ impl PieceStore for DiskStore {
             quota_bytes: self.shared.account.quota_bytes(),
             free_bytes: self.shared.root.free_bytes(),
             tasks: created as u64,
+            refusals: self.shared.account.refusals(),
         }
     }
 }

@@ -80,7 +80,7 @@ impl Shared {
     fn drop_record(&self, record: &Record) {
         let mut content = lock(&record.content);
         content.gone = true;
-        self.account.release(content.charged_bytes());
+        self.account.release(None, content.charged_bytes());
     }
 }
 
@@ -121,7 +121,7 @@ impl PieceStore for MemoryStore {
         if !self
             .shared
             .account
-            .reserve(wanted_bytes, self.shared.free_bytes())
+            .reserve(None, wanted_bytes, self.shared.free_bytes())
         {
             return Err(StoreError::NoSpace { wanted_bytes });
         }
@@ -178,6 +178,7 @@ impl PieceStore for MemoryStore {
             quota_bytes: self.shared.account.quota_bytes(),
             free_bytes: self.shared.free_bytes(),
             tasks: tasks as u64,
+            refusals: self.shared.account.refusals(),
         }
     }
 }

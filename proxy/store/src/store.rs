@@ -7,7 +7,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_types::{ByteRange, ChainState, OriginLocator, PieceLayout, PieceNumber, PieceSet, TaskId};
+use darter_types::{
+    ByteRange, ChainState, OriginLocator, PieceLayout, PieceNumber, PieceSet, RegistryName, TaskId,
+};
 use thiserror::Error;
 
 /// What is known of a content when its task is created in the store.
@@ -26,6 +28,11 @@ pub struct ContentFacts {
 }
 
 impl ContentFacts {
+    /// The registry whose quota it counts against.
+    pub(crate) fn registry(&self) -> Option<&RegistryName> {
+        self.origin.as_ref().map(|origin| &origin.registry)
+    }
+
     /// Bytes that are taken at once when its task is created.
     pub(crate) fn allocated_bytes(&self) -> u64 {
         match self.whole {
@@ -85,6 +92,21 @@ pub struct Usage {
     pub free_bytes: u64,
     /// Number of tasks.
     pub tasks: u64,
+    /// What was refused since the start.
+    pub refusals: Refusals,
+}
+
+/// How often there was no room, by what had run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// The quota of the whole store.
+    pub quota: u64,
+    /// The quota of a registry.
+    pub registry_quota: u64,
+    /// The floor of free space.
+    pub free_floor: u64,
+    /// The file system itself.
+    pub file_system: u64,
 }
 
 /// Why a store could not do what it was asked.
@@ -150,6 +172,12 @@ pub trait PieceStore: Send + Sync + Debug + 'static {
     /// Evicts least recently used tasks without handles until usage is within quota and floor with
     /// `wanted_bytes` to spare; returns what was dropped, so that it can be withdrawn from the scheduler.
     fn make_room(&self, wanted_bytes: u64) -> Vec<TaskId>;
+
+    /// The same for a new task with `facts`, within the quota of its registry as well. Nothing is dropped for a task that
+    /// never fits.
+    fn make_room_for(&self, facts: &ContentFacts) -> Vec<TaskId> {
+        self.make_room(facts.allocated_bytes())
+    }
 
     /// What it occupies now.
     fn usage(&self) -> Usage;

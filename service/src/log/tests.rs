@@ -36,6 +36,7 @@ fn with(format: Format, filter: &str) -> LogConfig {
     LogConfig {
         format,
         filter: filter.into(),
+        ..LogConfig::default()
     }
 }
 
@@ -126,5 +127,57 @@ fn a_wrong_filter_says_what_would_be_right() {
         let mut problems = crate::config::Problems::new();
         config.validate(&mut problems);
         assert_eq!(problems.found().len(), 1);
+    }
+}
+
+#[test]
+fn a_flood_of_lines_is_cut_off_and_told() {
+    let config = LogConfig {
+        bytes_per_minute_max: ByteSize::kib(64),
+        ..with(Format::Json, "info")
+    };
+    let mut registry = prometheus_client::registry::Registry::default();
+    let text = written(setup(&config), false, |handle, _| {
+        handle.register(&mut registry);
+        for number in 0..10_000 {
+            tracing::warn!(number, path = "/\u{1b}[2J\n\r", "a bad request");
+        }
+    });
+    assert!(text.len() <= 64 * 1024, "{} bytes", text.len());
+    assert!(text.lines().count() > 10);
+    let mut lines = 0;
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        if line["message"] == "a bad request" {
+            assert_eq!(line["path"], "/\u{1b}[2J\n\r");
+            lines += 1;
+        } else {
+            assert!(line["lines"].as_u64().unwrap() > 0, "{line}");
+        }
+    }
+    let lines = 10_000 - lines;
+    let metrics = crate::metrics::encode(&registry);
+    assert!(
+        metrics.contains(&format!("darter_log_left_out_lines_total {lines}\n")),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn no_control_byte_of_a_stranger_reaches_the_terminal() {
+    let config = with(Format::Text, "info");
+    for terminal in [false, true] {
+        let text = written(setup(&config), terminal, |_, _| {
+            tracing::warn!(
+                path = "/a\u{1b}]0;title\u{7}\u{9b}2J\nFORGED",
+                "a \u{1b}[2J\rbad request"
+            );
+        });
+        let body = text.strip_suffix('\n').unwrap();
+        let plain = body.replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");
+        let plain = ["\u{1b}[33m", "\u{1b}[3m", "\u{1b}[1m"]
+            .iter()
+            .fold(plain, |text, colour| text.replace(colour, ""));
+        assert!(!plain.contains(|c: char| c.is_control()), "{plain:?}");
     }
 }

@@ -180,3 +180,58 @@ fn large_blobs_need_segments_that_fit_what_they_are_cut_from() {
     let expected = ["connectionsPerBlob", "segmentLength", "lengthMin", "readAheadMax"];
     assert_eq!(paths, expected.map(|key| format!("origin.largeBlobs.{key}")));
 }
+
+#[test]
+fn those_that_are_allowed_are_asked_and_no_others() {
+    let registry = |config: &RegistriesConfig, name: &str| {
+        let settings = Settings::new(config).unwrap();
+        settings.registry(&name.parse().unwrap()).map(|_| ())
+    };
+    let mut some = config(&[("a.test", RegistryConfig::default())]);
+    some.allowed = vec!["docker.io".parse().unwrap(), "*.corp.test".parse().unwrap()];
+    for only_configured in [false, true] {
+        some.allow_only_configured = only_configured;
+        for name in ["a.test", "docker.io", "x.corp.test"] {
+            assert_eq!(registry(&some, name), Ok(()), "{name}");
+        }
+        for name in ["quay.io", "corp.test", "docker.io.evil.test"] {
+            let reason = registry(&some, name).unwrap_err();
+            assert!(reason.contains("`allowed`"), "{reason}");
+        }
+    }
+    some.allowed.clear();
+    assert!(
+        registry(&some, "docker.io")
+            .unwrap_err()
+            .contains("allowOnlyConfigured")
+    );
+}
+
+#[test]
+fn rates_are_a_registrys_own_or_those_of_the_star() {
+    let rate = |kib| RegistryConfig {
+        bytes_per_second_max: Some(ByteSize::kib(kib)),
+        ..RegistryConfig::default()
+    };
+    let some = config(&[
+        ("*", rate(100)),
+        ("a.test", rate(200)),
+        ("b.test", RegistryConfig::default()),
+    ]);
+    let settings = Settings::new(&some).unwrap();
+    let of = |name: &str| {
+        settings
+            .registry(&name.parse().unwrap())
+            .unwrap()
+            .bytes_per_second_max
+    };
+    assert_eq!(
+        ["a.test", "b.test", "c.test"].map(of),
+        [200, 100, 100].map(|kib| Some(ByteSize::kib(kib)))
+    );
+    let mut slow = config(&[("a.test", rate(1))]);
+    slow.bytes_per_second_max = Some(ByteSize::kib(1));
+    let problems = slow.problems("origin");
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("origin.bytesPerSecondMax: must be at least 64"));
+}

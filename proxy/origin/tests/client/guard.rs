@@ -208,3 +208,71 @@ async fn only_configured_registries_are_asked_where_that_is_set() {
         matches!(&error, OriginError::NotAllowed { reason, .. } if reason.contains("allowOnlyConfigured"))
     );
 }
+
+#[tokio::test]
+async fn denied_ranges_are_never_connected_to_not_even_for_a_registry_with_an_entry() {
+    let network = Names::leading_to(None);
+    let config = RegistriesConfig {
+        registries: [("reg.test".to_owned(), plain())].into(),
+        denied_ranges: vec!["10.0.0.0/8".parse().unwrap(), "203.0.113.7".parse().unwrap()],
+        retries: 0,
+        ..impatient()
+    };
+    let mut metrics = prometheus_client::registry::Registry::default();
+    let counted = darter_origin::Metrics::register(&mut metrics);
+    let unlimited = darter_service::limit::Limiter::unlimited();
+    let client = Origins::with_metrics(&config, network.clone(), 1, counted, unlimited).unwrap();
+    for address in ["10.1.2.3:80", "203.0.113.7:80", "[::ffff:10.1.2.3]:80"] {
+        network.set("reg.test:80", &[address]);
+        let error = client.head(&thing("reg.test"), &ANONYMOUS).await.unwrap_err();
+        assert!(
+            matches!(&error, OriginError::NotAllowed { reason, .. } if reason.contains("deniedRanges")),
+            "{address}: {error:?}"
+        );
+    }
+    assert_eq!(network.connected(), Vec::<String>::new());
+    network.set("reg.test:80", &["192.168.0.1:80"]);
+    client.head(&thing("reg.test"), &ANONYMOUS).await.unwrap_err();
+    assert_eq!(
+        network.connected(),
+        ["192.168.0.1:80"],
+        "the others are as they were"
+    );
+    let text = darter_service::metrics::encode(&metrics);
+    let line = "origin_requests_total{registry=\"reg.test\",code=\"forbidden\"} 3\n";
+    assert!(text.contains(line), "{text}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_not_allowed_is_neither_asked_nor_looked_up() {
+    let network = Names::leading_to(None);
+    let config = RegistriesConfig {
+        allowed: vec!["*.corp.test".parse().unwrap()],
+        ..impatient()
+    };
+    let mut metrics = prometheus_client::registry::Registry::default();
+    let counted = darter_origin::Metrics::register(&mut metrics);
+    let unlimited = darter_service::limit::Limiter::unlimited();
+    let client = Origins::with_metrics(&config, network.clone(), 1, counted, unlimited).unwrap();
+    network.set("evil.test:443", &["203.0.113.7:443"]);
+    let error = client.head(&thing("evil.test"), &ANONYMOUS).await.unwrap_err();
+    assert!(
+        matches!(&error, OriginError::NotAllowed { reason, .. } if reason.contains("`allowed`")),
+        "{error:?}"
+    );
+    network.set("reg.corp.test:443", &["203.0.113.8:443"; 8]);
+    let error = client
+        .head(&thing("reg.corp.test"), &ANONYMOUS)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, OriginError::Unreachable { .. }), "{error:?}");
+    assert!(
+        network
+            .connected()
+            .iter()
+            .all(|address| address == "203.0.113.8:443")
+    );
+    let text = darter_service::metrics::encode(&metrics);
+    let line = "origin_requests_total{registry=\"other\",code=\"notAllowed\"} 1\n";
+    assert!(text.contains(line), "{text}");
+}

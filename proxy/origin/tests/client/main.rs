@@ -17,6 +17,7 @@ mod connections;
 mod faults;
 mod guard;
 mod ranges;
+mod rates;
 mod redirects;
 mod several;
 mod simulated;

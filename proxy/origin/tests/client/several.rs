@@ -100,7 +100,13 @@ impl Lab {
         let told = Rc::clone(&took);
         sim.client("node", async move {
             let metrics = Metrics::default();
-            let origins = Origins::with_metrics(&config, Arc::new(Simulated), 1, metrics.clone())?;
+            let origins = Origins::with_metrics(
+                &config,
+                Arc::new(Simulated),
+                1,
+                metrics.clone(),
+                darter_service::limit::Limiter::unlimited(),
+            )?;
             let started = Instant::now();
             work(Node {
                 origins,

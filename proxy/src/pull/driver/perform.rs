@@ -75,8 +75,8 @@ impl Driver {
             public: self.request.public,
         };
         let stored = match self.env.store.open(task, &facts) {
-            Err(StoreError::NoSpace { wanted_bytes }) => {
-                self.env.make_room(wanted_bytes);
+            Err(StoreError::NoSpace { .. }) => {
+                self.env.make_room(&facts);
                 self.env.store.open(task, &facts)?
             }
             other => other?,
@@ -209,6 +209,8 @@ impl Driver {
             proofs,
             stored,
             events: self.shared.events.clone(),
+            shared: Arc::clone(&self.shared),
+            background: self.env.background.clone(),
         };
         let peers = self.env.peers.clone();
         self.env.tasks.spawn("fetch from a parent", async move {
@@ -232,6 +234,7 @@ impl Driver {
             shared: Arc::clone(&self.shared),
             origins: self.env.origins.clone(),
             metrics: Arc::clone(&self.env.metrics),
+            background: self.env.background.clone(),
         };
         self.env.tasks.spawn("fetch from the origin", async move {
             token.run_until_cancelled(request.run()).await;

@@ -167,6 +167,11 @@ impl Root {
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Bytes of the whole file system; 0 if it does not say.
+    pub(super) fn capacity_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.handle).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Moves the files of a task out of sight, in one step, and says where to.
     pub(super) fn bury(&self, task: TaskId) -> Result<PathBuf, StoreError> {
         let from = self.task_dir(task);

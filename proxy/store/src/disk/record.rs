@@ -131,8 +131,9 @@ impl Record {
     }
 
     fn create(&self, shared: &Shared, dir: &std::path::Path) -> Result<Files, StoreError> {
-        let wanted_bytes = self.facts.allocated_bytes();
-        if !shared.account.reserve(wanted_bytes, shared.root.free_bytes()) {
+        let (registry, wanted_bytes) = (self.facts.registry(), self.facts.allocated_bytes());
+        let free_bytes = shared.root.free_bytes();
+        if !shared.account.reserve(registry, wanted_bytes, free_bytes) {
             return Err(StoreError::NoSpace { wanted_bytes });
         }
         match write::create_files(dir, self.task, &self.facts) {
@@ -141,7 +142,10 @@ impl Record {
                 Ok(files)
             }
             Err(error) => {
-                shared.account.release(wanted_bytes);
+                shared.account.release(registry, wanted_bytes);
+                if matches!(error, StoreError::NoSpace { .. }) {
+                    shared.account.file_system_was_full();
+                }
                 // What cannot be deleted now is an orphan at the next start.
                 let _ = std::fs::remove_dir_all(dir);
                 Err(error)
@@ -157,7 +161,7 @@ impl Record {
         let buried = shared.root.bury(self.task)?;
         let mut state = lock(&self.state);
         state.gone = true;
-        shared.account.release(state.charged_bytes);
+        shared.account.release(self.facts.registry(), state.charged_bytes);
         state.charged_bytes = 0;
         Ok(buried)
     }
@@ -254,7 +258,8 @@ impl State {
         if wanted_bytes == 0 {
             return Ok(());
         }
-        if !shared.account.reserve(wanted_bytes, shared.root.free_bytes()) {
+        let (registry, free_bytes) = (record.facts.registry(), shared.root.free_bytes());
+        if !shared.account.reserve(registry, wanted_bytes, free_bytes) {
             return Err(StoreError::NoSpace { wanted_bytes });
         }
         for piece in pieces {

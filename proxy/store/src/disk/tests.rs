@@ -18,7 +18,14 @@ fn open(dir: &Path, quota_bytes: u64) -> (DiskStore, Recovery) {
         quota_bytes,
         free_floor_bytes: 0,
     };
-    DiskStore::open(options).unwrap()
+    for _ in 0..10_000 {
+        match DiskStore::open(options.clone()) {
+            // A process that another test has just begun holds all files of this one until it runs its own program.
+            Err(OpenError::Locked { .. }) => std::thread::park_timeout(std::time::Duration::from_millis(1)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays locked", options.dir.display());
 }
 
 struct OnDisk {
@@ -236,6 +243,55 @@ fn the_floor_of_free_space_binds() {
     assert_eq!(store.make_room(0), [task(1)], "all that can go goes");
     store.set_limits(u64::MAX, 0);
     put(&lazy, 0);
+}
+
+fn of_registry(name: &str, length: u64) -> ContentFacts {
+    let origin = darter_types::OriginLocator {
+        registry: name.parse().unwrap(),
+        repository: "a".parse().unwrap(),
+        kind: darter_types::ContentKind::Blob,
+        digest: task(0).digest().unwrap(),
+    };
+    ContentFacts {
+        origin: Some(origin),
+        ..facts(length, true)
+    }
+}
+
+#[test]
+fn a_registry_makes_room_among_its_own_contents_alone() {
+    let dir = TempDir::new().unwrap();
+    let quotas = RegistryQuotas {
+        named: [("a.test".parse().unwrap(), 2 * PIECE)].into(),
+        others: None,
+    };
+    let (ours, theirs) = (of_registry("a.test", PIECE), of_registry("b.test", PIECE));
+    {
+        let (store, _) = open(dir.path(), u64::MAX);
+        store.open(task(9), &theirs).unwrap();
+        store.open(task(1), &ours).unwrap();
+    }
+    // What was there before the start counts as well.
+    let (store, _) = open(dir.path(), u64::MAX);
+    store.set_registry_quotas(quotas);
+    let open = store.open(task(2), &ours).unwrap();
+    assert!(matches!(
+        store.open(task(3), &ours),
+        Err(StoreError::NoSpace { wanted_bytes: PIECE })
+    ));
+    store.open(task(8), &theirs).unwrap();
+    assert_eq!(store.make_room_for(&ours), [task(1)], "the oldest of its own");
+    let third = store.open(task(3), &ours).unwrap();
+    assert_eq!(store.make_room_for(&ours), [], "both are open");
+    drop((open, third));
+    let large = of_registry("a.test", 3 * PIECE);
+    assert_eq!(store.make_room_for(&large), [], "it never fits");
+    assert_eq!(store.usage().refusals.registry_quota, 1);
+    let held = [
+        ("a.test".parse().unwrap(), 2 * PIECE),
+        ("b.test".parse().unwrap(), 2 * PIECE),
+    ];
+    assert_eq!(store.by_registry(), held.into());
 }
 
 /// A handle on `number` whose data file is another one.

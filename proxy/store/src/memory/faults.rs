@@ -96,8 +96,8 @@ impl Faults {
             before.crashed = true;
             before.gone = true;
             let after = before.after_crash(&record.facts, lose_unsynced);
-            self.shared.account.release(before.charged_bytes());
-            self.shared.account.adopt(after.charged_bytes());
+            self.shared.account.release(None, before.charged_bytes());
+            self.shared.account.adopt(None, after.charged_bytes());
             drop(before);
             *record = Arc::new(Record {
                 task: record.task,

@@ -61,7 +61,7 @@ impl Handle {
             return Err(StoreError::NoSpace { wanted_bytes });
         }
         let uncharged = content.uncharged(range);
-        if !self.shared.account.reserve(uncharged, plan.free_bytes) {
+        if !self.shared.account.reserve(None, uncharged, plan.free_bytes) {
             return Err(StoreError::NoSpace {
                 wanted_bytes: uncharged,
             });

@@ -1,0 +1,206 @@
+//! Clients that mean no good: each limit of the mirror binds, is counted, and leaves the others alone.
+
+use std::time::Duration;
+
+use darter_service::config::{ByteSize, Period};
+use darter_testkit::client::{self, End, RawConnection};
+use darter_testkit::content::Content;
+
+use super::lab::Lab;
+use crate::mirror::MirrorConfig;
+
+fn path(digest: &str) -> String {
+    format!("/v2/a/blobs/{digest}")
+}
+
+fn cut(lab: &Lab, limit: &str) -> u64 {
+    let text = darter_service::metrics::encode(&lab.metrics);
+    let start = format!("connections_cut_total{{limit=\"{limit}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+    line.parse().unwrap()
+}
+
+/// Waits for something that happens by itself soon.
+async fn until(what: impl Fn() -> bool) {
+    while !what() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn headers_choose_no_registry_for_callers_from_elsewhere() {
+    for (listen, expected) in [("127.0.0.1:4001", 200), ("0.0.0.0:4001", 404)] {
+        let lab = Lab::with(MirrorConfig {
+            listen: listen.parse().unwrap(),
+            default_registry: None,
+            ..MirrorConfig::default()
+        })
+        .await;
+        let digest = lab.origin.add_blob("a", Content::generated(1, 1000));
+        let host = lab.running.host();
+        for header in ["X-Darter-Registry", "x-dragonfly-registry"] {
+            let answer = client::get(lab.mirror, &path(&digest), &[(header, &host)]).await;
+            assert_eq!(answer.unwrap().status, expected, "{header} at {listen}");
+        }
+        let asked = lab.origin.requests_total();
+        assert_eq!(asked > 0, expected == 200, "{asked} requests");
+        // What the path and the query say stands, whatever a header says.
+        let elsewhere = [
+            ("X-Darter-Registry", "169.254.169.254"),
+            ("X-Forwarded-Host", "evil.test"),
+        ];
+        assert_eq!(lab.get(&path(&digest), &elsewhere).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn many_ranges_cost_no_more_than_the_content() {
+    let lab = Lab::new().await;
+    let length = 1_000_003;
+    let digest = lab.origin.add_blob("a", Content::generated(5, length));
+    let list = |ranges: Vec<(u64, u64)>| {
+        let parts: Vec<String> = ranges
+            .iter()
+            .map(|(first, last)| format!("{first}-{last}"))
+            .collect();
+        format!("bytes={}", parts.join(","))
+    };
+    for (what, ranges) in [
+        ("1000 overlapping", (0..1000).map(|n| (n, 999_999)).collect()),
+        ("200 tiny", (0..200).map(|n| (n * 10, n * 10)).collect()),
+        (
+            "200 in reverse",
+            (0..200).rev().map(|n| (n * 10, n * 10)).collect(),
+        ),
+        ("3 overlapping", vec![(0, 999_999), (0, 999_999), (5, 9)]),
+        (
+            "16 in reverse",
+            (0..16).rev().map(|n| (n * 10, n * 10)).collect::<Vec<_>>(),
+        ),
+    ] {
+        let answer = lab.get(&path(&digest), &[("range", &list(ranges))]).await;
+        assert_eq!(answer.end, End::Complete, "{what}");
+        assert!(
+            matches!(answer.status, 206 | 400 | 416),
+            "{what}: {}",
+            answer.status
+        );
+        assert!(
+            answer.body.len() as u64 <= length,
+            "{what}: {} bytes",
+            answer.body.len()
+        );
+        assert_eq!(answer.status == 206, what.starts_with("16"), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn heads_are_bounded_in_bytes_and_in_number() {
+    let lab = Lab::with(MirrorConfig {
+        header_bytes_max: ByteSize::kib(8),
+        headers_max: 20,
+        ..MirrorConfig::default()
+    })
+    .await;
+    let long = "x".repeat(1024 * 1024);
+    let many: String = (0..21).map(|number| format!("a{number}: b\r\n")).collect();
+    for (head, statuses) in [
+        (
+            format!("GET /v2/ HTTP/1.1\r\nhost: a\r\na: {long}\r\n\r\n"),
+            [431, 431],
+        ),
+        (format!("GET /v2/{long} HTTP/1.1\r\nhost: a\r\n\r\n"), [414, 431]),
+        (format!("GET /v2/ HTTP/1.1\r\nhost: a\r\n{many}\r\n"), [431, 431]),
+    ] {
+        let before = cut(&lab, "headerBytesMax");
+        let mut connection = RawConnection::connect(lab.mirror).await.unwrap();
+        // The server may have closed before it was sent whole.
+        let _ = connection.send(head.as_bytes()).await;
+        let answer = connection.read_response(false).await.unwrap();
+        assert!(statuses.contains(&answer.status), "{}", answer.status);
+        until(|| cut(&lab, "headerBytesMax") == before + 1).await;
+    }
+    assert_eq!(lab.get("/v2/", &[]).await.status, 200);
+    assert_eq!(lab.origin.requests_total(), 0);
+}
+
+#[tokio::test]
+async fn announced_bodies_are_neither_waited_for_nor_held() {
+    let lab = Lab::new().await;
+    for announced in [u64::MAX / 2 + 1, u64::MAX - 1, 1 << 40] {
+        let mut connection = RawConnection::connect(lab.mirror).await.unwrap();
+        let head = format!("GET /v2/ HTTP/1.1\r\nhost: a\r\ncontent-length: {announced}\r\n\r\nsome");
+        connection.send(head.as_bytes()).await.unwrap();
+        let answer = connection.read_response(false).await.unwrap();
+        // The HTTP library reads the largest numbers as no length at all.
+        assert!(
+            matches!(answer.status, 200 | 431),
+            "{announced}: {}",
+            answer.status
+        );
+        assert_eq!(answer.header("connection"), Some("close"), "{announced}");
+        assert_eq!(connection.read_to_end().await.unwrap().1, End::Fin);
+    }
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_closed_and_others_are_served_meanwhile() {
+    let lab = Lab::with(MirrorConfig {
+        connections_max: 40,
+        header_timeout: Period::millis(500),
+        ..MirrorConfig::default()
+    })
+    .await;
+    let digest = lab.origin.add_blob("a", Content::generated(1, 100_000));
+    let mut silent = Vec::new();
+    for number in 0..40 {
+        let mut connection = RawConnection::connect(lab.mirror).await.unwrap();
+        // Some say nothing at all, some never finish.
+        if number % 2 == 0 {
+            connection.send(b"GET /v2/ HTTP/1.1\r\nho").await.unwrap();
+        }
+        silent.push(connection);
+    }
+    // Whoever comes now is told to go elsewhere, at once; when the silent ones are gone, it is served.
+    loop {
+        let answer = lab.get(&path(&digest), &[]).await;
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    }
+    until(|| cut(&lab, "headerTimeout") >= 40).await;
+    assert!(cut(&lab, "connectionsMax") > 0);
+    for mut connection in silent {
+        assert_eq!(connection.read_to_end().await.unwrap().1, End::Fin);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_closed_and_a_slow_one_is_not() {
+    let lab = Lab::with(MirrorConfig {
+        stall_timeout: Period::secs(1),
+        ..MirrorConfig::default()
+    })
+    .await;
+    // More than the buffers of both ends hold.
+    let length = 64 * 1024 * 1024;
+    let digest = lab.origin.add_blob("a", Content::generated(1, length));
+    let target = lab.target(&path(&digest));
+    let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let mut stalled = RawConnection::connect(lab.mirror).await.unwrap();
+    stalled.send(request.as_bytes()).await.unwrap();
+    let mut slow = RawConnection::connect(lab.mirror).await.unwrap();
+    slow.send(request.as_bytes()).await.unwrap();
+    // It takes far longer than the other is given, a little at a time.
+    let mut taken = 0;
+    while cut(&lab, "stallTimeout") == 0 || taken < 4 * 1024 * 1024 {
+        taken += slow.read_raw(64 * 1024).await.unwrap().0.len();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let (rest, _) = slow.read_to_end().await.unwrap();
+    assert!((taken + rest.len()) as u64 > length, "{taken} and {}", rest.len());
+    assert_eq!(cut(&lab, "stallTimeout"), 1);
+    let (part, _) = stalled.read_raw(usize::MAX).await.unwrap_or_default();
+    assert!((part.len() as u64) < length);
+}
