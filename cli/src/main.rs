@@ -54,7 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    system::harden();
+    system::harden(|name| std::env::var_os(name));
     if let Err(error) = guarded::follow() {
         return exit::code(Err(error));
     }

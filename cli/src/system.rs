@@ -1,5 +1,6 @@
 //! What the binary asks of the operating system: its name, its threads, its terminal, its secrets kept.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
@@ -9,10 +10,15 @@ use darter_service::shutdown::Stop;
 use darter_types::HostId;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// Tokens of callers pass through this memory: no core dump, no debugger of the same user. It is a second fence, so a
-/// kernel that does not know it is no reason to stop.
-pub(crate) fn harden() {
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+/// Set to 1, it leaves core dumps and debuggers alone.
+const CORE_DUMPS: &str = "DARTER_CORE_DUMPS";
+
+/// Tokens of callers pass through this memory: no core dump, no debugger of the same user, unless somebody asks for them.
+/// It is a second fence, so a kernel that does not know it is no reason to stop.
+pub(crate) fn harden(env: impl Fn(&str) -> Option<OsString>) {
+    if env(CORE_DUMPS).is_none_or(|value| value != "1") {
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
 }
 
 /// Prints to standard output. A reader that has seen enough (`| head`) is no error.
@@ -104,6 +110,15 @@ mod tests {
         let xdg = ("XDG_DATA_HOME", "/data");
         assert_eq!(dir(false, &[home, xdg]).as_deref(), Some("/data/darter"));
         assert_eq!(dir(false, &[("XDG_DATA_HOME", "relative")]), None);
+    }
+
+    #[test]
+    fn memory_is_not_dumped_unless_somebody_asks() {
+        let dumpable = || rustix::process::dumpable_behavior().unwrap() == DumpableBehavior::Dumpable;
+        harden(|_| Some("1".into()));
+        assert!(dumpable());
+        harden(|_| None);
+        assert!(!dumpable());
     }
 
     #[test]
