@@ -78,6 +78,8 @@ Examples:
   darter setup docker --dry-run                      shows the changes, writes nothing
   darter setup docker                                Docker Hub
   darter setup docker --registry docker.io --registry ghcr.io
+  darter setup docker --proxy http://127.0.0.1:4003  through the forward proxy instead, unread
+  darter setup docker --proxy http://127.0.0.1:4003 --ca /etc/darter/interception-ca.pem --registry ghcr.io
   darter setup docker --undo                         gives the former files back";
 
 #[derive(Debug, Args)]
@@ -91,6 +93,12 @@ struct Docker {
     /// The daemon.json to use, instead of /etc/docker/daemon.json
     #[arg(long, value_name = "PATH", conflicts_with = "undo")]
     config: Option<PathBuf>,
+    /// Use the forward proxy at this address, instead of mirrors
+    #[arg(long, value_name = "URL", conflicts_with = "undo")]
+    proxy: Option<Mirror>,
+    /// The certificate of the forward proxy's authority, for Docker to trust at each --registry
+    #[arg(long, value_name = "PATH", requires = "proxy", requires = "registries")]
+    ca: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -150,9 +158,16 @@ impl Setup {
 impl Docker {
     fn run(&self) -> Result<()> {
         let common = &self.common;
-        let plan = match common.undo {
-            true => docker::undo(&common.root, &common.state_dir),
-            false => docker::plan(&docker::Options {
+        let plan = match (common.undo, &self.proxy) {
+            (true, _) => docker::undo(&common.root, &common.state_dir),
+            (false, Some(proxy)) => docker::proxy::plan(&docker::proxy::Options {
+                root: common.root.clone(),
+                config: self.config.clone(),
+                proxy: proxy.clone(),
+                ca_file: self.ca.clone(),
+                registries: self.named.registries.clone(),
+            }),
+            (false, None) => docker::plan(&docker::Options {
                 config: self.config.clone(),
                 mirror: common.mirror.clone(),
                 registries: self.named.registries.clone(),

@@ -19,6 +19,7 @@ use crate::{Error, Mirror, Note, Plan, Registry, Runtime, backup, rooted};
 use daemon::Daemon;
 
 mod daemon;
+pub mod proxy;
 
 /// Where Docker's packages put it.
 const CONFIG: &str = "/etc/docker/daemon.json";
@@ -202,8 +203,8 @@ fn store(root: &Path, daemon: &Daemon<'_>) -> Result<Store, Error> {
     Ok(if used { Store::Classic } else { Store::Unknown })
 }
 
-/// A flag in the way of the file's setting stops the daemon from starting.
-fn check_flags(root: &Path, config: &Path) -> Result<(), Error> {
+/// The files in which a unit's flags and variables can stand, whether or not they are there.
+fn unit_files(root: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut files: Vec<PathBuf> = ENVIRONMENT_FILES.iter().map(PathBuf::from).collect();
     for directory in UNIT_DIRECTORIES.iter().map(Path::new) {
         files.push(directory.join("docker.service"));
@@ -215,7 +216,12 @@ fn check_flags(root: &Path, config: &Path) -> Result<(), Error> {
                 .map(|name| drop_ins.join(name)),
         );
     }
-    for path in files {
+    Ok(files)
+}
+
+/// A flag in the way of the file's setting stops the daemon from starting.
+fn check_flags(root: &Path, config: &Path) -> Result<(), Error> {
+    for path in unit_files(root)? {
         let Some(bytes) = rooted::read(root, &path)? else {
             continue;
         };

@@ -152,6 +152,23 @@ pub enum Error {
         /// The configuration file that setup would change.
         config: PathBuf,
     },
+    /// Docker reaches registries through a proxy already, which the forward proxy would take the place of.
+    #[error(
+        "{} gives Docker another proxy; the forward proxy connects to registries itself, so remove that setting if this \
+         machine can reach them without it, and run setup again", path.display()
+    )]
+    OtherProxy {
+        /// The unit, environment file or `daemon.json` that names it.
+        path: PathBuf,
+    },
+    /// The authority that Docker should trust cannot be used.
+    #[error("{}: {reason}; name the certificate that `darter certs interception-ca` made", path.display())]
+    InvalidAuthority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Docker stops applying `insecure-registries` to a registry that gets a `hosts.toml`.
     #[error(
         "{registry} is in `insecure-registries` of {}, which Docker no longer applies once the registry has a \

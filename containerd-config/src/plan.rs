@@ -104,6 +104,11 @@ pub enum Note {
         /// The file that says so.
         path: PathBuf,
     },
+    /// A unit of systemd is other than before: systemd has to read it, and Docker has to be started with it.
+    UnitChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// The client does not say to a mirror which registry it means.
     NamesNoRegistry {
         /// The registry that the proxy's `mirror.defaultRegistry` has to be.
@@ -181,6 +186,11 @@ impl fmt::Display for Note {
                 f,
                 "{} lets {registry} be reached without TLS; the proxy needs \
                  origin.registries.\"{registry}\".plainHttp (or caFile) to reach it too",
+                path.display()
+            ),
+            Self::UnitChanged { path } => write!(
+                f,
+                "{} takes effect after systemctl daemon-reload && systemctl restart docker",
                 path.display()
             ),
             Self::NamesNoRegistry { registry } => write!(

@@ -43,6 +43,11 @@ impl<'t> Daemon<'t> {
         })
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// The value of a key that holds a text.
     pub(super) fn text(&self, key: &str) -> Result<Option<String>, Error> {
         self.get(key, "a text")
