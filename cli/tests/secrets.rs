@@ -179,7 +179,10 @@ async fn no_secret_comes_out() {
         "no token and no signature"
     );
     let log = String::from_utf8_lossy(&fs::read(dir.path().join("log")).unwrap()).into_owned();
-    assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "the log is not at its most talkative");
+    assert!(
+        log.contains("\"TRACE\"") || log.contains("\"DEBUG\""),
+        "the log is not at its most talkative"
+    );
     let secrets = ["canary", BASIC]
         .into_iter()
         .chain(made.iter().map(String::as_str));

@@ -117,7 +117,6 @@ pub enum Note {
 }
 
 impl fmt::Display for Note {
-    #[expect(clippy::too_many_lines, reason = "a flat match: a sentence for each note")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RestartNeeded { path, runtime } => {
@@ -139,20 +138,7 @@ impl fmt::Display for Note {
                 "{} disables the CRI plugin: Kubernetes does not pull through this containerd",
                 path.display()
             ),
-            Self::ChangedSince {
-                path,
-                copy: Some(copy),
-            } => write!(
-                f,
-                "{} was changed after setup wrote it and is left as it is; what was there before is in {}",
-                path.display(),
-                copy.display()
-            ),
-            Self::ChangedSince { path, copy: None } => write!(
-                f,
-                "{} was changed after setup created it and is left as it is; remove it if it is not needed",
-                path.display()
-            ),
+            Self::ChangedSince { path, copy } => changed_since(f, path, copy.as_deref()),
             Self::NoConfigPath { path } => write!(
                 f,
                 "{} sets no config_path, so containerd does not read hosts.toml: run `darter setup containerd \
@@ -199,6 +185,21 @@ impl fmt::Display for Note {
                  to {registry}"
             ),
         }
+    }
+}
+
+fn changed_since(f: &mut fmt::Formatter<'_>, path: &Path, copy: Option<&Path>) -> fmt::Result {
+    let path = path.display();
+    match copy {
+        Some(copy) => write!(
+            f,
+            "{path} was changed after setup wrote it and is left as it is; what was there before is in {}",
+            copy.display()
+        ),
+        None => write!(
+            f,
+            "{path} was changed after setup created it and is left as it is; remove it if it is not needed"
+        ),
     }
 }
 

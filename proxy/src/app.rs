@@ -120,9 +120,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let (metrics, role) = register(registry, config.role);
     let (tls_server, tls_peers, tls) = follow(secure, registry, &config, &tasks, &stop);
     let rate = Limiter::of(config.pull.bytes_per_second_max, &metrics.pull.delayed("all"));
-    let sockets = Arc::clone(&network);
-    let origins =
-        Origins::with_metrics(&config.origin, sockets, rng.random(), metrics.origin, rate.clone())?;
+    let (sockets, all) = (Arc::clone(&network), rate.clone());
+    let origins = Origins::with_metrics(&config.origin, sockets, rng.random(), metrics.origin, all)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
     let peers = Peers::new(&config.peer, &host, &network, tls_peers, &tasks, rate);
     let env = Env::new(EnvParts {

@@ -57,7 +57,7 @@ impl Forward {
         let how = Accepting {
             name: "forward proxy connection",
             connections_max: self.inner.config.connections_max,
-            refused: &|| self.inner.metrics.refused.inc(),
+            refused: &|| _ = self.inner.metrics.refused.inc(),
             tasks: &self.inner.tasks,
             stop,
         };
