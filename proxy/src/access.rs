@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use darter_origin::{Credentials, OriginError};
-use darter_types::{ContentKind, OriginLocator};
+use darter_types::{ContentKind, OriginLocator, RegistryName};
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
@@ -156,6 +156,7 @@ impl Access {
         if let Some(permit) = self.granted(content, authorization, proof) {
             return Ok(permit);
         }
+        let who = self.who(&content.registry, authorization);
         let subject = Subject::Content(content.clone());
         let problem = match self.ask_as_anybody(&subject, proof).await {
             Ok(permit) => return Ok(permit),
@@ -166,7 +167,7 @@ impl Access {
         {
             return Ok(permit);
         }
-        self.ask_as_caller(&subject, authorization, proof, problem).await
+        self.ask_as_caller(&subject, who, proof, problem).await
     }
 
     /// What a tag points to now, and the right to read that.
@@ -178,13 +179,11 @@ impl Access {
         tag: TagQuery,
         authorization: Option<&HeaderValue>,
     ) -> Result<Permit, Arc<OriginError>> {
+        let who = self.who(&tag.registry, authorization);
         let subject = Subject::Tag(tag);
         match self.ask_as_anybody(&subject, Proof::Itself).await {
             Ok(permit) => Ok(permit),
-            Err(problem) => {
-                self.ask_as_caller(&subject, authorization, Proof::Itself, problem)
-                    .await
-            }
+            Err(problem) => self.ask_as_caller(&subject, who, Proof::Itself, problem).await,
         }
     }
 
@@ -200,10 +199,10 @@ impl Access {
         if let Some(grant) = self.grants().fresh(None, content, itself, now) {
             return Some(Permit::new(None, grant, None));
         }
-        let authorization = authorization?;
-        let caller = self.caller(authorization);
-        let grant = self.grants().fresh(Some(caller), content, itself, now)?;
-        Some(Permit::new(Some((caller, authorization)), grant, None))
+        let who = self.who(&content.registry, authorization)?;
+        let key = self.key(who);
+        let grant = self.grants().fresh(Some(key), content, itself, now)?;
+        Some(Permit::new(Some((key, who)), grant, None))
     }
 
     /// The right to read this content by what was said before, for the time in which its registry cannot be asked.
@@ -238,8 +237,28 @@ impl Access {
             .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
-    fn caller(&self, authorization: &HeaderValue) -> CallerKey {
-        CallerKey::of(&self.inner.hash_key, authorization)
+    /// With which credentials a registry is asked for the sender of `authorization`.
+    pub(crate) fn credentials(
+        &self,
+        registry: &RegistryName,
+        authorization: Option<&HeaderValue>,
+    ) -> Credentials {
+        self.who(registry, authorization)
+            .map_or(Credentials::Anonymous, Who::credentials)
+    }
+
+    /// Who asks, beyond anybody.
+    fn who<'a>(&self, registry: &RegistryName, authorization: Option<&'a HeaderValue>) -> Option<Who<'a>> {
+        let node = || self.inner.upstream.lends(registry).then_some(Who::Node);
+        // Whoever shows something of his own is asked for by that alone.
+        authorization.map(Who::Caller).or_else(node)
+    }
+
+    fn key(&self, who: Who<'_>) -> CallerKey {
+        match who {
+            Who::Caller(authorization) => CallerKey::of(&self.inner.hash_key, authorization),
+            Who::Node => CallerKey::node(&self.inner.hash_key),
+        }
     }
 
     async fn ask_as_anybody(&self, subject: &Subject, proof: Proof) -> Result<Permit, Arc<OriginError>> {
@@ -255,11 +274,11 @@ impl Access {
     async fn ask_as_caller(
         &self,
         subject: &Subject,
-        authorization: Option<&HeaderValue>,
+        who: Option<Who<'_>>,
         proof: Proof,
         problem: Arc<OriginError>,
     ) -> Result<Permit, Arc<OriginError>> {
-        let Some(authorization) = authorization else {
+        let Some(who) = who else {
             return Err(problem);
         };
         let hopeless = match verdict(&problem) {
@@ -273,8 +292,7 @@ impl Access {
         if hopeless {
             return Err(problem);
         }
-        self.ask(subject, Some((self.caller(authorization), authorization)), proof)
-            .await
+        self.ask(subject, Some((self.key(who), who)), proof).await
     }
 
     async fn ask(
@@ -368,12 +386,28 @@ impl Access {
     }
 }
 
-type Caller<'a> = Option<(CallerKey, &'a HeaderValue)>;
+type Caller<'a> = Option<(CallerKey, Who<'a>)>;
+
+/// Who a registry is asked for.
+#[derive(Clone, Copy)]
+enum Who<'a> {
+    /// A caller with a credential of his own.
+    Caller(&'a HeaderValue),
+    /// This node, for a caller without one.
+    Node,
+}
+
+impl Who<'_> {
+    fn credentials(self) -> Credentials {
+        match self {
+            Self::Caller(authorization) => Credentials::Caller(authorization.clone()),
+            Self::Node => Credentials::Node,
+        }
+    }
+}
 
 fn credentials(caller: Caller<'_>) -> Credentials {
-    caller.map_or(Credentials::Anonymous, |(_, authorization)| {
-        Credentials::Caller(authorization.clone())
-    })
+    caller.map_or(Credentials::Anonymous, |(_, who)| who.credentials())
 }
 
 impl Permit {

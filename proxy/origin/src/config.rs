@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
+use crate::login::CredentialsConfig;
 use crate::names::{AddressRange, NamePattern};
 
 mod large;
@@ -97,6 +98,9 @@ pub struct RegistryConfig {
     /// Most bytes a second that it sends; at least 64 KiB. No limit by default. Under `*`: for each of the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_second_max: Option<ByteSize>,
+    /// This node's own credentials, for clients that bring none. None by default. Not for `*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsConfig>,
 }
 
 /// With less, a body would count as silent.
@@ -169,6 +173,11 @@ impl RegistryConfig {
                     "{at}: endpoint and plainHttp are for one registry; write its name instead of *"
                 ));
             }
+            if self.credentials.is_some() {
+                problems.push(format!(
+                    "{at}.credentials: they are for one registry; write its name instead of *"
+                ));
+            }
         } else {
             match name.parse::<RegistryName>() {
                 Ok(name) => problems.extend(
@@ -180,6 +189,9 @@ impl RegistryConfig {
             }
         }
         check_rate(at, self.bytes_per_second_max, problems);
+        if let Some(credentials) = &self.credentials {
+            credentials.problems(&format!("{at}.credentials"), problems);
+        }
         if let Some(max) = self.connections_max
             && !(1..=CONNECTIONS_MAX_LIMIT).contains(&max)
         {
@@ -228,6 +240,7 @@ pub(crate) struct RegistrySettings {
     pub(crate) ca_key: Option<String>,
     pub(crate) connections_max: usize,
     pub(crate) bytes_per_second_max: Option<ByteSize>,
+    pub(crate) credentials: Option<CredentialsConfig>,
 }
 
 /// The configuration, checked.
@@ -304,6 +317,7 @@ impl Settings {
             .into_iter()
             .find_map(|(key, entry)| entry?.ca_file.as_ref().map(|_| key.to_owned()));
         let rate = |registry: &RegistryConfig| registry.bytes_per_second_max;
+        let credentials = own.credentials.clone();
         let common_max = common.and_then(|common| common.connections_max);
         Ok(RegistrySettings {
             endpoint: own.url(name)?,
@@ -314,6 +328,7 @@ impl Settings {
                 .connections_max
                 .or(common_max)
                 .unwrap_or(CONNECTIONS_MAX_DEFAULT),
+            credentials,
         })
     }
 }

@@ -9,6 +9,9 @@ use http::HeaderValue;
 pub enum Credentials {
     /// Nobody's: the registry's anonymous token is fetched where it wants one.
     Anonymous,
+    /// This node's, as the configuration of the registry has them: whoever asks speaks for the node. Where there are none,
+    /// as nobody.
+    Node,
     /// A client's own `Authorization` header, sent to that registry and nowhere else.
     Caller(HeaderValue),
 }
@@ -17,6 +20,7 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Anonymous => "Anonymous",
+            Self::Node => "Node",
             Self::Caller(_) => "Caller(<redacted>)",
         })
     }

@@ -1,10 +1,12 @@
 //! One thing asked of a registry, until there is an answer: retries, the anonymous token, redirects, connections.
 //!
-//! From outside in: [`Exchange::run`] repeats, `attempt` gets a token where one is wanted, `follow` goes where it is
+//! From outside in: [`Exchange::run`] repeats, `attempt` (in `authorize`) gets a token where one is wanted, `follow` goes where it is
 //! sent, `once` makes one request on one connection, `judge` sorts answers into good ones and errors.
 //!
 //! What must hold: credentials go to the registry's own address and nowhere else, and not there either once somebody
 //! else has sent us back; no secure address leads to an insecure one; nothing is repeated after a byte of a body.
+
+mod authorize;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,6 @@ use tokio::time::{Instant, sleep, timeout};
 use url::{Position, Url};
 
 use crate::body::AnswerBody;
-use crate::challenge;
 use crate::credentials::Credentials;
 use crate::dial::{DialError, Target};
 use crate::error::{OriginError, is_passing};
@@ -23,14 +24,11 @@ use crate::headers;
 use crate::link::{Link, NoBody};
 use crate::origins::Inner;
 use crate::registry::{Permits, Registry};
-use crate::token::{self, Grant};
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
 /// Bytes that are kept of an error's body.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a realm's answer.
-const TOKEN_BYTES_MAX: usize = 256 * 1024;
 /// Pause that is waited for within a request; a longer one is the caller's matter.
 const PAUSE_WAITED_MAX: Duration = Duration::from_secs(5);
 /// The pause after a 429 that names none.
@@ -175,103 +173,20 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    async fn attempt(&self, ask: &Ask, credentials: &Credentials) -> Result<Answer, Failure> {
-        let (repository, mut authorization) = match credentials {
-            Credentials::Caller(value) => (None, Some(value.clone())),
-            Credentials::Anonymous => (ask.repository.as_ref(), None),
-        };
-        let slot = repository.map(|repository| self.registry.tokens.slot(repository));
-        if let Some(slot) = &slot {
-            authorization = slot.token();
-        }
-        let refused = match self.follow(ask, authorization.as_ref()).await {
-            Err(failure) if failure.challenge().is_some() => failure,
-            other => return other,
-        };
-        let (Some(slot), Some(headers)) = (slot, refused.challenge()) else {
-            return Err(refused);
-        };
-        let Some(challenge) = challenge::bearer(headers.get_all(header::WWW_AUTHENTICATE)) else {
-            return Err(refused);
-        };
-        let turn = slot.turn.lock().await;
-        let token = match slot.settled(authorization.as_ref()) {
-            Some(known) => known,
-            None => {
-                let answer = self.fetch_token(&challenge).await;
-                slot.settle(&answer);
-                answer.map(|grant| grant.map(|grant| grant.token))
-            }
-        };
-        drop(turn);
-        let Some(token) = token.map_err(|error| Failure {
-            retry: error.may_retry(),
-            error,
-            home: false,
-        })?
-        else {
-            return Err(refused);
-        };
-        let answer = self.follow(ask, Some(&token)).await;
-        if answer
-            .as_ref()
-            .is_err_and(|failure| failure.challenge().is_some())
-        {
-            slot.refuse();
-        }
-        answer
-    }
-
-    /// Asks a realm on nobody's behalf. `None`: nobody gets nothing.
-    async fn fetch_token(&self, challenge: &challenge::Bearer) -> Result<Option<Grant>, OriginError> {
-        let realm = token::address(challenge).ok_or_else(|| {
-            self.unusable(format!(
-                "its token realm {:?} is no address",
-                shortened(&challenge.realm)
-            ))
-        })?;
-        if realm.scheme() != "https" && self.registry.target.is_secure() {
-            return Err(self.unusable("its token realm is not https"));
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let ask = Ask {
-            method: Method::GET,
-            url: realm,
-            headers,
-            repository: None,
-            blob: false,
-        };
-        let mut answer = match self.follow(&ask, None).await {
-            Ok(answer) => answer,
-            Err(Failure { error, .. })
-                if error
-                    .status()
-                    .is_some_and(|status| status.is_client_error() && !is_passing(status)) =>
-            {
-                return Ok(None);
-            }
-            Err(Failure { error, .. }) => return Err(error),
-        };
-        let body = timeout(
-            self.inner.settings.header_timeout,
-            answer.body.collect(TOKEN_BYTES_MAX),
-        )
-        .await;
-        let (body, _) = body.map_err(|_| self.silent())??;
-        let grant = token::grant(&body).ok_or_else(|| self.unusable("its token realm gave no token"))?;
-        Ok(Some(grant))
-    }
-
-    /// Goes where the answers send.
-    async fn follow(&self, ask: &Ask, authorization: Option<&HeaderValue>) -> Result<Answer, Failure> {
+    /// Goes where the answers send. `authorization` is for `home` alone.
+    async fn follow(
+        &self,
+        ask: &Ask,
+        authorization: Option<&HeaderValue>,
+        home: &Target,
+    ) -> Result<Answer, Failure> {
         let mut url = ask.url.clone();
         let mut passed = Vec::new();
-        let mut home = true;
+        let (at, mut home) = (home, true);
         loop {
             let target = Target::of(&url)
                 .ok_or_else(|| Failure::last(self.unusable("it leads to no http address")))?;
-            home &= target == self.registry.target;
+            home &= target == *at;
             let mut answer = self
                 .once(&target, &url, ask, authorization.filter(|_| home))
                 .await?;

@@ -10,6 +10,7 @@ use url::Url;
 use crate::dial::{DialError, Target};
 use crate::error::OriginError;
 use crate::guard::{Nearness, Purpose};
+use crate::login::Share;
 use crate::origins::Origins;
 
 /// Where a connection goes.
@@ -37,6 +38,16 @@ impl Origins {
     pub fn is_configured(&self, registry: &RegistryName) -> bool {
         let known = self.inner.settings.registry(registry);
         known.is_ok_and(|settings| settings.configured)
+    }
+
+    /// Whether this node has credentials of its own for a registry, to be used on behalf of clients that bring none.
+    pub fn lends(&self, registry: &RegistryName) -> bool {
+        let known = self.inner.settings.registry(registry);
+        known.is_ok_and(|settings| {
+            settings
+                .credentials
+                .is_some_and(|config| config.share == Some(Share::Node))
+        })
     }
 
     /// A connection to any host. It counts against no registry's limit: the caller bounds how many there are. Safe to

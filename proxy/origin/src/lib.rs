@@ -4,8 +4,8 @@
 //! tokens, redirects) → `registry` (connections, limits and pauses of one registry) → `dial` (the guarded address, TLS)
 //! → `link` (HTTP on one connection) → `body` and `fetch` (bytes on their way back). `reading` puts the answers of many
 //! requests in order: what broke is asked for again from where it broke, and large blobs come over several connections
-//! (`segment`, within `budget`). `challenge`, `guard`, `headers`, `pace` and `token` decide and do no I/O.
-//! `gateway` connects to other hosts on behalf of the forward proxy.
+//! (`segment`, within `budget`). `challenge`, `guard`, `headers`, `pace` and `token` decide and do no I/O. `login` has the node's
+//! own credentials, where the configuration names them. `gateway` connects to other hosts on behalf of the forward proxy.
 //!
 //! It is not a cache and keeps no content; it does not check digests (the proof is the engine's), and it does not decide
 //! whether to go on after a failure (the caller knows what it still needs).
@@ -28,6 +28,7 @@ mod gateway;
 mod guard;
 mod headers;
 mod link;
+mod login;
 mod metrics;
 mod names;
 mod origins;
@@ -44,6 +45,7 @@ pub use credentials::Credentials;
 pub use error::OriginError;
 pub use fetch::Fetch;
 pub use gateway::Destination;
+pub use login::{CredentialsConfig, Share};
 pub use metrics::Metrics;
 pub use names::{AddressRange, NamePattern};
 pub use origins::{Head, Origins};

@@ -14,6 +14,7 @@ use crate::config::RegistrySettings;
 use crate::dial::Target;
 use crate::guard::{Nearness, Purpose};
 use crate::link::Link;
+use crate::login::Logins;
 use crate::metrics::RegistryMetrics;
 use crate::token::Tokens;
 
@@ -28,7 +29,12 @@ pub(crate) struct Registry {
     pub(crate) settings: RegistrySettings,
     pub(crate) target: Target,
     pub(crate) tls: Arc<ClientConfig>,
+    /// Those that the realm gives to anybody.
     pub(crate) tokens: Tokens,
+    /// Those that it gives to this node.
+    pub(crate) node_tokens: Tokens,
+    /// The node's own credentials.
+    pub(crate) logins: Option<Logins>,
     pub(crate) metrics: RegistryMetrics,
     /// What its bytes are paced by: its own rate, that of all registries, that of the node.
     rates: [Limiter; 3],
@@ -89,6 +95,10 @@ impl Registry {
     ) -> Self {
         let all = settings.connections_max;
         let blobs = (all - all / 4).max(1);
+        let logins = settings
+            .credentials
+            .clone()
+            .map(|config| Logins::new(config, name.clone()));
         let state = State {
             idle: Vec::new(),
             paused_until: None,
@@ -102,6 +112,8 @@ impl Registry {
             rates: [own, all_registries, node],
             tls,
             tokens: Tokens::default(),
+            node_tokens: Tokens::default(),
+            logins,
             metrics,
             requests: Arc::new(Semaphore::new(all)),
             blobs: Arc::new(Semaphore::new(blobs)),

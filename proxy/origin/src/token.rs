@@ -1,6 +1,7 @@
-//! Anonymous tokens: kept until they expire, fetched by one on behalf of all who wait.
+//! Tokens: kept until they expire, fetched by one on behalf of all who wait.
 //!
-//! Only anonymous ones: a caller's own credentials are never sent to a realm, and no token is ever kept for a caller.
+//! Anonymous ones, and those that this node's own credentials are worth, apart from one another: a caller's own credentials
+//! are never sent to a realm, and no token is ever kept for a caller.
 //! In memory alone. This module decides what is kept; `exchange` does the asking.
 
 use std::collections::BTreeMap;
@@ -136,6 +137,11 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
+    /// What is to be sent as it is, for as long as that is good.
+    pub(crate) fn new(token: HeaderValue, life: Duration) -> Self {
+        Self { token, life }
+    }
+
     fn useful(&self) -> Duration {
         self.life - MARGIN_MAX.min(self.life / 10)
     }

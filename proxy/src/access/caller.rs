@@ -20,6 +20,11 @@ impl CallerKey {
     pub(super) fn of(key: &[u8; 32], authorization: &HeaderValue) -> Self {
         Self(keyed_hash(key, authorization.as_bytes()))
     }
+
+    /// The node itself, for callers that bring nothing. No header can hold this text.
+    pub(super) fn node(key: &[u8; 32]) -> Self {
+        Self(keyed_hash(key, b"\0node"))
+    }
 }
 
 /// HMAC-SHA256 of a text.

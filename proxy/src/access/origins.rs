@@ -14,6 +14,10 @@ use crate::mirror::{BodyError, ReplyBody};
 use super::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};
 
 impl Upstream for Origins {
+    fn lends(&self, registry: &RegistryName) -> bool {
+        Self::lends(self, registry)
+    }
+
     fn head(&self, content: OriginLocator, credentials: Credentials) -> BoxFuture<'static, HeadResult> {
         let origins = self.clone();
         Box::pin(async move {

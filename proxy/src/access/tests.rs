@@ -22,6 +22,7 @@ struct State {
     contents: BTreeSet<Digest>,
     tags: BTreeMap<String, Digest>,
     down: bool,
+    lends: bool,
     asked: Vec<String>,
 }
 
@@ -45,6 +46,7 @@ impl Registry {
         let mut state = self.state.lock().unwrap();
         let who = match credentials {
             Credentials::Anonymous => "anybody".to_owned(),
+            Credentials::Node => "node".to_owned(),
             Credentials::Caller(value) => value.to_str().unwrap().to_owned(),
         };
         state.asked.push(format!("{who} {what}"));
@@ -87,6 +89,10 @@ impl Registry {
 struct Handle(Arc<Registry>);
 
 impl Upstream for Handle {
+    fn lends(&self, _: &RegistryName) -> bool {
+        self.0.state.lock().unwrap().lends
+    }
+
     fn head(&self, content: OriginLocator, credentials: Credentials) -> BoxFuture<'static, HeadResult> {
         let registry = Arc::clone(&self.0);
         Box::pin(async move {
@@ -387,4 +393,47 @@ async fn no_answer_shows_a_credential() {
     for text in [format!("{access:?}"), format!("{permit:?}")] {
         assert!(!text.contains("Bearer") && !text.contains("7, 7"), "{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_nodes_own_credentials_are_for_callers_that_bring_none() {
+    let (access, registry) = lab();
+    let closed = content("closed", "manifest");
+    registry.set(|state| {
+        state.readers.insert(("node".to_owned(), "closed".to_owned()));
+    });
+    assert_eq!(check(&access, &closed, None).await, "401");
+    registry.set(|state| state.lends = true);
+    registry.asked();
+    assert_eq!(check(&access, &closed, None).await, "private");
+    assert_eq!(
+        registry.asked(),
+        ["node manifest"],
+        "and nobody asks as anybody again so soon"
+    );
+    let permit = access.check(&closed, None, Proof::Named).await.unwrap();
+    assert_eq!((permit.credentials, permit.public), (Credentials::Node, false));
+    // Whoever shows something of his own gets what that is worth.
+    assert_eq!(check(&access, &closed, Some("Bearer b")).await, "403");
+    assert_eq!(check(&access, &closed, Some("Bearer a")).await, "private");
+    assert_eq!(registry.asked(), ["Bearer b manifest", "Bearer a manifest"]);
+    // What is public is asked for by nobody's.
+    assert_eq!(check(&access, &content("open", "manifest"), None).await, "public");
+    assert_eq!(registry.asked(), ["anybody manifest"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_of_the_node_that_is_taken_back_is_gone_within_a_minute() {
+    let (access, registry) = lab();
+    let closed = content("closed", "manifest");
+    registry.set(|state| {
+        state.lends = true;
+        state.readers.insert(("node".to_owned(), "closed".to_owned()));
+    });
+    assert_eq!(check(&access, &closed, None).await, "private");
+    registry.set(|state| {
+        state.readers.clear();
+    });
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(check(&access, &closed, None).await, "403");
 }

@@ -40,6 +40,11 @@ pub type HeadResult = Result<ContentHead, Arc<OriginError>>;
 
 /// The registries.
 pub trait Upstream: Debug + Send + Sync + 'static {
+    /// Whether callers of this registry that bring no credentials read with this node's own.
+    fn lends(&self, _registry: &RegistryName) -> bool {
+        false
+    }
+
     /// Asks for a content by HEAD.
     fn head(&self, locator: OriginLocator, credentials: Credentials) -> BoxFuture<'static, HeadResult>;
 

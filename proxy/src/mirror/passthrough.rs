@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use darter_origin::Credentials;
 use http::header::{ACCEPT, CONTENT_TYPE, LINK};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -39,10 +38,10 @@ impl Mirror {
                 .iter()
                 .map(|line| (ACCEPT, line.clone()))
                 .collect(),
-            credentials: match ask.authorization() {
-                Some(authorization) => Credentials::Caller(authorization.clone()),
-                None => Credentials::Anonymous,
-            },
+            credentials: self
+                .inner
+                .access
+                .credentials(&target.registry, ask.authorization()),
         };
         let patience = self.inner.config.slow_origin_deadline.as_duration();
         let relay = async {

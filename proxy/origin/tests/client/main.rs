@@ -16,6 +16,7 @@ mod auth;
 mod connections;
 mod faults;
 mod guard;
+mod node;
 mod ranges;
 mod rates;
 mod redirects;
