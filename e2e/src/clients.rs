@@ -26,6 +26,8 @@ use crate::shape::{Cap, limit_upload};
 pub const UPSTREAM: &str = "upstream.test";
 /// The same registry, named with its port.
 pub const UPSTREAM_WITH_PORT: &str = "upstream.test:443";
+/// Where the forward proxy of [`Scene::forwarding`] listens.
+pub const FORWARD: &str = "127.0.0.1:4003";
 /// Where Docker looks for Docker Hub.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 /// The user that private registries know.
@@ -67,6 +69,39 @@ impl Scene {
     /// # Errors
     /// When something does not start.
     pub fn start(visibility: Visibility, origin_mbit: u32) -> Result<Self> {
+        Self::start_with(visibility, origin_mbit, |_, _| Ok(()))
+    }
+
+    /// A scene in which Docker pulls through the forward proxy, which opens the tunnels to [`UPSTREAM`] with an authority of
+    /// its own, and reaches it by its name. The authority's files are in `pki` below [`Self::root`].
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn forwarding(visibility: Visibility, origin_mbit: u32) -> Result<Self> {
+        Self::start_with(visibility, origin_mbit, |lab, config| {
+            let pki = lab.folder_of("n0").join("root/pki");
+            std::fs::create_dir_all(&pki)?;
+            let mut certs = Command::new(binary()?);
+            certs.args(["certs", "interception-ca", "--host", UPSTREAM, "--dir"]);
+            run(certs.arg(&pki))?;
+            config["forward"] = json!({
+                "listen": FORWARD,
+                "intercept": {
+                    "hosts": [UPSTREAM],
+                    "caCertFile": pki.join("interception-ca.pem"),
+                    "caKeyFile": pki.join("interception-ca.key"),
+                },
+            });
+            config["origin"]["registries"][UPSTREAM] = json!({ "caFile": lab.folder().join("ca.pem") });
+            Ok(())
+        })
+    }
+
+    fn start_with(
+        visibility: Visibility,
+        origin_mbit: u32,
+        change: impl FnOnce(&Lab, &mut Value) -> Result<()>,
+    ) -> Result<Self> {
         let mut lab = Lab::start()?;
         let fixtures = prepare(Set::Small)?;
         let (node, origin, direct) = (
@@ -96,8 +131,9 @@ impl Scene {
         std::fs::write(folder.join("hosts"), names)?;
         let origin = Registry::serve_at(&origin, &fixtures.store, &lab.folder_of("origin"), &plain)?;
         let direct = Registry::serve_at(&direct, &fixtures.store, &lab.folder_of("direct"), &tls)?;
-        let config = configuration(&node, &lab.folder_of("n0").join("store"), &origin.url());
-        let proxy = Darter::configured_proxy(&node, &lab.folder_of("n0"), &config)?;
+        let mut config = configuration(&node, &lab.folder_of("n0").join("store"), &origin.url());
+        change(&lab, &mut config)?;
+        let proxy = Darter::proxy_as(&node, &lab.folder_of("n0"), &config, &sees_names(&lab))?;
         Ok(Self {
             proxy,
             origin,
@@ -165,11 +201,13 @@ impl Scene {
 
     /// A command on the node that sees the scene's names.
     pub fn command(&self, program: &str) -> Command {
-        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
-        let mut command = self.node.command("unshare");
+        let wrapper = sees_names(&self.lab);
+        let (first, rest) = wrapper
+            .split_first()
+            .map_or(("", wrapper.as_slice()), |(first, rest)| (first, rest));
+        let mut command = self.node.command(first);
         command
-            .args(["--mount", "--propagation", "slave", "sh", "-c", script])
-            .arg(self.lab.folder().join("hosts"))
+            .args(rest)
             .arg(program)
             .env("SSL_CERT_FILE", self.lab.folder().join("ca.pem"));
         command
@@ -282,6 +320,23 @@ pub fn verify_layout(layout: &Path, image: &Image) -> Result<()> {
         content.verify_file(&layout.join("blobs/sha256").join(content.hex()?))?;
     }
     Ok(())
+}
+
+/// Runs what follows with the scene's names in `/etc/hosts`, and the files of [`Scene::root`] in `/etc/docker` if there are any.
+fn sees_names(lab: &Lab) -> Vec<String> {
+    let script = "mount --bind \"$0\" /etc/hosts; [ ! -d \"$1\" ] || mount --bind \"$1\" /etc/docker; shift; exec \"$@\"";
+    let docker = lab.folder_of("n0").join("root/etc/docker");
+    let files = [lab.folder().join("hosts"), docker].map(|path| path.display().to_string());
+    let words = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "slave",
+        "sh",
+        "-ec",
+        script,
+    ];
+    words.map(str::to_owned).into_iter().chain(files).collect()
 }
 
 fn configuration(node: &Namespace, store: &Path, origin: &str) -> Value {

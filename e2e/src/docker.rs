@@ -44,6 +44,15 @@ impl Docker {
         ] {
             daemon.arg(flag).arg(folder.join(name));
         }
+        // As systemd would give it what the drop-in says.
+        let unit = scene
+            .root()
+            .join("etc/systemd/system/docker.service.d/90-darter-proxy.conf");
+        let unit = std::fs::read_to_string(unit).unwrap_or_default();
+        let quoted = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix("Environment=\"")?.strip_suffix('"'));
+        daemon.envs(quoted.filter_map(|pair| pair.split_once('=')));
         // Networks of the host are none of its business, nor is a score that this user may not set.
         daemon.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         daemon.args(["--ip-forward=false", "--oom-score-adjust=0"]);
@@ -73,9 +82,16 @@ impl Docker {
     /// # Errors
     /// When the client cannot be started.
     pub fn start_pull(&self, image: &Image) -> Result<Process> {
+        self.start_pull_of(&hub_name(image))
+    }
+
+    /// Starts pulling an image by its name.
+    ///
+    /// # Errors
+    /// When the client cannot be started.
+    pub fn start_pull_of(&self, name: &str) -> Result<Process> {
         let log = self.folder.join("pull.log");
-        let name = hub_name(image);
-        Process::start("docker pull", &mut self.client(&["pull", "--quiet", &name]), &log)
+        Process::start("docker pull", &mut self.client(&["pull", "--quiet", name]), &log)
     }
 
     /// Waits for a pull, and checks that the daemon holds the image: its configuration's digest, which covers the
@@ -83,14 +99,20 @@ impl Docker {
     ///
     /// # Errors
     /// When the pull fails or the image is another one.
-    pub fn finish_pull(&self, mut pull: Process, image: &Image) -> Result<()> {
+    pub fn finish_pull(&self, pull: Process, image: &Image) -> Result<()> {
+        self.finish_pull_of(&hub_name(image), pull, image)
+    }
+
+    /// The same for an image that was pulled by `name`.
+    ///
+    /// # Errors
+    /// As [`Self::finish_pull`].
+    pub fn finish_pull_of(&self, name: &str, mut pull: Process, image: &Image) -> Result<()> {
         pull.success(PULL)?;
         let format = "{{.Id}} {{index .RepoDigests 0}}";
-        let said = output(&mut self.client(&["image", "inspect", "--format", format, &hub_name(image)]))?;
-        let wanted = format!(
-            "{} {}@{}",
-            image.config.digest, image.repository, image.manifest.digest
-        );
+        let said = output(&mut self.client(&["image", "inspect", "--format", format, name]))?;
+        let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+        let wanted = format!("{} {repository}@{}", image.config.digest, image.manifest.digest);
         ensure!(
             said.trim() == wanted,
             "the daemon holds '{}', not '{wanted}'",
@@ -112,7 +134,15 @@ impl Docker {
     /// # Errors
     /// When the daemon does not hold it.
     pub fn remove(&self, image: &Image) -> Result<()> {
-        run(&mut self.client(&["image", "rm", "--force", &hub_name(image)]))
+        self.remove_by(&hub_name(image))
+    }
+
+    /// The same by its name.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub fn remove_by(&self, name: &str) -> Result<()> {
+        run(&mut self.client(&["image", "rm", "--force", name]))
     }
 }
 

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use darter_e2e::clients::{PASSWORD, Scene, UPSTREAM, UPSTREAM_WITH_PORT, USER, Visibility, verify_layout};
+use darter_e2e::clients::{
+    FORWARD, PASSWORD, Scene, UPSTREAM, UPSTREAM_WITH_PORT, USER, Visibility, verify_layout,
+};
 use darter_e2e::command::{output, run};
 use darter_e2e::containerd::Containerd;
 use darter_e2e::darter::MIRROR;
@@ -234,6 +236,49 @@ fn private_images_stay_private() -> Result<()> {
         ways.direct >= 2 * image.bytes(),
         "both came from the registry itself: {ways:?}"
     );
+    let log = std::fs::read_to_string(scene.root().with_file_name("proxy.log"))?;
+    ensure!(!log.contains(PASSWORD), "the proxy's log holds the password");
+    drop(docker);
+    scene.passed();
+    Ok(())
+}
+
+/// Registries that Docker knows no mirror for, private ones among them: through the forward proxy, by the files that setup
+/// writes. The second pull costs the registry nothing, and an anonymous caller gets nothing of what is held.
+#[test]
+fn docker_pulls_private_images_through_the_forward_proxy() -> Result<()> {
+    let scene = Scene::forwarding(Visibility::Private, FAST)?;
+    let image = scene.image("bb", "gzip")?;
+    scene.write("etc/docker/daemon.json", "{}\n")?;
+    let forward = format!("http://{FORWARD}");
+    let trust = ["--ca", "/pki/interception-ca.pem", "--registry", UPSTREAM];
+    scene.setup(
+        "docker",
+        &[&["--proxy", forward.as_str()][..], &trust[..]].concat(),
+    )?;
+    let docker = Docker::start(&scene)?;
+    let name = reference(&image);
+    let pull = || docker.finish_pull_of(&name, docker.start_pull_of(&name)?, &image);
+
+    ensure!(pull().is_err(), "docker without credentials");
+    run(&mut docker.client(&["login", "--username", USER, "--password", PASSWORD, UPSTREAM]))?;
+    pull()?;
+    let cold = scene.sent()?;
+    ensure!(
+        cold.origin == 0 && cold.direct >= image.bytes() && cold.direct < image.bytes() * 11 / 10,
+        "{cold:?}"
+    );
+    docker.remove_by(&name)?;
+    pull()?;
+    let warm = scene.sent()?.since(cold);
+    ensure!(warm.direct < image.bytes() / 10, "the second pull: {warm:?}");
+    docker.remove_by(&name)?;
+    run(&mut docker.client(&["logout", UPSTREAM]))?;
+    ensure!(
+        pull().is_err(),
+        "what is held was given to a caller without credentials"
+    );
+
     let log = std::fs::read_to_string(scene.root().with_file_name("proxy.log"))?;
     ensure!(!log.contains(PASSWORD), "the proxy's log holds the password");
     drop(docker);
