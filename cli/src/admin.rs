@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 /// A port of this machine that does not answer within this is as good as closed.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Longest answer that is read: the journal of pulls is a few MiB at most.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Asks the admin port at `address`; the answer's text, without the line's end.
 pub(crate) fn ask(address: &Address, method: Method, path: &str, body: String) -> Result<String> {
@@ -23,11 +23,18 @@ pub(crate) fn ask(address: &Address, method: Method, path: &str, body: String) -
         .enable_all()
         .build()
         .context("cannot start")?
-        .block_on(async {
-            timeout(ANSWER, exchange(address, method, path, body))
-                .await
-                .with_context(|| format!("no answer from {address} within {ANSWER:?}"))?
-        })
+        .block_on(request(address, method, path, body))
+}
+
+/// The same within a runtime, by GET.
+pub(crate) async fn get(address: &Address, path: &str) -> Result<String> {
+    request(address, Method::GET, path, String::new()).await
+}
+
+async fn request(address: &Address, method: Method, path: &str, body: String) -> Result<String> {
+    timeout(ANSWER, exchange(address, method, path, body))
+        .await
+        .with_context(|| format!("no answer from {address} within {ANSWER:?}"))?
 }
 
 async fn exchange(address: &Address, method: Method, path: &str, body: String) -> Result<String> {

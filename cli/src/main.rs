@@ -5,6 +5,7 @@
 
 mod admin;
 mod certs;
+mod doctor;
 mod exit;
 mod guarded;
 mod proxy;
@@ -15,6 +16,7 @@ mod setup;
 mod system;
 mod table;
 mod up;
+mod why;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,8 @@ Examples:
   darter proxy run --set scheduler.addresses='[\"10.0.0.5:8002\"]'
                                             on each node: the mirror
   darter setup containerd                   on each node: containerd pulls through the mirror
+  darter doctor                             what is wrong with this node
+  darter why nginx                          where the bytes of the last pull came from
   darter scheduler tasks                    who has what, who waits for what";
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +53,10 @@ enum Command {
     Setup(setup::Setup),
     /// Certificates for a small cluster: a CA, nodes, seeds and schedulers
     Certs(certs::Certs),
+    /// Looks at this node as an operator would, and says what to do about what it finds
+    Doctor(doctor::Doctor),
+    /// Shows the last pull of an image on this node: each request, and where its bytes came from
+    Why(why::Why),
     /// Version of this build and of the protocol that it speaks
     Version,
 }
@@ -68,6 +76,8 @@ fn main() -> ExitCode {
         Command::Scheduler(scheduler) => scheduler.run(),
         Command::Setup(setup) => setup.run(),
         Command::Certs(certs) => certs.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Why(why) => why.run(),
         Command::Version => system::print(&version()),
     })
 }

@@ -1,6 +1,6 @@
 //! Questions to a running scheduler: tasks, one task, hosts. Tables for people, `--json` for programs.
 
-mod client;
+pub(crate) mod client;
 mod show;
 
 use std::path::PathBuf;

@@ -100,7 +100,7 @@ impl Up {
 }
 
 /// Where this machine reaches what listens on `listen`.
-fn reachable(listen: &str) -> String {
+pub(crate) fn reachable(listen: &str) -> String {
     match listen.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => format!("127.0.0.1:{}", address.port()),
         _ => listen.to_owned(),

@@ -187,6 +187,98 @@ async fn a_pull_goes_through_and_the_scheduler_knows_of_it() {
     up.stop();
 }
 
+/// A registry with an image of one layer, and the layer's digest.
+fn image_of_one_layer(origin: &Origin) -> String {
+    let digest = origin.add_blob("library/thing", Content::generated(7, 3_000_000));
+    let config = origin.add_blob("library/thing", "{}");
+    let oci = "application/vnd.oci.image.manifest.v1+json";
+    let blob =
+        |digest: &str, size: u64| format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":{size}}}"#);
+    let (config, layer) = (blob(&config, 2), blob(&digest, 3_000_000));
+    let manifest =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{oci}","config":{config},"layers":[{layer}]}}"#);
+    origin.add_manifest("library/thing", Some("1"), oci, manifest);
+    digest
+}
+
+/// Status, standard output and standard error of a command.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+    let output = command.args(arguments).env_clear().output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_and_doctor_tell_of_a_pull() {
+    let origin = Origin::new();
+    let digest = image_of_one_layer(&origin);
+    let registry = origin.spawn_on_loopback().await.unwrap();
+    let name = registry.host();
+    let store = tempfile::tempdir().unwrap();
+    let plain = format!("origin.registries.\"{name}\".plainHttp=true");
+    let store_dir = store.path().join("store").display().to_string();
+    let mut up = Up::start(&["--mirror", "127.0.0.1:0", "--store", &store_dir, "--set", &plain]);
+    let bare = |url: String| {
+        let authority = url.strip_prefix("http://").unwrap();
+        authority.trim_end_matches("/metrics,").to_owned()
+    };
+    let (mirror, admin) = (bare(up.told("mirror ")), bare(up.told("metrics ")));
+    for path in ["manifests/1".to_owned(), format!("blobs/{digest}")] {
+        let path = format!("/v2/library/thing/{path}?ns={name}");
+        let answer = get(mirror.parse().unwrap(), &path, &[]).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+    }
+
+    let image = format!("{name}/library/thing:1");
+    let (status, drawn, said) = run(&["why", &image, "--admin", &admin]);
+    assert_eq!(status, Some(0), "{said}");
+    let parts = ["resolve  1 ", "layer    ", "registry 2.8 MiB"];
+    assert!(parts.iter().all(|part| drawn.contains(part)), "{drawn}");
+    let (status, _, said) = run(&["why", "nginx", "--admin", &admin]);
+    assert_eq!(status, Some(1));
+    assert!(
+        said.contains("no pull of docker.io/library/nginx:latest"),
+        "{said}"
+    );
+
+    let scheduler = format!("scheduler.addresses=[\"{}\"]", up.told("scheduler "));
+    let listens = [format!("mirror.listen={mirror}"), format!("admin.listen={admin}")];
+    doctor_finds(
+        &name,
+        &[&listens[0], &listens[1], &scheduler, &plain, "host=here"],
+    );
+    up.stop();
+}
+
+/// What `darter doctor` finds on a node that runs, has no runtime and no certificates.
+fn doctor_finds(registry: &str, keys: &[&str]) {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().display().to_string();
+    let mut arguments = vec!["doctor", "--json", "--registry", registry, "--root", &folder];
+    keys.iter().for_each(|key| arguments.extend(["--set", key]));
+    let (status, told, said) = run(&arguments);
+    let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}{said}"));
+    assert_eq!(
+        (status, &told["healthy"]),
+        (Some(1), &Value::from(false)),
+        "{told:#}"
+    );
+    for (check, expected) in [
+        ("runtime", "fail"),
+        ("hosts.toml", "fail"),
+        ("mirror", "ok"),
+        ("ready", "ok"),
+        ("scheduler", "ok"),
+        ("registry", "ok"),
+        ("certificates", "warn"),
+    ] {
+        let findings = told["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        assert_eq!(found.unwrap()["state"], expected, "{told:#}");
+    }
+}
+
 #[test]
 fn a_node_changes_its_role_and_the_scheduler_hears_of_it() {
     let store = tempfile::tempdir().unwrap();

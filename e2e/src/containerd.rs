@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::command::{output, run};
+use crate::darter;
 use crate::image::{Descriptor, Image};
 use crate::netns::Namespace;
 use crate::process::Process;
@@ -139,6 +140,21 @@ impl Containerd {
                 .with_context(|| format!("{} on {}", image.reference(), self.host.name()))?;
         }
         Ok(())
+    }
+
+    /// `darter doctor` with these arguments on its host, as an operator runs it: with this containerd for `ctr`.
+    ///
+    /// # Errors
+    /// When there is no binary.
+    pub fn doctor(&self, arguments: &[&str]) -> Result<Command> {
+        let mut doctor = self.host.command(darter::binary()?);
+        doctor.env("CONTAINERD_ADDRESS", self.folder.join("c.sock"));
+        doctor
+            .args(["doctor", "--json", "--registry", REGISTRY, "--config"])
+            .arg(self.folder.join("proxy.yaml"));
+        doctor.arg("--hosts-dir").arg(self.folder.join("hosts.d"));
+        doctor.args(arguments);
+        Ok(doctor)
     }
 
     /// The host that it runs on.

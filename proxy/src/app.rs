@@ -243,15 +243,16 @@ fn mirror_of(
     hash_key: [u8; 32],
 ) -> Mirror {
     let access = Access::new(Arc::new(origins.clone()), config.access.clone(), hash_key);
-    let pulls = Arc::new(pulls.clone());
+    let contents = Arc::new(pulls.clone());
     Mirror::new(
         config.mirror.clone(),
-        pulls,
+        contents,
         access,
         Arc::new(origins),
         metrics,
         instance,
     )
+    .recording(pulls.journal().clone())
 }
 
 /// The forward proxy, where one is wanted.

@@ -4,7 +4,7 @@
 //! asks whether a caller may read, [`pull`] runs one download for all who want a content, `darter_origin` speaks to
 //! registries, [`peer`] to other nodes, [`scheduling`] to schedulers, both over [`secure`]
 //! connections where certificates are configured; [`forward`] is for clients that know proxies but no mirrors; [`app`]
-//! puts them together. [`hosts`] tells containerd of it.
+//! puts them together. [`hosts`] tells containerd of it, [`journal`] remembers what happened.
 
 pub mod access;
 mod advertise;
@@ -12,6 +12,7 @@ pub mod app;
 pub mod config;
 pub mod forward;
 pub mod hosts;
+pub mod journal;
 pub mod metrics;
 pub mod mirror;
 pub mod peer;

@@ -42,6 +42,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::access::{Access, Permit, Proof, Upstream, Verdict, verdict};
+use crate::journal::{Entry, Journal};
 use crate::pull::PullError;
 
 use body::Held;
@@ -78,6 +79,7 @@ struct Inner {
     requests: Arc<Semaphore>,
     metrics: MirrorMetrics,
     instance: HeaderValue,
+    journal: Journal,
 }
 
 /// One request, as the endpoints see it.
@@ -139,9 +141,18 @@ impl Mirror {
                 upstream,
                 metrics,
                 instance: HeaderValue::from(instance),
+                journal: Journal::new(),
                 config,
             }),
         }
+    }
+
+    /// The same, which writes its requests into a journal. To be called before it is shared.
+    pub fn recording(mut self, journal: Journal) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.journal = journal;
+        }
+        self
     }
 
     /// Answers one request. Dropping the future, or the body that it gives, ends the work for it.
@@ -172,17 +183,18 @@ impl Mirror {
                 reply::busy("this mirror answers as many requests as it may"),
             ),
             Ok(slot) => {
-                let (label, reply) = match target {
+                let (label, reply, entry) = match target {
                     Some(target) => self.endpoint(parts, arrived, target).await,
                     None => self.route(parts, arrived).await,
                 };
+                if let Some(entry) = &entry {
+                    entry.answered(reply.status().as_u16());
+                }
                 // Errors are no contents.
                 let content = reply.status().is_success() && label != "ping";
                 let first_byte = content.then(|| (self.inner.metrics.clone(), arrived));
-                (
-                    label,
-                    reply.map(|body| Held::new(body, slot, first_byte).boxed_unsync()),
-                )
+                let hold = |body| Held::new(body, slot, first_byte, entry).boxed_unsync();
+                (label, reply.map(hold))
             }
         };
         let mut reply = if head { reply::without_body(reply) } else { reply };
@@ -193,13 +205,17 @@ impl Mirror {
         reply
     }
 
-    async fn route(&self, parts: http::request::Parts, arrived: Instant) -> (&'static str, Reply) {
+    async fn route(
+        &self,
+        parts: http::request::Parts,
+        arrived: Instant,
+    ) -> (&'static str, Reply, Option<Entry>) {
         if let Err(problem) = hygiene::check(&parts) {
             let refused = reply::error(StatusCode::BAD_REQUEST, Code::Unsupported, problem);
-            return ("other", reply::close_after(refused));
+            return ("other", reply::close_after(refused), None);
         }
         if parts.method != Method::GET && parts.method != Method::HEAD {
-            return ("other", reply::read_only());
+            return ("other", reply::read_only(), None);
         }
         let default = self.inner.config.default_registry.as_ref();
         let (path, query) = (parts.uri.path(), parts.uri.query());
@@ -209,9 +225,9 @@ impl Mirror {
             path::route(path, query, &HeaderMap::new(), default)
         };
         let target = match route {
-            Ok(Route::Ping) => return ("ping", self.ping()),
+            Ok(Route::Ping) => return ("ping", self.ping(), None),
             Ok(Route::Endpoint(target)) => target,
-            Err(problem) => return ("other", reply::route_error(&problem)),
+            Err(problem) => return ("other", reply::route_error(&problem), None),
         };
         self.endpoint(parts, arrived, target).await
     }
@@ -221,8 +237,15 @@ impl Mirror {
         parts: http::request::Parts,
         arrived: Instant,
         target: Target,
-    ) -> (&'static str, Reply) {
+    ) -> (&'static str, Reply, Option<Entry>) {
         let label = target.endpoint.label();
+        let entry = self.inner.journal.request(
+            target.registry.as_str(),
+            target.repository.as_str(),
+            target.endpoint.to_string(),
+            parts.method == Method::HEAD,
+            arrived,
+        );
         let ask = Ask {
             method: parts.method,
             headers: parts.headers,
@@ -236,7 +259,7 @@ impl Mirror {
         };
         let mut reply = answer.unwrap_or_else(|refusal| *refusal);
         reply::set_text(&mut reply, NAMESPACE, ask.target.registry.as_str());
-        (label, reply)
+        (label, reply, Some(entry))
     }
 }
 

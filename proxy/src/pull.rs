@@ -38,6 +38,7 @@ pub(crate) use shared::Shared;
 
 use self::changes::Changes;
 use self::driver::{Driver, EVENTS_MAX};
+use crate::journal::Journal;
 use crate::metrics::PullMetrics;
 
 /// The running pulls of one node. Cheap to clone.
@@ -51,6 +52,11 @@ impl Pulls {
     /// No pull yet. `stop` ends them all.
     pub fn new(env: Arc<Env>, stop: CancellationToken) -> Self {
         Self { env, stop }
+    }
+
+    /// What happened lately.
+    pub fn journal(&self) -> &Journal {
+        &self.env.journal
     }
 
     /// Joins the running pull of a content, or starts one.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::admin::{Admin, AdminPort, AdminPortError, AdminServer, Parts};
+use darter_service::admin::{Admin, AdminPort, AdminPortError, AdminServer, Parts, Route};
 use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
@@ -29,6 +29,7 @@ use crate::advertise::advertised;
 use crate::app::{self, Node, NodeParts, StartError};
 use crate::config::{Config, StoreConfig};
 use crate::hosts::Hosts;
+use crate::journal;
 use crate::role;
 use crate::sendfile::ZeroCopy;
 
@@ -161,7 +162,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         config_text,
         log,
         tasks: tasks.clone(),
-        routes: BTreeMap::from([(role::PATH, node.role.route())]),
+        routes: routes(&node),
     }));
     starting.release();
     announce(&host, &ports);
@@ -215,6 +216,12 @@ async fn hide(hosts: Option<Hosts>, stop: &Stop, tasks: &Tasks) {
     if let Some(hosts) = hosts.filter(|_| !stop.succeeded.is_cancelled()) {
         hosts.withdraw(tasks).await;
     }
+}
+
+/// What the admin port has besides what every role shows there.
+fn routes(node: &Node) -> BTreeMap<&'static str, Route> {
+    let pulls = node.pulls.journal().route();
+    BTreeMap::from([(role::PATH, node.role.route()), (journal::PATH, pulls)])
 }
 
 fn announce(host: &HostId, ports: &Ports) {

@@ -110,7 +110,7 @@ impl Identity {
     /// # Errors
     /// A file that cannot be used.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        let (chain, key) = (certificates(&self.cert_file)?, private_key(&self.key_file)?);
+        let (chain, key) = (certificate_ders(&self.cert_file)?, private_key(&self.key_file)?);
         ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&ANY_VERSIONS)?
             .with_no_client_auth()
@@ -152,14 +152,24 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificate_ders(path)? {
         roots.add(certificate).map_err(|error| unusable(path, &error))?;
     }
     Ok(roots)
 }
 
+/// What the certificates of a file in PEM say; one at least.
+///
+/// # Errors
+/// The file cannot be read, or has something else in it.
+pub fn certificates(path: &Path) -> Result<Vec<Certificate>, TlsError> {
+    let ders = certificate_ders(path)?;
+    let read = |der| Certificate::read(der).map_err(|error| unusable(path, &error));
+    ders.iter().map(read).collect()
+}
+
 /// All certificates of a file; one at least.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificate_ders(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(path)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()

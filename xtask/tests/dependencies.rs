@@ -44,6 +44,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "darter-types",
             "darter-proto",
             "darter-service",
+            // Its doctor asks registries as the proxy does.
+            "darter-origin",
             "darter-proxy",
             "darter-scheduler",
             "darter-containerd-config",

@@ -25,12 +25,12 @@ const PAGES_MAX: usize = 1000;
 
 /// A connection to one scheduler.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     inner: QueryClient<Channel>,
 }
 
 /// Runs a short conversation.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -40,7 +40,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 impl Client {
     /// Connects to `host:port`, with a certificate where one is named.
-    pub(super) async fn connect(address: &str, tls: &TlsConfig) -> Result<Self> {
+    pub(crate) async fn connect(address: &str, tls: &TlsConfig) -> Result<Self> {
         let wrong = || Usage(format!("--address {address}: write HOST:PORT"));
         let files = tls.files()?;
         let scheme = if files.is_some() { "https" } else { "http" };
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// All hosts, by name.
-    pub(super) async fn hosts(&mut self) -> Result<Vec<pb::HostLine>> {
+    pub(crate) async fn hosts(&mut self) -> Result<Vec<pb::HostLine>> {
         let answer = self.inner.list_hosts(pb::ListHostsRequest {}).await;
         Ok(answer.map_err(refused)?.into_inner().hosts)
     }

@@ -14,6 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::journal::Entry;
+
 use super::content::{ContentStream, OpenContent};
 use super::giveup::Running;
 use super::metrics::MirrorMetrics;
@@ -186,6 +188,7 @@ pub(super) struct Held {
     _slot: OwnedSemaphorePermit,
     /// Whom to tell, and when the request came; `None` once that was done.
     first_byte: Option<(MirrorMetrics, Instant)>,
+    entry: Option<Entry>,
 }
 
 impl Held {
@@ -193,11 +196,13 @@ impl Held {
         body: ReplyBody,
         slot: OwnedSemaphorePermit,
         first_byte: Option<(MirrorMetrics, Instant)>,
+        entry: Option<Entry>,
     ) -> Self {
         Self {
             body,
             _slot: slot,
             first_byte,
+            entry,
         }
     }
 }
@@ -213,7 +218,11 @@ impl Body for Held {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        if data.is_some_and(|bytes| !bytes.is_empty())
+        let bytes = data.map_or(0, Bytes::len);
+        if let Some(entry) = &mut this.entry {
+            entry.sent(bytes as u64);
+        }
+        if bytes > 0
             && let Some((metrics, arrived)) = this.first_byte.take()
         {
             metrics.first_byte(arrived.elapsed());

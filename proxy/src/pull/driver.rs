@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::journal::Download;
+
 use self::report::Report;
 use super::readers::Told;
 use super::{Env, PullError, PullRequest, Shared};
@@ -50,6 +52,8 @@ pub(super) struct Driver {
     wanted_at: Option<Instant>,
     /// When the scheduler last heard that bytes come.
     signed_at: Instant,
+    asked_at: Option<Instant>,
+    first_at: Option<Instant>,
     ended: bool,
 }
 
@@ -85,6 +89,8 @@ impl Driver {
             busy_at: now,
             wanted_at: None,
             signed_at: now,
+            asked_at: None,
+            first_at: None,
             ended: false,
         }
     }
@@ -224,6 +230,15 @@ impl Driver {
             }
         }
         self.env.metrics.pull_ended(outcome.is_ok());
+        self.env.journal.download(Download {
+            digest: task.to_string(),
+            began: self.started,
+            asked: self.asked_at,
+            first: self.first_at,
+            error: outcome.as_ref().err().map(ToString::to_string),
+            origin_bytes,
+            peers: &sources.parents,
+        });
     }
 }
 

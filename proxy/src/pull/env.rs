@@ -20,6 +20,7 @@ use super::Shared;
 use super::changes::Changing;
 use super::recent::Recent;
 use crate::access::AccessConfig;
+use crate::journal::Journal;
 use crate::metrics::PullMetrics;
 use crate::peer::{PeerConfig, Peers};
 use crate::scheduling::Scheduling;
@@ -102,6 +103,7 @@ pub struct Env {
     sharing: Sharing,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Arc<PullMetrics>,
+    pub(crate) journal: Journal,
     pub(crate) arrivals: Changing,
     /// The rate of what nobody waits for.
     pub(super) background: Limiter,
@@ -151,6 +153,7 @@ impl Env {
             sharing: parts.sharing,
             tasks: parts.tasks,
             metrics: parts.metrics,
+            journal: Journal::new(),
             arrivals: Changing::default(),
             recent: Recent::default(),
             past: super::past::room(),

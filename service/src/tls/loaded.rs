@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{
-    Certificate, Expected, NODE_VERSIONS, NodeTls, Protocol, TlsError, authorities, certificates, check,
+    Certificate, Expected, NODE_VERSIONS, NodeTls, Protocol, TlsError, authorities, certificate_ders, check,
     private_key, provider, unusable,
 };
 
@@ -38,7 +38,7 @@ struct Parts {
 impl Loaded {
     pub(super) fn read(files: &NodeTls) -> Result<Self, TlsError> {
         let parts = Parts {
-            chain: certificates(&files.cert_file)?,
+            chain: certificate_ders(&files.cert_file)?,
             key: private_key(&files.key_file)?,
             roots: authorities(&files.ca_file)?,
         };

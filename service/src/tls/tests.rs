@@ -92,7 +92,7 @@ fn a_node_refuses_strangers_on_both_sides() {
     ));
     let files = theirs.node("client");
     let (chain, key) = (
-        certificates(&files.cert_file).unwrap(),
+        certificate_ders(&files.cert_file).unwrap(),
         private_key(&files.key_file).unwrap(),
     );
     let stranger = ClientConfig::builder_with_provider(provider())

@@ -108,7 +108,10 @@ impl Driver {
         self.env.metrics.piece(from.is_some(), bytes);
         match source {
             BytesFrom::Cache => self.report.found(piece, bytes),
-            BytesFrom::Peer | BytesFrom::Origin => self.report.add(piece, from, bytes),
+            BytesFrom::Peer | BytesFrom::Origin => {
+                self.first_at.get_or_insert_with(Instant::now);
+                self.report.add(piece, from, bytes);
+            }
         }
         self.shared.availability.set_present(piece, source);
     }
@@ -262,7 +265,9 @@ impl Driver {
             // What only this caller may read is nobody else's business.
             return self.apply(Event::GoAlone);
         }
-        self.wanted_at = Some(Instant::now());
+        let now = Instant::now();
+        self.wanted_at = Some(now);
+        self.asked_at.get_or_insert(now);
         let want = Want {
             task: self.request.task(),
             origin: self.request.locator.clone(),

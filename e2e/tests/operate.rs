@@ -1,0 +1,60 @@
+//! What an operator asks on a node that runs: `darter doctor` and `darter why`, with a real containerd.
+
+use anyhow::{Context as _, Result, ensure};
+use darter_e2e::cluster::{Cluster, Size};
+use darter_e2e::command::output;
+use darter_e2e::darter::binary;
+use serde_json::Value;
+
+/// An image that another node holds: the canary pull gets it from there, and both commands say so.
+#[test]
+fn doctor_pulls_a_canary_and_why_draws_it() -> Result<()> {
+    let mut cluster = Cluster::with_darter(Size {
+        nodes: 2,
+        origin_mbit: 200,
+        node_mbit: 400,
+    })?;
+    let image = cluster.image("bb", "gzip")?;
+    let asking = cluster.nodes.pop().context("there are two nodes")?;
+    cluster.pull_everywhere(&image)?;
+
+    let reference = image.reference();
+    let mut doctor = asking.doctor(&["--pull", &reference, "--ctr", "--platform=linux/amd64"])?;
+    let told = doctor.output().context("darter doctor")?;
+    let report: Value = serde_json::from_slice(&told.stdout)
+        .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
+    let finding = |check: &str| {
+        let mut findings = report["findings"].as_array().into_iter().flatten();
+        findings.rfind(|finding| finding["check"] == check)
+    };
+    for check in [
+        "runtime",
+        "mirror",
+        "ready",
+        "scheduler",
+        "peers",
+        "registry",
+        "pull",
+    ] {
+        let state = finding(check).map(|finding| &finding["state"]);
+        ensure!(state == Some(&Value::from("ok")), "{check}: {report:#}");
+    }
+    let seen = finding("pull").map(|finding| finding["seen"].to_string());
+    ensure!(
+        seen.is_some_and(|seen| seen.contains("bytes from peer")),
+        "{report:#}"
+    );
+
+    let mut why = asking.host().command(binary()?);
+    let drawn = output(why.args(["why", &reference]))?;
+    let layers = drawn
+        .lines()
+        .filter(|line| line.starts_with("layer ") && line.contains('p'));
+    ensure!(layers.count() >= image.layers.len(), "{drawn}");
+    ensure!(
+        asking.verify(&image).is_err(),
+        "the canary's contents are still there"
+    );
+    cluster.passed();
+    Ok(())
+}
