@@ -14,6 +14,9 @@ use darter_types::{HostId, Moment, PieceNumber, PieceSet};
 
 /// How long a child may take nothing before the others see what it was shown. Of spare time.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How much spare time one look at the uploads can tell of. Looks come when a child has heard nothing for a while, so
+/// there may have been none for long, and one idle moment says nothing of all that time.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// The same of any time: over a full upload the pieces of several contents come seldom.
 const PATIENCE_FULL: Duration = Duration::from_secs(60);
 /// How many others a child may take first, for each that lay before it when it was shown one: it takes them in any order.
@@ -119,12 +122,12 @@ impl Offers {
         }
     }
 
-    /// Opens to all what a child left lying; gives how many pieces. `busy` says that no upload was to spare since the last call.
+    /// Opens to all what a child left lying; gives how many pieces. `busy` says that no upload is to spare just now.
     pub fn tick(&mut self, now: Moment, busy: bool) -> usize {
         let passed = now.since(self.ticked);
         self.ticked = now;
         if !busy {
-            self.spare += passed;
+            self.spare += passed.min(LOOK_MAX);
         }
         let stale: Vec<PieceNumber> = self
             .outstanding
@@ -148,9 +151,9 @@ impl Offers {
             return true;
         };
         let (took, spare) = child.took;
-        child.taken >= shown.left_at
-            || self.spare - shown.spare.max(spare) >= PATIENCE
-            || now.since(shown.since.max(took)) >= PATIENCE_FULL
+        let idle = now.since(shown.since.max(took));
+        let idle_spare = idle.min(self.spare - shown.spare.max(spare));
+        child.taken >= shown.left_at || idle_spare >= PATIENCE || idle >= PATIENCE_FULL
     }
 
     /// Whether `child` may be told of `piece`. A child that never joined sees all.
@@ -250,10 +253,24 @@ mod tests {
     #[test]
     fn what_a_child_leaves_lying_is_shown_to_all() {
         let mut offers = with_children(4, &["a", "b"]);
-        offers.tick(Moment::START + Duration::from_secs(1), false);
-        assert_eq!(seen(&offers, "a").len(), 2);
+        for half_second in 1..8 {
+            offers.tick(Moment::START + Duration::from_millis(500 * half_second), false);
+            assert_eq!(seen(&offers, "a").len(), 2);
+        }
         offers.tick(Moment::START + PATIENCE, false);
         assert_eq!(seen(&offers, "a").len(), 4);
+    }
+
+    #[test]
+    fn one_idle_moment_after_a_long_time_says_nothing_of_that_time() {
+        let mut offers = with_children(8, &["a", "b"]);
+        let mine = seen(&offers, "a");
+        let later = Moment::START + Duration::from_secs(20);
+        offers.piece_sent(mine[0], later);
+        offers.tick(later, false);
+        assert_eq!(seen(&offers, "b").len(), 4, "a took a piece just now");
+        offers.tick(later + Duration::from_secs(1), false);
+        assert_eq!(seen(&offers, "b").len(), 4, "and a second ago");
     }
 
     #[test]
@@ -269,6 +286,7 @@ mod tests {
             "a takes pieces and is given time"
         );
         offers.tick(busy + PATIENCE, false);
+        offers.tick(busy + PATIENCE + LOOK_MAX, false);
         assert!(offers.shows(&host("b"), mine[1]));
 
         // One child takes piece after piece, and never its first.
