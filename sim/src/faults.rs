@@ -36,6 +36,12 @@ impl World {
         self.sim.set_link_latency(one, other, latency);
     }
 
+    /// A node answers and tells its news as ever, but of a long answer it sends a byte, then one more after each `pause`.
+    pub fn drip(&mut self, name: &str, pause: Duration) {
+        tracing::info!(name, ?pause, "fault: drip");
+        self.node(name).spec.rate.drip(pause);
+    }
+
     /// `kill -9` of a node: its connections end, its store keeps what was marked, as claimed.
     pub fn kill(&mut self, name: &str) {
         tracing::info!(name, "fault: kill");

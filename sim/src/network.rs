@@ -24,23 +24,48 @@ const SEGMENT_BYTES: usize = 16 * 1024;
 /// How far an uplink may run ahead of its rate: timers have whole milliseconds.
 const AHEAD: Duration = Duration::from_millis(2);
 
+/// From so many bytes in one write on, it is the body of a long answer.
+const BULK_BYTES: usize = 4 * 1024;
+/// What of it goes out in any case: the head of the answer.
+const BULK_HEAD_BYTES: usize = 1024;
+
 /// Speed of a host's uplink in bytes a second. Clones share it; it survives the host's crashes.
 #[derive(Clone, Debug)]
-pub struct Rate(Arc<AtomicU64>);
+pub struct Rate {
+    bytes_per_second: Arc<AtomicU64>,
+    /// Between two bytes of long answers, in ms; 0 = they flow.
+    bulk_pause: Arc<AtomicU64>,
+}
 
 impl Rate {
     /// An uplink of this speed.
     pub fn new(bytes_per_second: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(bytes_per_second)))
+        Self {
+            bytes_per_second: Arc::new(AtomicU64::new(bytes_per_second)),
+            bulk_pause: Arc::default(),
+        }
+    }
+
+    /// Long answers go out byte by byte from here on, with a pause after each; what is short goes as ever.
+    pub fn drip(&self, pause: Duration) {
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.bulk_pause.store(pause, Ordering::Relaxed);
+    }
+
+    fn bulk_pause(&self) -> Option<Duration> {
+        let pause = self.bulk_pause.load(Ordering::Relaxed);
+        (pause > 0).then(|| Duration::from_millis(pause))
     }
 
     /// Changes the speed, from the next segment on.
     pub fn set(&self, bytes_per_second: u64) {
-        self.0.store(bytes_per_second.max(1), Ordering::Relaxed);
+        self.bytes_per_second
+            .store(bytes_per_second.max(1), Ordering::Relaxed);
     }
 
     fn time_of(&self, bytes: usize) -> Duration {
-        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / self.0.load(Ordering::Relaxed).max(1);
+        let rate = self.bytes_per_second.load(Ordering::Relaxed).max(1);
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
         Duration::from_nanos(nanos)
     }
 }
@@ -120,6 +145,7 @@ impl TurmoilNetwork {
             socket,
             network: self.clone(),
             pause: None,
+            drips: false,
         }))
     }
 }
@@ -193,6 +219,8 @@ struct Wire {
     socket: Arc<Mutex<Option<TcpStream>>>,
     network: TurmoilNetwork,
     pause: Option<Pin<Box<Sleep>>>,
+    /// A long answer began on it that goes out byte by byte.
+    drips: bool,
 }
 
 impl Wire {
@@ -203,6 +231,18 @@ impl Wire {
             self.pause = None;
         }
         Poll::Ready(())
+    }
+
+    /// How many of so many bytes go out now, and the pause after them, if it is not the uplink's.
+    fn share(&mut self, bytes: usize) -> (usize, Option<Duration>) {
+        let pause = self.network.uplink.rate.bulk_pause();
+        let most = match pause {
+            Some(_) if self.drips => 1,
+            Some(_) if bytes >= BULK_BYTES => BULK_HEAD_BYTES,
+            _ => return (bytes.min(SEGMENT_BYTES), None),
+        };
+        self.drips = true;
+        (bytes.min(most), pause)
     }
 
     /// Does something with the socket; never comes back where there is none.
@@ -228,9 +268,11 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_room(cx));
-        let segment = buf.get(..SEGMENT_BYTES).unwrap_or(buf);
+        let (most, pause) = self.share(buf.len());
+        let segment = buf.get(..most).unwrap_or(buf);
         let written = ready!(self.with(|stream| stream.poll_write(cx, segment)))?;
-        let next = self.network.uplink.take(written);
+        let free = self.network.uplink.take(written);
+        let next = pause.map_or(free, |pause| Instant::now() + pause);
         if next > Instant::now() {
             self.pause = Some(Box::pin(sleep_until(next)));
         }

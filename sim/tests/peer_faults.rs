@@ -212,6 +212,41 @@ fn a_slow_parent_is_no_brake() {
 }
 
 #[test]
+fn the_only_holder_drips_or_says_nothing_and_the_registry_is_asked() {
+    let name = "the_only_holder_drips_or_says_nothing_and_the_registry_is_asked";
+    scripted(name, |seed| {
+        for pause in [Duration::from_secs(1), Duration::from_secs(3600)] {
+            let mut world = World::new(
+                seed,
+                Shape {
+                    nodes: 1,
+                    ..Shape::default()
+                },
+            );
+            let blob = world.blob(8 * MIB);
+            world.pull(0, &blob);
+            world.settle(Duration::from_secs(10));
+            let late = world.add_node();
+            world.run_for(Duration::from_secs(1));
+            world.drip("node-0", pause);
+            let before = world.origin_bytes(&blob);
+            let pull = world.pull(late, &blob);
+            world.settle(Duration::from_secs(30));
+            let progress = pull.progress();
+            assert!(progress.longest_gap <= Duration::from_secs(5), "{progress:?}");
+            assert!(progress.took.unwrap() <= Duration::from_secs(8), "{progress:?}");
+            assert_eq!(progress.hand_overs, 0, "{progress:?}");
+            let sent = world.origin_bytes(&blob) - before;
+            assert!(
+                sent <= blob.length() + blob.length() / 50,
+                "the registry sent {sent}"
+            );
+            world.finish();
+        }
+    });
+}
+
+#[test]
 fn a_killed_proxy_hands_over_and_knows_its_pieces_after() {
     scripted("a_killed_proxy_hands_over_and_knows_its_pieces_after", |seed| {
         let mut world = World::new(

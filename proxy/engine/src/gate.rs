@@ -27,6 +27,10 @@ pub(crate) struct Waiting {
     /// When a parent last told of a new piece: others are served, so this node's turn will come.
     pub(crate) news: Moment,
     pub(crate) parent_alive: bool,
+    /// Since when a reader waits for a piece that nobody brings in time, whatever else comes.
+    pub(crate) stuck: Option<Moment>,
+    /// A request to the origin runs: to be allowed another one would bring nothing sooner.
+    pub(crate) origin_asked: bool,
     pub(crate) links: Links,
     /// Since when it is so with links.
     pub(crate) links_since: Moment,
@@ -121,9 +125,9 @@ impl Gate {
         self.need = Need::Alone;
     }
 
-    /// Whether parents live and have delivered since need came; it is over then.
-    pub(crate) fn is_over_it(&mut self, parent_alive: bool) -> bool {
-        let over = parent_alive && self.need == (Need::Hurried { relieved: true });
+    /// Whether parents live and have delivered since need came, also to a reader that is `stuck`; it is over then.
+    pub(crate) fn is_over_it(&mut self, parent_alive: bool, stuck: bool) -> bool {
+        let over = parent_alive && !stuck && self.need == (Need::Hurried { relieved: true });
         if over {
             self.need = Need::None;
         }
@@ -133,7 +137,9 @@ impl Gate {
     /// Decides whether need has come.
     pub(crate) fn consider(&mut self, now: Moment, waiting: Option<Waiting>, limits: &Limits) {
         let Some(waiting) = waiting else { return };
-        if self.in_need() || self.lease.is_some() {
+        // A lease helps, but not against a parent that leaves lying what it was asked for.
+        let helped = self.lease.is_some() && (waiting.origin_asked || !waiting.parent_alive);
+        if self.in_need() || helped {
             return;
         }
         let unanswered = self
@@ -154,6 +160,9 @@ impl Gate {
             for_links
                 || waited(waiting.since.max(waiting.news), limits.patience_alive)
                 || waited(waiting.since, limits.patience_news)
+                || waiting
+                    .stuck
+                    .is_some_and(|since| waited(since, limits.patience_news))
         } else {
             waited(waiting.since, limits.patience_alone)
         };
@@ -228,6 +237,8 @@ mod tests {
             since: at(since),
             news: at(news),
             parent_alive,
+            stuck: None,
+            origin_asked: false,
             links: Links::Known,
             links_since: at(since),
         })
@@ -308,7 +319,7 @@ mod tests {
 
     #[test]
     fn live_parents_get_more_patience_than_dead_ones() {
-        for (alive, patience) in [(false, 700), (true, 5000)] {
+        for (alive, patience) in [(false, 700), (true, 4000)] {
             let (mut gate, limits) = gate();
             gate.scheduler_up(at(0));
             gate.scheduler_answered();
@@ -324,10 +335,29 @@ mod tests {
         let (mut gate, limits) = gate();
         gate.scheduler_up(at(0));
         gate.scheduler_answered();
-        gate.consider(at(14_999), waiting(0, 14_900, true), &limits);
-        assert!(!gate.is_open(at(14_999)));
-        gate.consider(at(15_000), waiting(0, 14_900, true), &limits);
-        assert!(gate.is_open(at(15_000)));
+        gate.consider(at(7_999), waiting(0, 7_900, true), &limits);
+        assert!(!gate.is_open(at(7_999)));
+        gate.consider(at(8_000), waiting(0, 7_900, true), &limits);
+        assert!(gate.is_open(at(8_000)));
+    }
+
+    #[test]
+    fn with_a_lease_there_is_need_only_while_the_origin_is_not_asked() {
+        for asked in [true, false] {
+            let (mut gate, limits) = gate();
+            gate.scheduler_up(at(0));
+            gate.granted(Lease {
+                epoch: 1,
+                runs: Vec::new(),
+            });
+            gate.scheduler_answered();
+            let waits = waiting(0, 0, true).map(|waiting| Waiting {
+                origin_asked: asked,
+                ..waiting
+            });
+            gate.consider(at(5000), waits, &limits);
+            assert_eq!(gate.in_need(), !asked);
+        }
     }
 
     #[test]
@@ -337,10 +367,11 @@ mod tests {
         gate.scheduler_answered();
         gate.consider(at(5000), waiting(0, 0, true), &limits);
         gate.progressed(true);
-        assert!(!gate.is_over_it(true) && gate.in_need());
+        assert!(!gate.is_over_it(true, false) && gate.in_need());
         gate.delivered();
-        assert!(!gate.is_over_it(false) && gate.in_need());
-        assert!(gate.is_over_it(true) && !gate.in_need());
+        assert!(!gate.is_over_it(false, false) && gate.in_need());
+        assert!(!gate.is_over_it(true, true) && gate.in_need());
+        assert!(gate.is_over_it(true, false) && !gate.in_need());
     }
 
     #[test]
@@ -348,7 +379,7 @@ mod tests {
         let (mut gate, _) = gate();
         gate.go_alone();
         gate.delivered();
-        assert!(!gate.is_over_it(true) && gate.in_need());
+        assert!(!gate.is_over_it(true, false) && gate.in_need());
     }
 
     #[test]

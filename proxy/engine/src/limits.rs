@@ -23,16 +23,18 @@ pub struct Limits {
     pub scheduler_answer: Duration,
     /// How long a reader waits for a byte when no parent is alive.
     pub patience_alone: Duration,
-    /// How long a reader waits for a byte while a parent is alive: the origin may be slow for everybody.
+    /// How long a reader waits for a byte while a parent is alive: the origin may be slow for everybody. With all jitter
+    /// it stays below the five seconds for which a client's stream may stand still.
     pub patience_alive: Duration,
     /// How long a reader waits for a byte while a parent has the next piece and its link does not come, though the
     /// scheduler seems to be there. (Without a scheduler: `scheduler_answer`.)
     pub patience_links: Duration,
-    /// How long a reader waits at most for a byte while parents tell of new pieces, so that others are served:
-    /// on slow links a piece takes long to reach everybody, and all would fall upon the origin.
+    /// How long a reader waits at most for a byte while parents tell of new pieces, so that others are served, or while
+    /// other pieces than the one that it needs come: on slow links a piece takes long to reach everybody, and all would fall upon the origin. With all jitter it stays
+    /// below the ten seconds after which the reader is sent to the origin itself, which would help nobody else.
     pub patience_news: Duration,
     /// A piece that was asked for longer ago than this, and than three usual requests take, is asked of a second
-    /// parent: if a reader waits for it at once, else when nothing else is left to ask for.
+    /// parent: if a reader waits for it at once, else when nothing else is left to ask for. Out of need, of the origin.
     pub hedge_after: Duration,
     /// How long a parent that was busy or broke off is not asked again.
     pub parent_pause: Duration,
@@ -61,9 +63,9 @@ impl Default for Limits {
             urgent_pieces: 2,
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),
-            patience_alive: Duration::from_secs(5),
+            patience_alive: Duration::from_secs(4),
             patience_links: Duration::from_secs(1),
-            patience_news: Duration::from_secs(15),
+            patience_news: Duration::from_secs(8),
             hedge_after: Duration::from_secs(1),
             parent_pause: Duration::from_millis(300),
             parent_return: Duration::from_secs(5),

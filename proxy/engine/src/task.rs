@@ -202,7 +202,9 @@ impl Task {
         match event {
             Event::ReaderOpened { reader, range } => self.reader_opened(now, reader, range, actions),
             Event::ReaderMoved { reader, offset } => {
-                if let Some(reader) = self.readers.get_mut(&reader) {
+                if let Some(reader) = self.readers.get_mut(&reader)
+                    && offset > reader.offset
+                {
                     reader.offset = offset;
                     reader.since = now;
                 }

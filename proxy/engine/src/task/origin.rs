@@ -154,7 +154,7 @@ impl Task {
         if !self.has_demand() && self.gate.lease.is_none() {
             return self.cancel_origin(actions);
         }
-        if self.gate.lease.is_none() && self.gate.is_over_it(self.parents.any_alive()) {
+        if self.gate.lease.is_none() && self.is_over_need(now) {
             return self.cancel_origin(actions);
         }
         if !self.gate.is_open(now) || self.origin_requests() > 0 {
@@ -170,7 +170,7 @@ impl Task {
                 (run, ChainState::initial(self.settings.digest.algorithm()))
             }
             Some(content) => {
-                let Some(run) = self.origin_run(content) else {
+                let Some(run) = self.origin_run(now, content) else {
                     return self.end_lease_if_covered(actions);
                 };
                 let Some(before) = content.chain.states_from(run.first).first().copied() else {
@@ -183,11 +183,17 @@ impl Task {
         actions.push(Action::FetchOrigin { fetch, run, before });
     }
 
+    fn is_over_need(&mut self, now: Moment) -> bool {
+        let (alive, stuck) = (self.parents.any_alive(), self.stuck_since(now).is_some());
+        self.gate.is_over_it(alive, stuck)
+    }
+
     /// The first stretch that the origin shall bring, up to the next piece that is here or under way.
-    fn origin_run(&self, content: &Content) -> Option<PieceRun> {
+    fn origin_run(&self, now: Moment, content: &Content) -> Option<PieceRun> {
         let known = content.chain.known();
         let count = content.layout().piece_count();
-        let needed = |piece: PieceNumber| self.origin_lacks(content, piece) && self.origin_shall_bring(piece);
+        let lacks = |piece: PieceNumber| self.origin_lacks(now, content, piece);
+        let needed = |piece: PieceNumber| lacks(piece) && self.origin_shall_bring(piece);
         let target = (content.present.next_missing(0)..count).find(|piece| needed(*piece))?;
         let first = if target < known {
             target
@@ -196,7 +202,7 @@ impl Task {
         };
         let longest = self.origin_run_max(content.layout());
         let end = (first..count.min(first.saturating_add(longest)))
-            .find(|piece| !self.origin_lacks(content, *piece) || (*piece > target && !needed(*piece)))
+            .find(|piece| !lacks(*piece) || (*piece > target && !needed(*piece)))
             .unwrap_or(count.min(first.saturating_add(longest)));
         (end > first).then_some(PieceRun {
             first,
@@ -204,10 +210,12 @@ impl Task {
         })
     }
 
-    /// Whether the piece is neither here nor under way, nor claimed such that its claim can be checked.
-    fn origin_lacks(&self, content: &Content, piece: PieceNumber) -> bool {
+    /// Whether the piece is neither here nor under way (from somebody who gets on), nor claimed such that its claim can be
+    /// checked.
+    fn origin_lacks(&self, now: Moment, content: &Content, piece: PieceNumber) -> bool {
         let claimed = content.claimed.contains(piece) && content.is_linkable(piece);
-        !content.present.contains(piece) && !claimed && !self.under_way.contains(piece)
+        let under_way = || self.under_way.contains(piece) && !self.is_left_lying(now, piece);
+        !content.present.contains(piece) && !claimed && !under_way()
     }
 
     fn origin_shall_bring(&self, piece: PieceNumber) -> bool {

@@ -25,7 +25,7 @@ impl Task {
         if self.links.0 != links {
             self.links = (links, now);
         }
-        let waiting = self.waiting();
+        let waiting = self.waiting(now);
         self.gate.consider(now, waiting, &self.settings.limits);
         self.check_claims(actions);
         self.ask_parents(now, only, actions);
@@ -52,7 +52,7 @@ impl Task {
     }
 
     /// How long somebody has waited for a byte; `None` if nobody does.
-    fn waiting(&self) -> Option<Waiting> {
+    fn waiting(&self, now: Moment) -> Option<Waiting> {
         let since = if self.settings.whole {
             self.has_demand().then_some(self.last_progress)?
         } else {
@@ -67,9 +67,30 @@ impl Task {
             since,
             news: self.last_news,
             parent_alive: self.parents.any_alive(),
+            stuck: self.stuck_since(now),
+            origin_asked: self.origin_requests() > 0,
             links: self.links.0,
             links_since: self.links.1,
         })
+    }
+
+    /// Since when a reader waits for a piece that parents were asked for and take much longer than usual for, though others
+    /// may come all the time: the only one that has it may be slow.
+    pub(super) fn stuck_since(&self, now: Moment) -> Option<Moment> {
+        let layout = self.layout()?;
+        let is_late = |piece: PieceNumber| {
+            let mut covering = self.fetches.values().filter(|fetch| fetch.run.contains(piece));
+            covering.all(|fetch| fetch.host.is_some() && now.since(fetch.started) >= self.lateness())
+        };
+        let stuck = |reader: &&Reader| {
+            let next = layout.piece_at(reader.offset);
+            self.is_blocked(reader) && self.under_way.contains(next) && is_late(next)
+        };
+        self.readers
+            .values()
+            .filter(stuck)
+            .map(|reader| reader.since)
+            .min()
     }
 
     /// Whether parents could be asked for anything, or links are what is missing.
@@ -233,11 +254,26 @@ impl Task {
 
     /// Requests to others that take much longer than usual.
     fn late_requests(&self, now: Moment, host: &HostId) -> impl Iterator<Item = &Fetch> {
-        let usual = self.usual_request.unwrap_or(Duration::ZERO);
-        let patience = self.settings.limits.hedge_after.max(usual * 3);
+        let patience = self.lateness();
         self.fetches
             .values()
             .filter(move |fetch| fetch.host.as_ref() != Some(host) && now.since(fetch.started) >= patience)
+    }
+
+    /// How long a request to a parent may run before it is late: much longer than usual.
+    fn lateness(&self) -> Duration {
+        let usual = self.usual_request.unwrap_or(Duration::ZERO);
+        self.settings.limits.hedge_after.max(usual * 3)
+    }
+
+    /// Whether parents were asked for the piece so long ago that, in need, it counts as not asked for: a parent may send
+    /// a byte now and then, which is neither silence nor a piece. On full links all requests take long, and one that is
+    /// just late is left alone as long as anything comes at all.
+    pub(super) fn is_left_lying(&self, now: Moment, piece: PieceNumber) -> bool {
+        let patience = self.lateness().min(self.settings.limits.patience_alive);
+        let mut covering = self.fetches.values().filter(|fetch| fetch.run.contains(piece));
+        self.gate.in_need()
+            && covering.all(|fetch| fetch.host.is_some() && now.since(fetch.started) >= patience)
     }
 
     fn may_hedge(&self, piece: PieceNumber) -> bool {

@@ -1,5 +1,7 @@
 //! Scripts about parents: who is asked for what, and what becomes of those that fail.
 
+use std::collections::VecDeque;
+
 use super::*;
 use crate::ParentFailure;
 
@@ -272,7 +274,7 @@ fn a_slow_parent_that_delivers_takes_the_origins_place_again() {
     let (origin, _) = hurried(&mut script);
     let came = script.on(linked(0, 0));
     assert!(came.contains(&Action::Cancel(origin)), "{came:?}");
-    let still = script.after(3700, Event::Tick);
+    let still = script.after(2900, Event::Tick);
     assert!(!asks_origin(&still), "{still:?}");
 }
 
@@ -286,6 +288,126 @@ fn a_parent_that_stays_slow_does_not_make_readers_wait_again_for_each_request() 
     }
     let next = script.on(ended(origin.0));
     assert!(asks_origin(&next), "{next:?}");
+}
+
+#[test]
+fn what_a_sole_holder_leaves_lying_is_brought_by_the_origin() {
+    for seed in 0..20 {
+        let mut script = Script::with(LENGTH, |settings| settings.seed = seed);
+        let links = script.links(1, 5, true);
+        script.given([Event::SchedulerUp, read_all(), offer(&["a"]), links]);
+        let asked = asked(&script.on(has("a", 0, 5)));
+        let under_way: u32 = asked.iter().map(|(_, _, run)| run.count).sum();
+        assert_eq!(under_way, PIECES, "a is asked for everything: {asked:?}");
+        // It sends a byte a second: never silent, and no piece gets whole.
+        for _ in 0..5 {
+            let early = script.after(590, Event::Tick);
+            assert!(!asks_origin(&early), "seed {seed}");
+        }
+        let later = script.after(1700, Event::Tick);
+        let whole = script.origin_request(2, run(0, PIECES));
+        assert!(later.contains(&whole), "seed {seed}: {later:?}");
+    }
+}
+
+#[test]
+fn however_long_requests_usually_take_a_reader_does_not_wait_longer() {
+    let mut script = with_parents(&["a"]);
+    script.given([has("a", 0, 5)]);
+    for fetch in 0..2 {
+        script.after(3000, linked(fetch, u32::try_from(fetch).unwrap()));
+        script.given([ended(fetch)]);
+    }
+    let later = script.after(4700, Event::Tick);
+    assert!(later.contains(&script.origin_request(4, run(2, 3))), "{later:?}");
+}
+
+#[test]
+fn a_reader_is_not_kept_waiting_for_one_piece_by_all_the_others_that_come() {
+    let mut script = Script::with(20 * 1024 * KIB, |settings| settings.limits.run_bytes = 256 * KIB);
+    let links = script.links(1, 80, true);
+    script.given([Event::SchedulerUp, read_all(), offer(&["a", "b"]), links]);
+    // One holds the beginning and sends nothing of it, the other all the rest, and brings it.
+    script.given([has("a", 0, 1)]);
+    let mut under_way: VecDeque<_> = asked(&script.on(has("b", 1, 79))).into();
+    let origin = loop {
+        script.now = script.now + Duration::from_millis(150);
+        let (fetch, _, run) = under_way.pop_front().unwrap();
+        let mut actions = script.on(linked(fetch, run.first));
+        actions.extend(script.on(ended(fetch)));
+        under_way.extend(asked(&actions));
+        let found = actions.iter().find_map(|action| match action {
+            Action::FetchOrigin { fetch, run, .. } => Some((*fetch, *run)),
+            _ => None,
+        });
+        if let Some(found) = found {
+            break found;
+        }
+    };
+    assert_eq!(origin.1, run(0, 1));
+    let waited = script.now.since(Moment::START);
+    assert!(
+        waited >= Duration::from_secs(6) && waited < Duration::from_millis(9500),
+        "{waited:?}"
+    );
+    let border = script.border(origin.0.0, 0);
+    let came = script.on(border);
+    assert!(came.contains(&Action::Cancel(FetchId(0))), "{came:?}");
+    assert!(!asks_origin(&script.after(100, Event::Tick)), "the need is over");
+}
+
+#[test]
+fn what_a_parent_was_asked_for_just_now_is_left_to_it() {
+    let mut script = Script::with(20 * 1024 * KIB, |_| ());
+    let (origin, _) = hurried(&mut script);
+    // The first pieces come; in their place others are asked for, of the same parent.
+    for piece in 0..8 {
+        let border = script.border(origin.0, piece);
+        script.given([border]);
+    }
+    let fresh: Vec<PieceRun> = script
+        .task
+        .fetches
+        .values()
+        .filter(|fetch| fetch.host.is_some() && fetch.started == script.now)
+        .map(|fetch| fetch.run)
+        .collect();
+    assert!(!fresh.is_empty());
+    for piece in 8..16 {
+        let border = script.border(origin.0, piece);
+        script.given([border]);
+    }
+    let next = script.on(ended(origin.0));
+    let origin = next.iter().find_map(|action| match action {
+        Action::FetchOrigin { run, .. } => Some(*run),
+        _ => None,
+    });
+    let origin = origin.unwrap_or_else(|| panic!("{next:?}"));
+    assert!(
+        fresh.iter().all(|run| !run.contains(origin.first)),
+        "{fresh:?} {origin:?}"
+    );
+}
+
+#[test]
+fn a_lease_for_the_rest_does_not_tie_a_node_to_who_holds_the_beginning() {
+    let mut script = with_parents(&["a"]);
+    script.given([has("a", 0, 2)]);
+    let granted = script.on(Event::LeaseGranted {
+        epoch: 1,
+        runs: Vec::new(),
+    });
+    assert!(
+        granted.contains(&script.origin_request(2, run(2, 3))),
+        "{granted:?}"
+    );
+    for piece in 2..4 {
+        let border = script.border(2, piece);
+        script.given([border]);
+    }
+    script.given([script.last(2), ended(2)]);
+    let later = script.after(4700, Event::Tick);
+    assert!(later.contains(&script.origin_request(3, run(0, 2))), "{later:?}");
 }
 
 #[test]
