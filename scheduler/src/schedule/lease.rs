@@ -13,6 +13,9 @@ use crate::resource::{Host, HostKey, Lease, Task, TaskKey};
 const SEEDS_TRIED_MAX: usize = 2;
 /// Leases of one task without any progress after which whoever waits is sent to the origin.
 const LEASES_IN_VAIN_MAX: u32 = 4;
+/// Highest number of a lease that is taken over. Schedulers count from one and never come so far; a number above it is made
+/// up, and would leave nothing to count on with.
+const EPOCH_MAX: u64 = u64::MAX / 2;
 /// Parked wants that are looked at for one that is public.
 const WAITING_LOOKED_AT: usize = 64;
 
@@ -162,6 +165,11 @@ impl Scheduler {
         match &task.lease {
             Some(lease) if lease.holder == host && lease.epoch == epoch => {}
             Some(_) => {
+                let id = task.id;
+                self.send(host, SchedulerMessage::LeaseRevoked(id, epoch), out);
+            }
+            // No scheduler gave it.
+            None if epoch > EPOCH_MAX => {
                 let id = task.id;
                 self.send(host, SchedulerMessage::LeaseRevoked(id, epoch), out);
             }

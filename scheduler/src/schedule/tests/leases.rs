@@ -1,5 +1,7 @@
 //! The lease: who gets it, when it passes on, how it ends.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -255,6 +257,40 @@ fn a_restarted_scheduler_takes_over_leases() {
     world.want("a", task(2));
     world.pass(Duration::from_secs(2));
     assert!(world.lease(task(2)).unwrap().1 > 41, "epochs go on");
+}
+
+fn adoption(epoch: u64) -> NodeMessage {
+    NodeMessage::Want(Want {
+        lease_epoch: Some(epoch),
+        ..want(task(1))
+    })
+}
+
+#[test]
+fn a_lease_whose_number_no_scheduler_gave_is_not_taken_over() {
+    let mut world = World::with(&["a", "b"]);
+    world.say("a", adoption(u64::MAX));
+    assert!(world.told("a").contains(&format!("revoked {}", u64::MAX)));
+    world.want("b", task(2));
+    assert_eq!(world.lease(task(2)).map(|(_, epoch)| epoch), Some(2));
+}
+
+proptest! {
+    #[test]
+    fn whatever_number_a_node_names_leases_go_on(epochs in prop::collection::vec(any::<u64>(), 1..4)) {
+        let mut world = World::with(&["a", "b", "seed-1"]);
+        for epoch in epochs {
+            world.say("a", adoption(epoch));
+            world.say("b", adoption(epoch));
+            world.want("b", task(2));
+            let epoch = world.lease(task(2)).map(|(_, epoch)| epoch);
+            prop_assert!(epoch.is_some());
+            // Its holder goes, and the next one is counted on.
+            world.disconnect("seed-1");
+            world.connect("seed-1");
+            world.pass(Duration::from_secs(60));
+        }
+    }
 }
 
 #[test]
