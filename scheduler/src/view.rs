@@ -1,13 +1,23 @@
 //! What an operator sees: tasks, who feeds whom, why a parent was chosen, hosts. Read only.
 
+use darter_proto::limits::MESSAGE_BYTES_MAX;
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_types::{ContentKind, PieceRun, TaskId};
+use prost::Message;
 
 use crate::resource::{Host, HostKey, Peer, Task, TaskKey};
 use crate::schedule::Scheduler;
 
 /// Most lines in one answer.
 pub const LINES_MAX: usize = 1_000;
+/// Most edges in one answer.
+pub const EDGES_MAX: usize = 10_000;
+/// Most bytes of peers and edges in one answer: with the rest of it they stay below what a client of gRPC takes by default.
+const TASK_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
+/// Of those, most bytes of peers, so that there is room for edges.
+const PEERS_BYTES_MAX: usize = TASK_BYTES_MAX / 4 * 3;
+/// What a part of a message costs besides its own bytes: its tag and its length.
+const PART_BYTES: usize = 8;
 
 impl Scheduler {
     /// Tasks by name, after `after`, [`LINES_MAX`] or `limit` of them at most; a limit of 0 is none.
@@ -31,23 +41,22 @@ impl Scheduler {
     pub fn get_task(&self, id: &TaskId) -> Option<pb::GetTaskResponse> {
         let key = self.tasks.key(id)?;
         let task = self.tasks.get(key)?;
+        let peers = task.peers.iter().take(LINES_MAX);
+        let peers = peers.map(|(host, peer)| self.task_peer(key, task, *host, peer));
+        let (peers, used) = fitting(peers, PEERS_BYTES_MAX);
+        let edges = task.graph.edges().take(EDGES_MAX);
+        let edges = edges.map(|(from, to, bytes)| pb::Edge {
+            from: from.map(|key| self.name(key)).unwrap_or_default(),
+            to: self.name(to),
+            bytes,
+        });
+        let (edges, _) = fitting(edges, TASK_BYTES_MAX - used);
+        let all = task.peers.len() + task.graph.edges().count();
         Some(pb::GetTaskResponse {
             task: Some(self.task_line(task)),
-            peers: task
-                .peers
-                .iter()
-                .take(LINES_MAX)
-                .map(|(host, peer)| self.task_peer(key, task, *host, peer))
-                .collect(),
-            edges: task
-                .graph
-                .edges()
-                .map(|(from, to, bytes)| pb::Edge {
-                    from: from.map(|key| self.name(key)).unwrap_or_default(),
-                    to: self.name(to),
-                    bytes,
-                })
-                .collect(),
+            left_out: count(all - peers.len() - edges.len()),
+            peers,
+            edges,
         })
     }
 
@@ -121,6 +130,17 @@ impl Scheduler {
     }
 }
 
+/// As many of the parts of an answer as there is room for, in their order, and the bytes that they take.
+fn fitting<M: Message>(parts: impl Iterator<Item = M>, room: usize) -> (Vec<M>, usize) {
+    let mut used = 0;
+    let fits = |part: &M| {
+        used += part.encoded_len() + PART_BYTES;
+        used <= room
+    };
+    let fitting = parts.take_while(fits).collect();
+    (fitting, used.min(room))
+}
+
 fn host_line(host: &Host) -> pb::HostLine {
     let role = if host.is_seed() {
         pb::Role::Seed
@@ -146,3 +166,6 @@ fn host_line(host: &Host) -> pb::HostLine {
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,13 @@ pub(super) fn task(answer: &pb::GetTaskResponse) -> String {
         text += "\nWho fed whom:\n";
         text += &edges(&answer.edges);
     }
+    if answer.left_out > 0 {
+        let _ = writeln!(
+            text,
+            "\n{} more nodes and pairs of nodes have no room in one answer.",
+            answer.left_out
+        );
+    }
     let choosing = answer.peers.iter().filter(|peer| !peer.choices.is_empty());
     for peer in choosing {
         let _ = writeln!(text, "\nParents of {}, and why:", peer.host);
@@ -144,6 +151,7 @@ pub(super) fn task_json(answer: &pb::GetTaskResponse) -> String {
         "task": answer.task.as_ref().map(task_value),
         "peers": answer.peers.iter().map(peer).collect::<Value>(),
         "edges": answer.edges.iter().map(edge).collect::<Value>(),
+        "leftOut": answer.left_out,
     }))
 }
 

@@ -44,6 +44,7 @@ fn answer() -> pb::GetTaskResponse {
             to: "seed-1".into(),
             bytes: 2048,
         }],
+        left_out: 7,
     }
 }
 
@@ -65,6 +66,7 @@ fn a_task_shows_who_feeds_whom_and_why() {
         "fetches from origin now: seed-1\n",
         "HOST    PIECES  STATE\nn1           3  fetching\nseed-1      10  holds\n",
         "Who fed whom:\nFROM    TO        BYTES\norigin  seed-1  2.0 KiB\n",
+        "\n7 more nodes and pairs of nodes have no room in one answer.\n",
         "Parents of n1, and why:\nPARENT  SCORE  REASONS\nseed-1   0.76  same rack +0.16, pieces held +0.10\n",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
@@ -93,6 +95,7 @@ fn json_has_whole_names_and_plain_numbers() {
     assert_eq!(parsed["task"]["lengthBytes"], 2_621_440);
     assert_eq!(parsed["task"]["task"].as_str().unwrap().len(), 71);
     assert_eq!(parsed["edges"][0]["from"], "origin");
+    assert_eq!(parsed["leftOut"], 7);
     assert_eq!(parsed["peers"][0]["parents"][0]["parent"], "seed-1");
     let tasks: Value = serde_json::from_str(&tasks_json(&[line()])).unwrap();
     assert_eq!(tasks[0]["origin"]["kind"], "blob");
