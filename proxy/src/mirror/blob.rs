@@ -43,7 +43,11 @@ impl Mirror {
         let permit = self.permit(ask, &content, held.as_ref()).await?;
         self.vouch(ask, &content, &permit, held.as_ref()).await?;
         let vouched = held.is_some();
-        let opening = self.opening(ask, digest, held.is_some())?;
+        if let Some(length) = permit.head.as_ref().and_then(|head| head.length) {
+            // The right lasts longer than this answer, and who comes by it then is told no length.
+            self.inner.memory.remember_told(&content, length);
+        }
+        let opening = self.opening(ask, &content, held.is_some())?;
         let length = self.length(&content, &permit, held.as_ref());
         let mut open = None;
         let length = match length {
@@ -75,14 +79,19 @@ impl Mirror {
     }
 
     /// Whether this content broke off a moment ago; HEAD is not concerned.
-    fn opening(&self, ask: &Ask, digest: Digest, held: bool) -> Result<Opening, Box<Reply>> {
+    fn opening(&self, ask: &Ask, content: &OriginLocator, held: bool) -> Result<Opening, Box<Reply>> {
+        let digest = content.digest;
         if ask.method == Method::HEAD {
             return Ok(Opening::Serve);
         }
         if held {
             self.inner.streams.works_again(digest.into());
         }
-        match self.inner.streams.opening(digest.into()) {
+        let opening = self.inner.streams.opening(digest.into());
+        if opening != Opening::Serve {
+            self.inner.memory.forget_told(content);
+        }
+        match opening {
             Opening::Serve => Ok(Opening::Serve),
             Opening::EndAtOnce if ask.headers.contains_key(RANGE) => Ok(Opening::EndAtOnce),
             Opening::EndAtOnce | Opening::HandOver => {

@@ -53,6 +53,18 @@ async fn the_whole_blob_and_its_headers_are_the_same_cached_or_not() {
 }
 
 #[tokio::test]
+async fn heads_alone_download_nothing_however_many() {
+    let (lab, digest, content) = lab_with_blob().await;
+    for _ in 0..3 {
+        let head = lab.head(&path(&digest), &[]).await;
+        assert_eq!((head.status, head.content_length()), (200, Some(LENGTH)));
+    }
+    assert_eq!(lab.origin.requests_for(&http::Method::GET, &digest), 0);
+    assert_eq!(lab.origin.requests_for(&http::Method::HEAD, &digest), 1);
+    assert_eq!(lab.get(&path(&digest), &[]).await.body, content.read(0..LENGTH));
+}
+
+#[tokio::test]
 async fn ranges_do_not_depend_on_the_cache() {
     let (lab, digest, content) = lab_with_blob().await;
     let table: &[(&str, u16, Option<&str>, std::ops::Range<u64>)] = &[
