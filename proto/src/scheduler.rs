@@ -144,6 +144,8 @@ pub enum LeaseOutcome {
     Failed,
     /// The content is not what its digest says.
     WrongContent,
+    /// The origin changed the content while it was read: what was published of it counts no more.
+    Changed,
 }
 
 /// The end of a lease.

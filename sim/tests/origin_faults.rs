@@ -196,6 +196,55 @@ fn a_version_that_passes_is_never_mixed_in() {
 }
 
 #[test]
+fn a_version_that_stays_ends_the_stream_and_is_never_mixed_in() {
+    scripted(
+        "a_version_that_stays_ends_the_stream_and_is_never_mixed_in",
+        |seed| {
+            // Where one connection reads it all, and where several do.
+            for length in [MIB, 4 * MIB] {
+                let mut world = World::new(
+                    seed,
+                    Shape {
+                        nodes: 1,
+                        ..Shape::default()
+                    },
+                );
+                let blob = world.blob(length);
+                let what = Match::digest(&blob.digest).get();
+                let cut = Fault::Cut {
+                    at: 500_000,
+                    by: CutBy::Fin,
+                };
+                world.origin.inject(what.clone(), When::Nth(1), cut);
+                let other = Fault::Replace {
+                    content: Content::generated(99, length),
+                    etag: "\"other\"".to_owned(),
+                };
+                let fault = world.origin.inject(what, When::After(1), other);
+                let pull = world.pull(0, &blob);
+                world.run_until(Duration::from_secs(20), "the client is handed over", |_| {
+                    pull.progress().hand_overs > 0
+                });
+                let progress = pull.progress();
+                assert_eq!(progress.wrong_bytes, 0, "{progress:?}");
+                assert!(progress.bytes > 0 && progress.direct_bytes == 0, "{progress:?}");
+                assert!(world.origin.fired(fault) > 1);
+                let wrong = "darter_proxy_verify_failures_total";
+                assert_eq!(world.node("node-0").metric(wrong, ""), 0, "nothing was compared");
+                // The client goes on at the registry, which would lie to it as well.
+                assert!(world.origin.heal(fault));
+                world.settle(Duration::from_secs(20));
+                // What was read of the first version does not stand in the way of the whole.
+                world.run_for(Duration::from_secs(10));
+                world.pull(0, &blob);
+                world.settle(Duration::from_secs(20));
+                world.finish();
+            }
+        },
+    );
+}
+
+#[test]
 fn a_signed_address_that_expires_in_the_middle_is_asked_for_anew() {
     scripted(
         "a_signed_address_that_expires_in_the_middle_is_asked_for_anew",

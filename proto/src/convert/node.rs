@@ -242,6 +242,7 @@ impl TryFrom<pb::LeaseEnded> for LeaseEnded {
             pb::LeaseOutcome::Refused => LeaseOutcome::Refused,
             pb::LeaseOutcome::Absent => LeaseOutcome::Absent,
             pb::LeaseOutcome::WrongContent => LeaseOutcome::WrongContent,
+            pb::LeaseOutcome::Changed => LeaseOutcome::Changed,
             pb::LeaseOutcome::Failed | pb::LeaseOutcome::Unspecified => LeaseOutcome::Failed,
         };
         let status = match u16::try_from(ended.status) {
@@ -271,6 +272,7 @@ impl From<LeaseEnded> for pb::LeaseEnded {
             LeaseOutcome::Absent => pb::LeaseOutcome::Absent,
             LeaseOutcome::Failed => pb::LeaseOutcome::Failed,
             LeaseOutcome::WrongContent => pb::LeaseOutcome::WrongContent,
+            LeaseOutcome::Changed => pb::LeaseOutcome::Changed,
         };
         Self {
             task: ended.task.to_string(),

@@ -137,6 +137,7 @@ fn lease_ended() -> impl Strategy<Value = LeaseEnded> {
         Just(LeaseOutcome::Absent),
         Just(LeaseOutcome::Failed),
         Just(LeaseOutcome::WrongContent),
+        Just(LeaseOutcome::Changed),
     ];
     (task(), any::<u64>(), outcome, prop::option::of(100u16..600)).prop_map(
         |(task, epoch, outcome, status)| LeaseEnded {

@@ -61,6 +61,12 @@ pub enum OriginError {
         /// What was wrong.
         reason: String,
     },
+    /// Again and again it gave other bytes than those that it began with, by their entity tag.
+    #[error("the registry {registry} changed the content while it was read")]
+    Changed {
+        /// The registry.
+        registry: String,
+    },
     /// The configuration does not allow this registry.
     #[error("the registry {registry} is not allowed here: {reason}")]
     NotAllowed {
@@ -101,7 +107,7 @@ impl OriginError {
             Self::RateLimited { .. } | Self::Unreachable { .. } | Self::Cut { .. } | Self::Silent { .. } => {
                 true
             }
-            Self::Unusable { .. } | Self::NotAllowed { .. } => false,
+            Self::Unusable { .. } | Self::Changed { .. } | Self::NotAllowed { .. } => false,
         }
     }
 }

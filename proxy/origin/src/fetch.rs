@@ -11,6 +11,7 @@ use crate::budget::Reservation;
 use crate::error::OriginError;
 use crate::exchange::Answer;
 use crate::headers;
+use crate::version::Version;
 
 /// The most that a manifest may have (distribution specification, "Pushing manifests").
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -151,6 +152,16 @@ impl Fetch {
     /// The strong entity tag of what is sent.
     pub(crate) fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
+    }
+
+    /// Whether its bytes may follow those that came of this version; they are part of it then.
+    pub fn goes_on(&self, version: &Version) -> bool {
+        let fits = version.fits(self.etag());
+        if fits {
+            version.taken(self.etag());
+            version.begun();
+        }
+        fits
     }
 
     /// Whether the registry sends the whole content, be it that everything was asked, or that it ignores `Range`.

@@ -38,6 +38,7 @@ mod registry;
 mod segment;
 mod tls;
 mod token;
+mod version;
 
 pub use body::RelayBody;
 pub use config::{LargeBlobsConfig, OriginConfigError, RegistriesConfig, RegistryConfig};
@@ -50,3 +51,4 @@ pub use metrics::Metrics;
 pub use names::{AddressRange, NamePattern};
 pub use origins::{Head, Origins};
 pub use reading::Reading;
+pub use version::Version;

@@ -6,8 +6,9 @@
 //! each over a connection of its own into memory that was set aside for it. They use what nobody else needs: without a
 //! free connection or free memory the rest comes over one.
 //!
-//! What must hold: bytes come in order and, as long as the registry heeds `Range`, once; nothing is read ahead of a
-//! failure to be told; there is no task behind it, whatever is dropped stops.
+//! What must hold: bytes come in order and, as long as the registry heeds `Range`, once; all are of one version, as far
+//! as the registry tells versions apart; nothing is read ahead of a failure to be told; there is no task behind it,
+//! whatever is dropped stops.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,11 +28,12 @@ use crate::origins::Origins;
 use crate::pace::Pace;
 use crate::registry::Permits;
 use crate::segment::{Opening, Segment};
+use crate::version::Version;
 
 const NOT_SATISFIABLE: StatusCode = StatusCode::RANGE_NOT_SATISFIABLE;
-/// Answers with another entity tag that are not taken. The tag may belong to another content, and the registry may be
-/// about to come right; or to another replica of the same, and then the digest will tell that all is well.
-const OTHER_TAGS_REFUSED: u32 = 2;
+/// Answers with another entity tag after which a content counts as changed. Fewer may be of a version that passes, or of
+/// another replica, and the next answer comes right; none of them is ever taken.
+const OTHER_TAGS_MAX: u32 = 4;
 
 /// A content that is being read. Dropping it ends its requests.
 pub struct Reading {
@@ -48,10 +50,10 @@ pub struct Reading {
     /// In order and without gaps; the first one is read.
     segments: VecDeque<Segment>,
     pace: Pace,
-    /// What the registry calls the bytes that came.
-    etag: Option<String>,
-    /// Answers that may still be refused because they call them otherwise.
-    refusals_left: u32,
+    /// What the registry calls the bytes that came, of this reading or of one before it.
+    version: Version,
+    /// Answers that called them otherwise.
+    other_tags: u32,
     /// Should the registry ignore `Range` in the middle, it is read from the start once more; once.
     may_restart: bool,
 }
@@ -95,10 +97,17 @@ impl Reading {
             next: start,
             end: end.or(length),
             segments: VecDeque::new(),
-            etag: None,
-            refusals_left: OTHER_TAGS_REFUSED,
+            version: Version::default(),
+            other_tags: 0,
             may_restart: true,
         }
+    }
+
+    /// The same, as a part of what `version` was handed out of before.
+    #[must_use]
+    pub fn of_version(mut self, version: Version) -> Self {
+        self.version = version;
+        self
     }
 
     /// Waits for the answer that the next byte comes with: the content's length in bytes, as the registry has it. Asks
@@ -144,6 +153,7 @@ impl Reading {
             };
             match head.poll_next(cx) {
                 Poll::Ready(Ok(Some(bytes))) => {
+                    self.version.begun();
                     self.next += bytes.len() as u64;
                     return Poll::Ready(Ok(Some(bytes)));
                 }
@@ -191,14 +201,11 @@ impl Reading {
             head.close();
             return Poll::Ready(Ok(Some(length)));
         }
-        let etag = fetch.etag().map(str::to_owned);
-        if self.refusals_left > 0 && is_other(self.etag.as_deref(), etag.as_deref()) {
-            self.refusals_left -= 1;
+        if !self.version.fits(fetch.etag()) {
             head.close();
-            return Poll::Ready(Err(
-                self.unusable("it calls the rest of a content by another entity tag")
-            ));
+            return Poll::Ready(Err(self.another_version()));
         }
+        self.version.taken(fetch.etag());
         self.may_restart &= fetch.skips() <= SKIP_BYTES_MAX;
         if whole || head.end() > length {
             head.set_end(end);
@@ -214,7 +221,6 @@ impl Reading {
         }
         self.length = Some(length);
         self.end = Some(self.end.unwrap_or(length));
-        self.etag = etag.or(self.etag.take());
         self.pace.flows(Instant::now());
         Poll::Ready(Ok(Some(length)))
     }
@@ -222,6 +228,16 @@ impl Reading {
     fn other_length(&self, length: u64) -> OriginError {
         let known = self.length.unwrap_or_default();
         self.unusable(&format!("it has {length} bytes of a content that had {known}"))
+    }
+
+    fn another_version(&mut self) -> OriginError {
+        self.other_tags += 1;
+        if self.other_tags < OTHER_TAGS_MAX {
+            return self.unusable("it calls the rest of a content by another entity tag");
+        }
+        OriginError::Changed {
+            registry: self.locator.registry.to_string(),
+        }
     }
 
     fn unusable(&self, reason: &str) -> OriginError {
@@ -355,7 +371,7 @@ impl Reading {
                 Poll::Ready(Ok(Some(fetch)))
                     if Some(fetch.length) != self.length
                         || fetch.is_whole()
-                        || is_other(self.etag.as_deref(), fetch.etag()) =>
+                        || !self.version.fits(fetch.etag()) =>
                 {
                     // Its turn will tell what is the matter.
                     segment.close();
@@ -387,9 +403,4 @@ impl Reading {
             segment.ask(opening, true);
         }
     }
-}
-
-/// Whether two answers name different bytes.
-fn is_other(known: Option<&str>, told: Option<&str>) -> bool {
-    known.zip(told).is_some_and(|(known, told)| known != told)
 }

@@ -191,6 +191,7 @@ pub fn origin_error(problem: &OriginError, absent: Code) -> Reply {
         OriginError::Status { .. }
         | OriginError::Unreachable { .. }
         | OriginError::Cut { .. }
+        | OriginError::Changed { .. }
         | OriginError::Silent { .. } => unavailable(&problem.to_string(), Duration::from_secs(1)),
     }
 }

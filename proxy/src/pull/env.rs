@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use darter_engine::Limits;
-use darter_origin::Origins;
+use darter_origin::{Origins, Version};
 use darter_service::config::{ByteSize, Period};
 use darter_service::limit::Limiter;
 use darter_service::supervise::Tasks;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::changes::Changing;
 use super::recent::Recent;
-use crate::access::AccessConfig;
+use crate::access::{self, AccessConfig};
 use crate::journal::Journal;
 use crate::metrics::PullMetrics;
 use crate::peer::{PeerConfig, Peers};
@@ -113,6 +113,8 @@ pub struct Env {
     running: Mutex<BTreeMap<TaskId, Arc<Shared>>>,
     blocked: Mutex<BTreeMap<HostId, Instant>>,
     distrusted: Mutex<BTreeMap<TaskId, Instant>>,
+    /// What registries call the contents of which the store has pieces that nothing proves yet.
+    versions: Mutex<access::Recent<TaskId, Version>>,
     started: Instant,
     seeds: AtomicU64,
 }
@@ -160,6 +162,7 @@ impl Env {
             running: Mutex::default(),
             blocked: Mutex::default(),
             distrusted: Mutex::default(),
+            versions: Mutex::new(access::Recent::new(REMEMBERED_MAX)),
             started: Instant::now(),
             seeds: AtomicU64::new(parts.seed),
         }
@@ -244,11 +247,27 @@ impl Env {
     /// Nothing that others say of this content is believed for a while, and nothing of it stays.
     pub(super) fn distrust(&self, task: TaskId) {
         remember(&self.distrusted, task);
+        self.forget_version(task);
         self.recent.forget(task);
         if let Err(error) = self.store.remove(task) {
             tracing::warn!(%task, %error, "a content with a wrong chain could not be dropped");
         }
         self.scheduling.withdraw(task);
+    }
+
+    /// What the registry calls the bytes that came of a content, over all pulls until it is proved or dropped.
+    pub(super) fn version(&self, task: TaskId) -> Version {
+        let mut versions = lock(&self.versions);
+        if let Some(known) = versions.get(&task) {
+            return known.clone();
+        }
+        let version = Version::default();
+        versions.insert(task, version.clone());
+        version
+    }
+
+    pub(super) fn forget_version(&self, task: TaskId) {
+        lock(&self.versions).remove(&task);
     }
 
     pub(super) fn is_distrusted(&self, task: TaskId) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, OriginFailure};
-use darter_origin::{OriginError, Origins, Reading};
+use darter_origin::{OriginError, Origins, Reading, Version};
 use darter_service::limit::Limiter;
 use darter_store::StoredTask;
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
@@ -30,6 +30,8 @@ pub(super) struct OriginFetch {
     /// State at the run's first border.
     pub(super) before: ChainState,
     pub(super) locator: OriginLocator,
+    /// What the registry calls the bytes that came before.
+    pub(super) version: Version,
     pub(super) shared: Arc<Shared>,
     pub(super) origins: Origins,
     pub(super) metrics: Arc<PullMetrics>,
@@ -90,12 +92,14 @@ impl OriginFetch {
         let layout = self.shared.availability.facts().map(|facts| facts.layout);
         let run = layout.map(|layout| layout.run_range(self.run));
         let start = run.map_or(0, |run| run.start);
-        self.origins.read(
-            &self.locator,
-            start,
-            run.map(|run| run.end),
-            layout.map(PieceLayout::length),
-        )
+        self.origins
+            .read(
+                &self.locator,
+                start,
+                run.map(|run| run.end),
+                layout.map(PieceLayout::length),
+            )
+            .of_version(self.version.clone())
     }
 
     async fn read_once(&self, reading: &mut Reading, walk: &mut Option<Walk>) -> Result<(), Broken> {
@@ -207,6 +211,7 @@ fn classify(error: &OriginError, begun: bool) -> OriginFailure {
     match error {
         _ if error.is_credential() => OriginFailure::Refused,
         _ if error.is_absent() => OriginFailure::Absent,
+        OriginError::Changed { .. } => OriginFailure::WrongContent,
         OriginError::Cut { .. } | OriginError::Silent { .. } => OriginFailure::Transient,
         // An answer that does not fit the ones before it.
         OriginError::Unusable { .. } if begun => OriginFailure::Transient,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_origin::{Fetch, OriginError};
+use darter_origin::{Fetch, OriginError, Version};
 use darter_types::{ByteRange, PieceHasher, PieceLayout};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -41,6 +41,7 @@ pub(super) async fn known(env: &Env, request: &PullRequest) -> Result<KnownConte
 /// The bytes of a range.
 pub(super) fn read(env: Arc<Env>, request: PullRequest, range: ByteRange) -> ContentStream {
     let slot = Arc::clone(&env.past).try_acquire_owned().ok();
+    let version = env.version(request.task());
     let walk = Walk {
         hasher: Some(PieceHasher::start(request.locator.digest.algorithm())),
         env,
@@ -49,6 +50,7 @@ pub(super) fn read(env: Arc<Env>, request: PullRequest, range: ByteRange) -> Con
         slot,
         fetch: None,
         layout: None,
+        version,
         read: 0,
         tail: Vec::new(),
         wrong: false,
@@ -77,6 +79,8 @@ struct Walk {
     slot: Option<OwnedSemaphorePermit>,
     fetch: Option<Fetch>,
     layout: Option<PieceLayout>,
+    /// What the registry calls the bytes that came, here or before from the store.
+    version: Version,
     /// Bytes that were read and hashed.
     read: u64,
     /// `None` once the digest was looked at.
@@ -166,6 +170,13 @@ impl Walk {
         if known.is_some_and(|known| known != fetch.length) || fetch.range.start != self.read {
             return Err(unusable("its content has another length than before"));
         }
+        if !fetch.goes_on(&self.version) {
+            // Whichever is the right one: the next who asks gets all of it anew.
+            self.env.distrust(self.request.task());
+            return Err(OriginError::Changed {
+                registry: locator.registry.to_string(),
+            });
+        }
         self.layout = Some(layout);
         self.fetch = Some(fetch);
         Ok(())
@@ -177,6 +188,7 @@ impl Walk {
         if self.read != layout.length() || digest != Some(self.request.locator.digest) {
             self.wrong = true;
         }
+        self.env.forget_version(self.request.task());
         self.tail.reverse();
     }
 

@@ -294,6 +294,11 @@ impl Scheduler {
                 self.deny_leases(now, host);
                 self.drop_chain(key, "the content is not what its digest says", out);
             }
+            LeaseOutcome::Changed => {
+                // Nobody's fault but the origin's; whoever begins anew gets one version of it.
+                self.end_lease(now, key, host, true, out);
+                self.drop_chain(key, "the origin changed the content while it was read", out);
+            }
         }
         self.pump(now, key, out);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
+use darter_origin::OriginError;
 use darter_proto::scheduler::{
     Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
 };
@@ -234,6 +235,7 @@ impl Driver {
             run,
             before,
             locator: self.request.locator.clone(),
+            version: self.env.version(self.request.task()),
             shared: Arc::clone(&self.shared),
             origins: self.env.origins.clone(),
             metrics: Arc::clone(&self.env.metrics),
@@ -364,6 +366,7 @@ impl Driver {
             None => LeaseOutcome::Done,
             Some(Failure::Refused) => LeaseOutcome::Refused,
             Some(Failure::Absent) => LeaseOutcome::Absent,
+            Some(Failure::WrongContent) if self.changed().is_some() => LeaseOutcome::Changed,
             Some(Failure::WrongContent) => LeaseOutcome::WrongContent,
             Some(Failure::Unavailable | Failure::Store) => LeaseOutcome::Failed,
         };
@@ -384,21 +387,33 @@ impl Driver {
         );
     }
 
+    /// The registry's failure, if it changed the content: then its bytes were never compared with the digest.
+    fn changed(&self) -> Option<Arc<OriginError>> {
+        let error = self.shared.origin_error()?;
+        matches!(*error, OriginError::Changed { .. }).then_some(error)
+    }
+
     // === the end ===
 
     fn proved(&mut self) {
         if let Some(stored) = &self.stored {
             stored.record_proved();
         }
+        self.env.forget_version(self.request.task());
         self.end(Ok(()));
     }
 
     fn failed(&mut self, failure: Failure) {
         let error = match failure {
             Failure::WrongContent => {
-                self.env.metrics.unverified(Unverified::Chain);
                 self.env.distrust(self.request.task());
-                PullError::WrongContent
+                self.changed().map_or_else(
+                    || {
+                        self.env.metrics.unverified(Unverified::Chain);
+                        PullError::WrongContent
+                    },
+                    PullError::Origin,
+                )
             }
             Failure::Store => PullError::Store("the store could not take the bytes".to_owned()),
             Failure::Refused | Failure::Absent | Failure::Unavailable => self

@@ -140,6 +140,21 @@ fn a_wrong_content_drops_the_chain_and_denies_its_author_leases() {
 }
 
 #[test]
+fn a_content_that_its_origin_changed_begins_anew_and_is_nobodys_fault() {
+    let mut world = World::with(&["seed-1", "a"]);
+    world.want("a", task(1));
+    world.say("seed-1", links(task(1), 1, 9, 1, &[1]));
+    world.sent.clear();
+    world.say("seed-1", ended(task(1), 1, LeaseOutcome::Changed));
+    let told = world.told("a");
+    assert!(told.contains(&"alone: the origin changed the content while it was read".to_owned()));
+    assert!(told.contains(&"forget links".to_owned()), "{told:?}");
+    assert!(world.task(task(1)).unwrap().chain.is_none());
+    world.want("a", task(2));
+    assert_eq!(world.lease(task(2)).unwrap().0, "seed-1");
+}
+
+#[test]
 fn the_lease_holders_length_wins_and_others_go_alone() {
     let mut world = World::with(&["seed-1", "a", "b"]);
     world.want("a", task(1));

@@ -72,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(LeaseOutcome::Absent),
         1 => Just(LeaseOutcome::Failed),
         1 => Just(LeaseOutcome::WrongContent),
+        1 => Just(LeaseOutcome::Changed),
     ];
     let reason = prop_oneof![
         Just(FailureReason::Unreachable),
