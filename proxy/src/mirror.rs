@@ -29,6 +29,7 @@ pub(crate) mod stall;
 mod tests;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -328,8 +329,8 @@ impl Mirror {
         usable.ok_or_else(|| refuse(ask.origin_error(&problem)))
     }
 
-    /// How long the registry may take. Where the content is here, the client is better served by its next host
-    /// than by waiting; where it is not, the registry is needed in any case.
+    /// How long the registry may take, if it can be reached. Where the content is here, the client is better served by
+    /// its next host than by waiting; where it is not, the registry is needed in any case.
     fn patience(&self, held: Option<&KnownContent>) -> Duration {
         match held {
             Some(_) => self.inner.config.first_byte_deadline.as_duration(),
@@ -337,7 +338,8 @@ impl Mirror {
         }
     }
 
-    /// A question to a registry, with the time that is left for it since the request arrived.
+    /// A question to a registry, with the time that is left for it since the request arrived. A registry that takes no
+    /// connection has no longer than any other answer: `patience` is for one that was reached and thinks.
     async fn in_time<T>(
         &self,
         ask: &Ask,
@@ -345,13 +347,20 @@ impl Mirror {
         patience: Duration,
         question: impl Future<Output = Result<T, Arc<OriginError>>>,
     ) -> Result<T, Arc<OriginError>> {
-        match timeout_at(ask.arrived + patience, question).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Arc::new(OriginError::Silent {
-                registry: registry.to_string(),
-                waited: patience,
-            })),
+        let mut question = pin!(question);
+        let first = patience.min(self.inner.config.first_byte_deadline.as_duration());
+        let mut waited = first;
+        let mut answer = timeout_at(ask.arrived + first, &mut question).await;
+        if answer.is_err() && first < patience && self.inner.upstream.is_answering(registry, ask.arrived) {
+            waited = patience;
+            answer = timeout_at(ask.arrived + patience, question).await;
         }
+        answer.unwrap_or_else(|_| {
+            Err(Arc::new(OriginError::Silent {
+                registry: registry.to_string(),
+                waited,
+            }))
+        })
     }
 
     /// What is known of an open content, as soon as it is; waits longer while its registry owes an answer.
@@ -364,7 +373,7 @@ impl Mirror {
         {
             return known.map_err(failed);
         }
-        if content.awaits_origin()
+        if content.awaits_origin(ask.arrived)
             && let Ok(known) = timeout_at(
                 ask.arrived + config.slow_origin_deadline.as_duration(),
                 &mut known,

@@ -17,6 +17,57 @@ fn cuts() -> Vec<u64> {
 }
 
 #[test]
+fn a_registry_that_takes_no_connection_is_not_waited_for() {
+    scripted("a_registry_that_takes_no_connection_is_not_waited_for", |seed| {
+        for seeds in [0, 1] {
+            let mut world = World::new(
+                seed,
+                Shape {
+                    nodes: 1,
+                    seeds,
+                    ..Shape::default()
+                },
+            );
+            let blob = world.blob(MIB);
+            // What the node sends arrives nowhere; the client reaches the registry by another way.
+            world.hold("node-0", "origin");
+            let pull = world.pull(0, &blob);
+            world.settle(Duration::from_secs(20));
+            let progress = pull.progress();
+            assert_eq!(progress.refusals, [503], "{progress:?}");
+            assert!(
+                progress.slowest_refusal <= Duration::from_millis(1500),
+                "{progress:?}"
+            );
+            world.release("node-0", "origin");
+            world.finish();
+        }
+    });
+}
+
+#[test]
+fn a_registry_that_thinks_for_seconds_is_waited_for() {
+    scripted("a_registry_that_thinks_for_seconds_is_waited_for", |seed| {
+        let mut world = World::new(
+            seed,
+            Shape {
+                nodes: 1,
+                ..Shape::default()
+            },
+        );
+        let blob = world.blob(MIB);
+        let slow = Fault::Delay(Duration::from_secs(3));
+        world
+            .origin
+            .inject(Match::digest(&blob.digest), When::Always, slow);
+        let pull = world.pull(0, &blob);
+        world.settle(Duration::from_secs(30));
+        assert_eq!(pull.progress().hand_overs, 0, "{:?}", pull.progress());
+        world.finish();
+    });
+}
+
+#[test]
 fn cuts_anywhere_are_resumed() {
     scripted("cuts_anywhere_are_resumed", |seed| {
         let mut world = World::new(

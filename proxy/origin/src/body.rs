@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::dial::Target;
 use crate::error::OriginError;
 use crate::link::Link;
-use crate::registry::{Permits, Registry};
+use crate::registry::{Permits, Registry, Talk};
 
 /// A body that is being read. Dropping it closes the connection, unless the end was reached.
 pub(crate) struct AnswerBody {
@@ -26,6 +26,7 @@ pub(crate) struct AnswerBody {
     /// None once the end was reached.
     link: Option<Link>,
     permits: Option<Permits>,
+    talk: Option<Talk>,
     received: u64,
     pacer: Pacer,
     silence: Duration,
@@ -55,6 +56,7 @@ impl AnswerBody {
         let mut body = Self {
             incoming,
             pacer: registry.pacer(),
+            talk: Some(registry.talk()),
             registry,
             target,
             link: Some(link),
@@ -90,6 +92,7 @@ impl AnswerBody {
             self.registry.keep(self.target.clone(), link);
         }
         self.permits = None;
+        self.talk = None;
     }
 
     /// The next bytes, never none of them; `None` at the end. Cancel safe.

@@ -287,7 +287,7 @@ impl Exchange<'_> {
         let request = request(target, url, ask, authorization).map_err(|error| {
             Failure::last(self.unusable(format!("no request can be made of its address: {error}")))
         })?;
-        let started = Instant::now();
+        let (started, _talk) = (Instant::now(), self.registry.talk());
         let response = match timeout(self.inner.settings.header_timeout, link.exchange(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {

@@ -31,6 +31,7 @@ use crate::tls::TlsConfigs;
 
 mod head;
 mod large;
+mod reached;
 
 pub use head::Head;
 

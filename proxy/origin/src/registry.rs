@@ -44,10 +44,20 @@ pub(crate) struct Registry {
     blobs: Arc<Semaphore>,
     /// Those of them that run ahead of what somebody reads: half of them, so that they are in nobody's way.
     ahead: Arc<Semaphore>,
+    /// Shared by the requests that were sent and whose answers are not read to their end.
+    talk: Arc<()>,
     state: Mutex<State>,
 }
 
+/// A request that was sent over a connection, until its answer was read.
+#[derive(Debug)]
+pub(crate) struct Talk {
+    _shared: Arc<()>,
+}
+
 struct State {
+    /// When the last request was sent over a connection.
+    sent_at: Option<Instant>,
     idle: Vec<Idle>,
     paused_until: Option<Instant>,
     /// The nearest that its own address was.
@@ -100,6 +110,7 @@ impl Registry {
             .clone()
             .map(|config| Logins::new(config, name.clone()));
         let state = State {
+            sent_at: None,
             idle: Vec::new(),
             paused_until: None,
             nearness: Nearness::Public,
@@ -119,6 +130,7 @@ impl Registry {
             blobs: Arc::new(Semaphore::new(blobs)),
             ahead: Arc::new(Semaphore::new(blobs / 2)),
             settings,
+            talk: Arc::default(),
             state: Mutex::new(state),
         }
     }
@@ -155,6 +167,19 @@ impl Registry {
             _blob: Some(free(&self.blobs)?),
             _request: Some(free(&self.requests)?),
         })
+    }
+
+    /// A request goes out over a connection that stands.
+    pub(crate) fn talk(&self) -> Talk {
+        self.state().sent_at = Some(Instant::now());
+        Talk {
+            _shared: Arc::clone(&self.talk),
+        }
+    }
+
+    /// Whether it was reached since then: what it owes may be on its way.
+    pub(crate) fn is_answering(&self, since: Instant) -> bool {
+        Arc::strong_count(&self.talk) > 1 || self.state().sent_at.is_some_and(|at| at >= since)
     }
 
     /// What one answer is read at.

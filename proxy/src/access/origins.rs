@@ -8,6 +8,7 @@ use darter_types::{ByteRange, Digest, ManifestReference, OriginLocator, Registry
 use futures_util::future::BoxFuture;
 use http::Response;
 use http_body_util::BodyExt as _;
+use tokio::time::Instant;
 
 use crate::mirror::{BodyError, ReplyBody};
 
@@ -16,6 +17,10 @@ use super::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};
 impl Upstream for Origins {
     fn lends(&self, registry: &RegistryName) -> bool {
         Self::lends(self, registry)
+    }
+
+    fn is_answering(&self, registry: &RegistryName, since: Instant) -> bool {
+        Self::is_answering(self, registry, since)
     }
 
     fn head(&self, content: OriginLocator, credentials: Credentials) -> BoxFuture<'static, HeadResult> {

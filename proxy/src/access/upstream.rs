@@ -8,6 +8,7 @@ use darter_origin::{Credentials, OriginError};
 use darter_types::{ByteRange, Digest, OriginLocator, RegistryName, Repository, Tag};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Response};
+use tokio::time::Instant;
 
 use crate::mirror::ReplyBody;
 
@@ -44,6 +45,9 @@ pub trait Upstream: Debug + Send + Sync + 'static {
     fn lends(&self, _registry: &RegistryName) -> bool {
         false
     }
+
+    /// Whether the registry was reached since then, so that what it is asked may be answered yet.
+    fn is_answering(&self, registry: &RegistryName, since: Instant) -> bool;
 
     /// Asks for a content by HEAD.
     fn head(&self, locator: OriginLocator, credentials: Credentials) -> BoxFuture<'static, HeadResult>;

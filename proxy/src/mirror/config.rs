@@ -28,8 +28,8 @@ pub struct MirrorConfig {
     /// How long a client waits for headers, if nothing says that an answer is on its way; then it gets 503 and asks
     /// its next host. Default 1s.
     pub first_byte_deadline: Period,
-    /// How long it waits while a request to the registry is unanswered: a slow registry would not be faster if the
-    /// client asked it itself. Default 10s.
+    /// How long it waits while a request that reached the registry is unanswered: a slow registry would not be faster if
+    /// the client asked it itself. One that takes no connection is not waited for so long. Default 10s.
     pub slow_origin_deadline: Period,
     /// How long a content that broke off is answered by 503, so that clients go on at their next host. Default 5s.
     pub hand_over: Period,

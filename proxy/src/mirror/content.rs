@@ -8,6 +8,7 @@ use bytes::Bytes;
 use darter_types::{ByteRange, OriginLocator, TaskId};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use crate::pull::{PullError, PullRequest};
 
@@ -44,9 +45,9 @@ pub trait OpenContent: Debug + Send + Sync {
     /// Resolves as soon as the length is known.
     fn known(&self) -> BoxFuture<'_, Result<KnownContent, PullError>>;
 
-    /// Whether a request to the origin is under way and unanswered: then patience costs a client nothing that it
-    /// would not have to spend at the origin itself.
-    fn awaits_origin(&self) -> bool;
+    /// Whether the origin, or a node that has the content, was reached since then and owes an answer: then patience costs a
+    /// client nothing that it would not have to spend at the origin itself.
+    fn awaits_origin(&self, since: Instant) -> bool;
 
     /// The bytes of a range. Nothing is read ahead of it by more than the pull's own window.
     fn read(&self, range: ByteRange) -> ContentStream;

@@ -6,6 +6,7 @@ use darter_store::ContentFacts;
 use darter_types::{ByteRange, TaskId};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
 
 use super::{Env, Pull, PullError, PullRequest, Pulls, Reader, Shared, past};
 use crate::mirror::{ContentStream, Contents, KnownContent, OpenContent};
@@ -53,8 +54,9 @@ impl OpenContent for Content {
         })
     }
 
-    fn awaits_origin(&self) -> bool {
-        self.pull.shared.is_hopeful()
+    fn awaits_origin(&self, since: Instant) -> bool {
+        let registry = &self.request.locator.registry;
+        self.pull.shared.is_hopeful() || self.env.origins.is_answering(registry, since)
     }
 
     fn read(&self, range: ByteRange) -> ContentStream {

@@ -104,7 +104,6 @@ impl OriginFetch {
 
     async fn read_once(&self, reading: &mut Reading, walk: &mut Option<Walk>) -> Result<(), Broken> {
         let credentials = self.shared.credentials();
-        self.shared.set_hopeful(true);
         let length = reading.open(&credentials).await?;
         if walk.is_none() {
             *walk = Some(self.begin(length, reading.offset()).await?);

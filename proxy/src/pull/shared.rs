@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(super) readers: Arc<Readers>,
     pub(super) events: mpsc::Sender<Event>,
     origin: Mutex<OriginSide>,
-    /// Somebody who can give the content was reached: patience is worth it.
+    /// A node that can give the content was reached: patience is worth it.
     hopeful: AtomicBool,
     complete: bool,
     /// Which registry gives it; unknown for what was stored without.
@@ -113,12 +113,12 @@ impl Shared {
         }
     }
 
-    /// Notes whether somebody who can give the content was reached.
+    /// Notes whether a node that can give the content was reached.
     pub(super) fn set_hopeful(&self, hopeful: bool) {
         self.hopeful.store(hopeful, Ordering::Relaxed);
     }
 
-    /// Whether an answer with the content may be on its way.
+    /// Whether a node's answer with the content may be on its way.
     pub(super) fn is_hopeful(&self) -> bool {
         self.hopeful.load(Ordering::Relaxed)
     }

@@ -98,7 +98,7 @@ impl OpenContent for MemoryContent {
         Box::pin(async move { fetch.await.map(|(known, _)| known) })
     }
 
-    fn awaits_origin(&self) -> bool {
+    fn awaits_origin(&self, _: Instant) -> bool {
         true
     }
 
