@@ -1,4 +1,5 @@
-//! What happened lately: requests of clients, and the downloads behind them. For `darter why`, in memory alone.
+//! What happened lately: requests of clients, and the downloads behind them. For `darter why`, in memory alone. A request is
+//! a span as well, where spans are sent somewhere.
 //!
 //! Two short lists with the oldest dropped first; the reader puts them together. Times are milliseconds since the journal
 //! began, so it needs no wall clock. It has names and numbers, no credential and no content.
@@ -11,6 +12,8 @@ use darter_types::HostId;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::Empty;
 
 /// Where the admin port shows it.
 pub const PATH: &str = "/debug/pulls";
@@ -98,6 +101,7 @@ pub(crate) struct Entry {
     journal: Journal,
     number: u64,
     sent: u64,
+    span: Span,
 }
 
 impl Default for Journal {
@@ -134,6 +138,15 @@ impl Journal {
         came: Instant,
     ) -> Entry {
         let began_ms = self.at(came);
+        let span = tracing::info_span!(
+            "mirror request",
+            registry,
+            repository,
+            endpoint,
+            head,
+            status = Empty,
+            bytes = Empty
+        );
         let mut lists = self.lists();
         let number = lists.next;
         lists.next += 1;
@@ -156,6 +169,7 @@ impl Journal {
             journal: self.clone(),
             number,
             sent: 0,
+            span,
         }
     }
 
@@ -217,8 +231,14 @@ impl Journal {
 }
 
 impl Entry {
+    /// What is done for it belongs in here.
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
     /// The answer begins.
     pub(crate) fn answered(&self, status: u16) {
+        self.span.record("status", status);
         let now = self.journal.at(Instant::now());
         self.change(|record| (record.answered_ms, record.status) = (Some(now), Some(status)));
     }
@@ -245,6 +265,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let (now, sent) = (self.journal.at(Instant::now()), self.sent);
+        self.span.record("bytes", sent);
         self.change(|record| (record.ended_ms, record.sent_bytes) = (Some(now), sent));
     }
 }

@@ -41,6 +41,7 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 use crate::access::{Access, Permit, Proof, Upstream, Verdict, verdict};
 use crate::journal::{Entry, Journal};
@@ -253,11 +254,14 @@ impl Mirror {
             target,
             arrived,
         };
-        let answer = match ask.target.endpoint.clone() {
-            Endpoint::Blob(digest) => self.blob(&ask, digest).await,
-            Endpoint::Manifest(reference) => self.manifest(&ask, reference).await,
-            Endpoint::Referrers(_) | Endpoint::Tags => self.pass_through(&ask).await,
+        let answer = async {
+            match ask.target.endpoint.clone() {
+                Endpoint::Blob(digest) => self.blob(&ask, digest).await,
+                Endpoint::Manifest(reference) => self.manifest(&ask, reference).await,
+                Endpoint::Referrers(_) | Endpoint::Tags => self.pass_through(&ask).await,
+            }
         };
+        let answer = answer.instrument(entry.span()).await;
         let mut reply = answer.unwrap_or_else(|refusal| *refusal);
         reply::set_text(&mut reply, NAMESPACE, ask.target.registry.as_str());
         (label, reply, Some(entry))

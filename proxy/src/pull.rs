@@ -29,6 +29,8 @@ use darter_store::ContentFacts;
 use darter_types::{ByteRange, ChainState, PieceSet, RegistryName, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 pub use availability::Availability;
 pub use env::{Env, EnvParts, PullConfig, Sharing};
@@ -96,6 +98,7 @@ impl Pulls {
         if running.len() >= limit {
             return Err(PullError::Busy { limit });
         }
+        let span = span_of(&request, background);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared::new(&request, sender));
         running.insert(task, Arc::clone(&shared));
@@ -109,7 +112,7 @@ impl Pulls {
             events,
         );
         let stop = self.stop.clone();
-        self.env.tasks.spawn("pull", driver.run(stop));
+        self.env.tasks.spawn("pull", driver.run(stop).instrument(span));
         self.env.arrivals.changed();
         Ok(Pull {
             shared,
@@ -252,6 +255,20 @@ impl Pulls {
             tracing::warn!(%task, %error, "a content could not be deleted");
         }
     }
+}
+
+/// Where spans are sent somewhere: a pull belongs to the request that was the first to want it.
+fn span_of(request: &PullRequest, background: bool) -> Span {
+    tracing::info_span!(
+        "pull",
+        task = %request.task(),
+        registry = %request.locator.registry,
+        background,
+        origin_bytes = Empty,
+        peer_bytes = Empty,
+        cache_bytes = Empty,
+        error = Empty,
+    )
 }
 
 /// One content that somebody reads.

@@ -19,13 +19,15 @@ use darter_proto::limits::MESSAGE_BYTES_MAX;
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::query_server::QueryServer;
 use darter_proto::pb::scheduler::v1::scheduler_server::SchedulerServer;
-use darter_proto::scheduler::{Hello, NodeMessage};
+use darter_proto::scheduler::{Hello, NodeMessage, SchedulerMessage};
 use darter_types::{HostId, Moment, TaskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::server::Router;
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::config::Limits;
 use crate::metrics::{Metrics, kind};
@@ -41,6 +43,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 32;
 /// Streams that were opened and reset before anybody looked at them; a connection with more is ended.
 const RESETS_WAITING_MAX: usize = 32;
+/// What a want's span tells of its decision at most: a want changes the parents of a dozen nodes.
+const DECISIONS_SHOWN_MAX: usize = 16;
 /// Longest headers of one request, in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// The nodes' service, as probes name it.
@@ -127,6 +131,37 @@ impl Handle {
     }
 }
 
+/// A want is a span, from when it came to what was decided at once; what is pushed later belongs to what made it possible.
+fn decision(event: &Event) -> Span {
+    match event {
+        Event::Message(_, host, NodeMessage::Want(want)) => tracing::info_span!(
+            "want",
+            task = %want.task,
+            registry = %want.origin.registry,
+            host = %host,
+            decision = Empty,
+        ),
+        _ => Span::none(),
+    }
+}
+
+/// Who is told what.
+fn decided(outbox: &Outbox) -> String {
+    let told = |(host, message): &(HostId, SchedulerMessage)| {
+        let what = match message {
+            SchedulerMessage::Parents(parents) => format!("{} parents", parents.parents.len()),
+            SchedulerMessage::SourceLease(_) => "lease".to_owned(),
+            SchedulerMessage::GoAlone(_, reason) => format!("alone, {reason}"),
+            SchedulerMessage::Redirect(_) => "redirect".to_owned(),
+            SchedulerMessage::LeaseRevoked(..) => "lease revoked".to_owned(),
+            _ => return None,
+        };
+        Some(format!("{host}: {what}"))
+    };
+    let told: Vec<String> = outbox.iter().filter_map(told).take(DECISIONS_SHOWN_MAX).collect();
+    told.join("; ")
+}
+
 fn stopping() -> Status {
     Status::unavailable("the scheduler is stopping")
 }
@@ -206,7 +241,12 @@ impl Owner {
     fn apply(&mut self, event: Event) {
         let before = Instant::now();
         let now = Moment::after_start(before.duration_since(self.started));
+        let span = decision(&event);
+        let _deciding = span.enter();
         self.scheduler.apply(now, event, &mut self.outbox);
+        if !span.is_disabled() {
+            span.record("decision", decided(&self.outbox));
+        }
         self.metrics
             .decided(before.elapsed(), &self.scheduler, &mut self.noted);
         self.deliver(now);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::Subscriber;
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
@@ -186,6 +186,8 @@ impl Setup<'_> {
         let env = self.env.filter(|filter| !filter.is_empty());
         let filter = parse(self.flag.or(env).unwrap_or(&self.config.filter))?;
         let (filter, handle) = reload::Layer::new(filter);
+        // Lines say all that they need themselves. So spans cost nothing unless they are sent somewhere, whatever the level.
+        let events = filter.and(filter_fn(|metadata| metadata.is_event()));
         let text = match self.config.format {
             Format::Auto => terminal,
             Format::Text => true,
@@ -207,8 +209,7 @@ impl Setup<'_> {
         };
         let spans = self.traces.map(Traces::layer);
         let subscriber = tracing_subscriber::registry()
-            .with(filter)
-            .with(lines)
+            .with(lines.with_filter(events))
             .with(spans);
         Ok((subscriber, LogHandle { filter: handle, flow }))
     }

@@ -10,10 +10,12 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::SpanExporter as SpanExporterTrait;
+use opentelemetry_sdk::trace::{SdkTracerProvider, TracerProviderBuilder};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
@@ -88,25 +90,30 @@ impl Traces {
             .with_timeout(EXPORT_TIMEOUT)
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        let resource = Resource::builder_empty()
-            .with_service_name(format!("darter-{role}"))
-            .with_attribute(KeyValue::new("service.version", build_info::VERSION))
-            .build();
-        let provider = SdkTracerProvider::builder()
-            .with_resource(resource)
-            .with_batch_exporter(exporter)
-            .build();
+        let provider = builder(role).with_batch_exporter(exporter).build();
         Ok(Some(Self { provider }))
     }
 
-    /// What the subscriber hands spans to. Only this project's: the exporter's own connection must not trace itself.
-    pub(crate) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
+    /// Hands each span to `exporter` as soon as it ends, in the thread that ends it: for tests.
+    pub fn to_exporter(exporter: impl SpanExporterTrait + 'static, role: &str) -> Self {
+        let provider = builder(role).with_simple_exporter(exporter).build();
+        Self { provider }
+    }
+
+    /// What the subscriber hands spans to, and what is logged in the middle of them. Only this project's: the exporter's own
+    /// connection must not trace itself.
+    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
     {
         tracing_opentelemetry::layer()
             .with_tracer(self.provider.tracer("darter"))
-            .with_filter(filter_fn(|metadata| metadata.target().starts_with("darter")))
+            .with_filter(
+                filter_fn(|metadata| {
+                    metadata.target().starts_with("darter") && *metadata.level() <= Level::INFO
+                })
+                .with_max_level_hint(LevelFilter::INFO),
+            )
     }
 
     /// Sends what is left, for three seconds at most, and ends. The last step of a program.
@@ -117,6 +124,14 @@ impl Traces {
             tracing::debug!(%error, "the last spans were not sent");
         }
     }
+}
+
+fn builder(role: &str) -> TracerProviderBuilder {
+    let resource = Resource::builder_empty()
+        .with_service_name(format!("darter-{role}"))
+        .with_attribute(KeyValue::new("service.version", build_info::VERSION))
+        .build();
+    SdkTracerProvider::builder().with_resource(resource)
 }
 
 #[cfg(test)]
@@ -154,6 +169,39 @@ mod tests {
             let mut problems = Problems::new();
             to(wrong).validate(&mut problems);
             assert_eq!(problems.found().len(), 1, "{wrong}");
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl SpanExporterTrait for Nowhere {
+        async fn export(
+            &self,
+            _: Vec<opentelemetry_sdk::trace::SpanData>,
+        ) -> opentelemetry_sdk::error::OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn spans_are_made_only_where_they_are_sent_and_whatever_is_logged() {
+        let traces = Traces::to_exporter(Nowhere, "proxy");
+        for (traces, filter, made) in [(None, "trace", false), (Some(&traces), "error", true)] {
+            let config = LogConfig {
+                filter: filter.into(),
+                ..LogConfig::default()
+            };
+            let setup = Setup {
+                config: &config,
+                flag: None,
+                env: None,
+                traces,
+            };
+            let (subscriber, _handle) = setup.subscriber(std::io::sink, false).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                assert_eq!(!tracing::info_span!("ours").is_disabled(), made, "{filter}");
+            });
         }
     }
 

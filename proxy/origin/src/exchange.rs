@@ -14,6 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, response};
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 use url::{Position, Url};
 
 use crate::body::AnswerBody;
@@ -131,6 +133,31 @@ impl Exchange<'_> {
 
     /// The same with a right to the request that is there already.
     pub(crate) async fn run_with(
+        &self,
+        ask: &Ask,
+        credentials: &Credentials,
+        permits: Permits,
+    ) -> Result<Answer, OriginError> {
+        let span = tracing::info_span!(
+            "origin exchange",
+            registry = %self.registry.name,
+            method = %ask.method,
+            // Without the query, which may be a signature.
+            path = ask.url.path(),
+            status = Empty,
+            error = Empty,
+        );
+        let attempts = self.attempts(ask, credentials, permits);
+        let answer = attempts.instrument(span.clone()).await;
+        match &answer {
+            Ok(answer) => span.record("status", answer.status.as_u16()),
+            Err(error) => span.record("error", error.to_string()),
+        };
+        answer
+    }
+
+    /// Asks until there is an answer, or no use in asking again.
+    async fn attempts(
         &self,
         ask: &Ask,
         credentials: &Credentials,

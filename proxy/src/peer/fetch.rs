@@ -48,6 +48,9 @@ impl Peers {
     /// Runs a request to its end and reports it.
     pub(crate) async fn fetch(&self, request: PeerFetch) {
         let failure = self.read(&request).await.err();
+        if let Some(failure) = &failure {
+            tracing::Span::current().record("failure", tracing::field::debug(failure));
+        }
         let _ = request
             .events
             .send(Event::FetchEnded {

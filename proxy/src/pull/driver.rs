@@ -16,6 +16,7 @@ use darter_types::{HostId, Moment, PieceSet};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::journal::Download;
 
@@ -53,6 +54,8 @@ pub(super) struct Driver {
     /// When the scheduler last heard that bytes come.
     signed_at: Instant,
     asked_at: Option<Instant>,
+    /// Until the scheduler first said something.
+    want: Option<Span>,
     first_at: Option<Instant>,
     ended: bool,
 }
@@ -90,6 +93,7 @@ impl Driver {
             wanted_at: None,
             signed_at: now,
             asked_at: None,
+            want: None,
             first_at: None,
             ended: false,
         }
@@ -149,6 +153,7 @@ impl Driver {
         if matches!(event, Event::ParentAlive(_)) {
             self.shared.set_hopeful(true);
         }
+        self.want_answered(&event);
         if let Event::FetchEnded {
             fetch,
             failure: Some(failure),
@@ -163,6 +168,20 @@ impl Driver {
         self.engine.apply(self.now(), event, &mut actions);
         for action in actions {
             self.perform(action);
+        }
+    }
+
+    /// Ends the span of the first want with what came of it.
+    fn want_answered(&mut self, event: &Event) {
+        let decision = match event {
+            Event::ParentsOffered(_) => "parents",
+            Event::LeaseGranted { .. } => "lease",
+            Event::GoAlone => "alone",
+            Event::SchedulerDown => "scheduler lost",
+            _ => return,
+        };
+        if let Some(span) = self.want.take() {
+            span.record("decision", decision);
         }
     }
 
@@ -218,6 +237,13 @@ impl Driver {
             (sources.origin_bytes, sources.peer_bytes, sources.cache_bytes);
         let peers = sources.parents.len();
         let task = self.request.task();
+        let span = Span::current();
+        span.record("origin_bytes", origin_bytes);
+        span.record("peer_bytes", peer_bytes);
+        span.record("cache_bytes", cache_bytes);
+        if let Err(error) = outcome {
+            span.record("error", error.to_string());
+        }
         match outcome {
             Ok(()) => {
                 tracing::info!(%task, origin_bytes, peer_bytes, cache_bytes, peers, elapsed_ms, "pull finished")

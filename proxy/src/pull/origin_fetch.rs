@@ -45,12 +45,19 @@ struct Walk {
     layout: PieceLayout,
     stored: Arc<dyn StoredTask>,
     end: u64,
+    /// Bytes that came.
+    read: u64,
 }
 
 impl OriginFetch {
     /// Runs to its end and reports it.
     pub(super) async fn run(self) {
-        let failure = self.read().await.err();
+        let (mut walk, span) = (None, tracing::Span::current());
+        let failure = self.read(&mut walk).await.err();
+        span.record("bytes", walk.map_or(0, |walk: Walk| walk.read));
+        if let Some(failure) = &failure {
+            span.record("failure", tracing::field::debug(failure));
+        }
         let _ = self
             .shared
             .events
@@ -61,12 +68,12 @@ impl OriginFetch {
             .await;
     }
 
-    async fn read(&self) -> Result<(), FetchFailure> {
-        let (mut reading, mut walk) = (self.reading(), None);
+    async fn read(&self, walk: &mut Option<Walk>) -> Result<(), FetchFailure> {
+        let mut reading = self.reading();
         let mut resumes = 0;
         loop {
-            let before = walk.as_ref().map(|walk: &Walk| walk.hasher.offset());
-            match self.read_once(&mut reading, &mut walk).await {
+            let before = walk.as_ref().map(|walk| walk.hasher.offset());
+            match self.read_once(&mut reading, walk).await {
                 Ok(()) => return Ok(()),
                 Err(Broken::Final(failure)) => return Err(failure),
                 Err(Broken::Origin(error)) => {
@@ -138,12 +145,14 @@ impl OriginFetch {
             layout,
             stored,
             end,
+            read: 0,
         })
     }
 
     /// Writes and hashes bytes, piece by piece.
     async fn take(&self, walk: &mut Walk, mut bytes: Bytes) -> Result<(), Broken> {
         self.metrics.origin_bytes(bytes.len());
+        walk.read += bytes.len() as u64;
         self.shared
             .yield_to_readers(&self.background, bytes.len() as u64)
             .await;

@@ -11,6 +11,8 @@ use darter_store::{ContentFacts, StoreError, StoredTask};
 use darter_types::{ChainState, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::Driver;
 use crate::metrics::{BytesFrom, Unverified};
@@ -203,6 +205,16 @@ impl Driver {
         proofs: Vec<PieceProof>,
     ) {
         let Some(stored) = self.stored.clone() else { return };
+        let span = tracing::info_span!(
+            "peer fetch",
+            task = %self.request.task(),
+            source = "peer",
+            peer = %host,
+            first = run.first,
+            count = run.count,
+            bytes = stored.facts().layout.run_range(run).len(),
+            failure = Empty,
+        );
         let token = self.begin_fetch(fetch);
         let request = PeerFetch {
             fetch,
@@ -217,9 +229,12 @@ impl Driver {
             background: self.env.background.clone(),
         };
         let peers = self.env.peers.clone();
-        self.env.tasks.spawn("fetch from a parent", async move {
+        let fetched = async move {
             token.run_until_cancelled(peers.fetch(request)).await;
-        });
+        };
+        self.env
+            .tasks
+            .spawn("fetch from a parent", fetched.instrument(span));
     }
 
     fn fetch_origin(&mut self, fetch: FetchId, run: PieceRun, before: ChainState) {
@@ -229,6 +244,16 @@ impl Driver {
             // For the cluster this is a copy too many; an operator who sees many of them looks at the swarm.
             tracing::debug!(task = %self.request.task(), first = run.first, count = run.count, "asks the origin without a lease");
         }
+        let span = tracing::info_span!(
+            "origin fetch",
+            task = %self.request.task(),
+            registry = %self.request.locator.registry,
+            source = "origin",
+            first = run.first,
+            leased = self.engine.lease_epoch().is_some(),
+            bytes = Empty,
+            failure = Empty,
+        );
         let token = self.begin_fetch(fetch);
         let request = OriginFetch {
             fetch,
@@ -241,9 +266,12 @@ impl Driver {
             metrics: Arc::clone(&self.env.metrics),
             background: self.env.background.clone(),
         };
-        self.env.tasks.spawn("fetch from the origin", async move {
+        let fetched = async move {
             token.run_until_cancelled(request.run()).await;
-        });
+        };
+        self.env
+            .tasks
+            .spawn("fetch from the origin", fetched.instrument(span));
     }
 
     fn begin_fetch(&mut self, fetch: FetchId) -> CancellationToken {
@@ -269,9 +297,13 @@ impl Driver {
         }
         let now = Instant::now();
         self.wanted_at = Some(now);
-        self.asked_at.get_or_insert(now);
+        let task = self.request.task();
+        if self.asked_at.is_none() {
+            self.asked_at = Some(now);
+            self.want = Some(tracing::info_span!("scheduler want", %task, decision = Empty));
+        }
         let want = Want {
-            task: self.request.task(),
+            task,
             origin: self.request.locator.clone(),
             length: self.engine.layout().map(PieceLayout::length),
             held: self
@@ -288,9 +320,7 @@ impl Driver {
             },
             lease_epoch: self.engine.lease_epoch(),
         };
-        self.env
-            .scheduling
-            .send(self.request.task(), NodeMessage::Want(want));
+        self.env.scheduling.send(task, NodeMessage::Want(want));
     }
 
     pub(super) fn send_report(&mut self) {
