@@ -120,8 +120,12 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Runs the body of `target` on its seeds, on some thousand mutations of them, and on noise. A failure shows the smallest
-/// input that was found: put it into the folder of seeds with the repair.
+/// Inputs that are made from seeds: in each test run, and by `DARTER_CASES=full` (bar 4: a million frames).
+const CASES: u32 = 1024;
+const CASES_FULL: u32 = 1_000_000;
+
+/// Runs the body of `target` on its seeds, on a thousand mutations of them (or a million: [`crate::cases`]), and on noise. A
+/// failure shows the smallest input that was found: put it into the folder of seeds with the repair.
 ///
 /// # Panics
 /// If the body does.
@@ -136,7 +140,7 @@ pub fn check(target: &str, body: impl Fn(&[u8])) {
     });
     let noise = prop::collection::vec(any::<u8>(), 0..512);
     let mut runner = TestRunner::new(Config {
-        cases: 4 * Config::default().cases,
+        cases: crate::cases(CASES, CASES_FULL),
         failure_persistence: None,
         ..Config::default()
     });

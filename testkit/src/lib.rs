@@ -12,6 +12,7 @@
 )]
 
 pub mod authority;
+mod cases;
 pub mod client;
 pub mod content;
 pub mod fuzz;
@@ -19,3 +20,5 @@ pub mod image;
 pub mod origin;
 pub mod puller;
 pub mod range_model;
+
+pub use cases::cases;

@@ -116,7 +116,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #![proptest_config(ProptestConfig::with_cases(darter_testkit::cases(4096, 1_000_000)))]
         #[test]
         fn unequal_tuples_have_unequal_names(a in prop::array::uniform4("[ab/:]{0,3}"), b in prop::array::uniform4("[ab/:]{0,3}")) {
             let of = |t: &[String; 4]| TaskId::of_url(&t[0], &t[1], &t[2], &t[3]);

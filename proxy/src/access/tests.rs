@@ -8,6 +8,7 @@ use bytes::Bytes;
 use darter_types::{Algorithm, Digest};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Response};
+use proptest::prelude::*;
 
 /// A registry in memory: which credential opens which repository, and what it was asked.
 #[derive(Debug, Default)]
@@ -440,4 +441,47 @@ async fn a_right_of_the_node_that_is_taken_back_is_gone_within_a_minute() {
     });
     tokio::time::advance(Duration::from_secs(61)).await;
     assert_eq!(check(&access, &closed, None).await, "403");
+}
+
+/// A question about a tag, a manifest or a blob, of few names that are made of each other.
+fn subject() -> impl Strategy<Value = Subject> {
+    let registry = prop::sample::select(vec!["a.test", "a.test:80", "b.test", "v2.test"]);
+    let word = prop::sample::select(vec!["a", "b", "v1", "v2", "manifests", "blobs", "a.test"]);
+    let repository = prop::collection::vec(word.clone(), 1..5).prop_map(|words| words.join("/"));
+    let accept = prop::collection::vec(prop::sample::select(vec!["x", "y", "x, y", "x,y"]), 0..3);
+    (registry, repository, word, accept, 0..4u8).prop_map(|(registry, repository, word, accept, what)| {
+        let content = |kind| {
+            Subject::Content(OriginLocator {
+                registry: registry.parse().unwrap(),
+                repository: repository.parse().unwrap(),
+                kind,
+                digest: digest(word),
+            })
+        };
+        match what {
+            0 => content(ContentKind::Blob),
+            1 => content(ContentKind::Manifest),
+            _ => Subject::Tag(TagQuery {
+                registry: registry.parse().unwrap(),
+                repository: repository.parse().unwrap(),
+                tag: word.parse().unwrap(),
+                accept: accept.into_iter().map(HeaderValue::from_static).collect(),
+            }),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(darter_testkit::cases(4096, 1_000_000)))]
+    /// Questions that share a key share an answer.
+    #[test]
+    fn unequal_questions_have_unequal_keys(a in subject(), b in subject()) {
+        let key = |subject: &Subject| (subject.path(), subject.accept());
+        let equal = match (&a, &b) {
+            (Subject::Content(a), Subject::Content(b)) => a == b,
+            (Subject::Tag(a), Subject::Tag(b)) => a == b,
+            _ => false,
+        };
+        prop_assert_eq!(key(&a) == key(&b), equal);
+    }
 }

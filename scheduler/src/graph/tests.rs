@@ -84,6 +84,7 @@ fn bytes_add_up_by_source() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(darter_testkit::cases(256, 100_000)))]
     #[test]
     fn edges_stay_symmetric_and_degrees_capped(steps in prop::collection::vec((0u32..30, 0u8..4, 0u32..30), 0..200), seed in any::<u64>()) {
         let mut rng = SmallRng::seed_from_u64(seed);

@@ -230,7 +230,7 @@ fn check_sent(world: &World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(darter_testkit::cases(512, 100_000)))]
     #[test]
     fn any_order_of_events_keeps_the_invariants(steps in prop::collection::vec(step(), 1..80)) {
         let mut world = World::new(Settings::default());

@@ -148,7 +148,7 @@ impl Watchman {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(darter_testkit::cases(400, 100_000)))]
 
     #[test]
     fn any_order_of_events_keeps_the_invariants(

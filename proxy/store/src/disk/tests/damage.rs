@@ -144,8 +144,7 @@ fn whatever_happens_to_one_file_the_store_opens_and_claims_nothing_wrong() {
     let all: Vec<&PathBuf> = files.keys().collect();
     let mut runner = TestRunner::new(Config {
         failure_persistence: None,
-        // `PROPTEST_CASES=2500` makes it ten thousand.
-        ..Config::with_cases(4 * Config::default().cases)
+        ..Config::with_cases(darter_testkit::cases(1024, 10_000))
     });
     // Indexes are what is parsed: three of four go to them.
     let target = (0..all.len() / 2, prop_oneof![3 => Just(1), 1 => Just(0)])
