@@ -17,8 +17,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 mod head;
+mod multipart;
 
 pub use head::Head;
+pub use multipart::{Part, parts};
 
 /// How long a client waits for the next byte before it says [`End::Quiet`], unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 //!
 //! It is written for clarity from RFC 9110 sections 13.1.5 and 14, not for speed, and shares no code
 //! with the mirror. Where the RFC leaves a choice (several ranges, empty representations), the choice
-//! is an argument. It never answers `multipart/byteranges`.
+//! is an argument.
 
 use std::ops::Range;
 
@@ -52,6 +52,13 @@ impl Default for Policy {
 /// The answer to more than one range in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Several {
+    /// 206 `multipart/byteranges` with one part for each that can be satisfied, in the order in which they were asked; one
+    /// that is left alone is answered as a single range. 400 for more than `most`, or for those that overlap (section
+    /// 17.15).
+    Parts {
+        /// Most ranges in a request.
+        most: usize,
+    },
     /// 400.
     BadRequest,
     /// 200 with everything: the header is ignored.
@@ -76,8 +83,10 @@ pub struct Expected {
     pub status: u16,
     /// The value of `Content-Range`; `None` means that the header must be absent.
     pub content_range: Option<String>,
-    /// Which bytes of the representation make the body of a GET. Empty for errors, whose body is free.
+    /// Which bytes of the representation make the body of a GET. Empty for errors, whose body is free, and for `parts`.
     pub slice: Range<u64>,
+    /// The parts of a `multipart/byteranges` body; empty for every other answer.
+    pub parts: Vec<Range<u64>>,
 }
 
 impl Expected {
@@ -102,13 +111,39 @@ pub fn expected(request: &RangeRequest<'_>, representation: &Representation<'_>,
         };
     }
     match policy.several {
-        Several::BadRequest => Expected {
-            status: 400,
-            content_range: None,
-            slice: 0..0,
-        },
+        Several::Parts { .. } if length == 0 && policy.empty == Empty::Whole => whole(0),
+        Several::Parts { most } if specs.len() > most => bad_request(),
+        Several::Parts { .. } => several(&specs, length),
+        Several::BadRequest => bad_request(),
         Several::Whole => whole(length),
         Several::NotSatisfiable => not_satisfiable(length),
+    }
+}
+
+/// Section 14.2: those that cannot be satisfied are left out, and if none is left the whole set cannot.
+fn several(specs: &[Spec], length: u64) -> Expected {
+    let parts: Vec<Range<u64>> = specs.iter().filter_map(|spec| resolve(*spec, length)).collect();
+    let meet = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+    let overlapping = (0..parts.len()).any(|a| (0..a).any(|b| meet(&parts[a], &parts[b])));
+    match parts.as_slice() {
+        [] => not_satisfiable(length),
+        [one] => partial(one.clone(), length),
+        _ if overlapping => bad_request(),
+        _ => Expected {
+            status: 206,
+            content_range: None,
+            slice: 0..0,
+            parts,
+        },
+    }
+}
+
+fn bad_request() -> Expected {
+    Expected {
+        status: 400,
+        content_range: None,
+        slice: 0..0,
+        parts: Vec::new(),
     }
 }
 
@@ -117,16 +152,22 @@ fn whole(length: u64) -> Expected {
         status: 200,
         content_range: None,
         slice: 0..length,
+        parts: Vec::new(),
     }
 }
 
 fn partial(slice: Range<u64>, length: u64) -> Expected {
-    let content_range = Some(format!("bytes {}-{}/{length}", slice.start, slice.end - 1));
     Expected {
         status: 206,
-        content_range,
+        content_range: Some(content_range(&slice, length)),
         slice,
+        parts: Vec::new(),
     }
+}
+
+/// The value of `Content-Range` for these bytes, which are not none, of `length`.
+pub fn content_range(slice: &Range<u64>, length: u64) -> String {
+    format!("bytes {}-{}/{length}", slice.start, slice.end - 1)
 }
 
 fn not_satisfiable(length: u64) -> Expected {
@@ -134,6 +175,7 @@ fn not_satisfiable(length: u64) -> Expected {
         status: 416,
         content_range: Some(format!("bytes */{length}")),
         slice: 0..0,
+        parts: Vec::new(),
     }
 }
 
@@ -259,6 +301,37 @@ mod tests {
                 "{range} of {length}"
             );
         }
+    }
+
+    #[test]
+    fn several_ranges_are_parts_if_they_are_few_and_apart() {
+        let ask = |range: &str, length| {
+            let request = RangeRequest {
+                method: Method::GET,
+                range: Some(range),
+                if_range: None,
+            };
+            let has = Representation {
+                length,
+                etag: None,
+                last_modified: None,
+            };
+            let policy = Policy {
+                several: Several::Parts { most: 3 },
+                empty: Empty::Whole,
+            };
+            let answer = expected(&request, &has, policy);
+            (answer.status, answer.slice, answer.parts)
+        };
+        assert_eq!(ask("bytes=5-6, 0-1", 10), (206, 0..0, vec![5..7, 0..2]));
+        assert_eq!(ask("bytes=0-1,2-,30-", 10), (206, 0..0, vec![0..2, 2..10]));
+        assert_eq!(ask("bytes=-1,0-1,10-", 10), (206, 0..0, vec![9..10, 0..2]));
+        assert_eq!(ask("bytes=0-1,10-", 10), (206, 0..2, vec![]));
+        assert_eq!(ask("bytes=10-,11-", 10), (416, 0..0, vec![]));
+        assert_eq!(ask("bytes=0-5,5-", 10), (400, 0..0, vec![]));
+        assert_eq!(ask("bytes=0-0,2-2,4-4,6-6", 10), (400, 0..0, vec![]));
+        assert_eq!(ask("bytes=0-0,2-2,4-4,6-6", 0), (200, 0..0, vec![]));
+        assert_eq!(ask("bytes=0-0,x", 10), (200, 0..10, vec![]));
     }
 
     #[test]

@@ -4,5 +4,6 @@ mod blobs;
 mod hostile;
 mod lab;
 mod manifests;
+mod ranges;
 mod rights;
 mod smuggling;

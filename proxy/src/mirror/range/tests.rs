@@ -1,7 +1,7 @@
 //! Ranges against the reference model of RFC 9110.
 
 use super::*;
-use darter_testkit::range_model::{Policy, RangeRequest, Representation, expected};
+use darter_testkit::range_model::{Empty, Policy, RangeRequest, Representation, Several, expected};
 use proptest::prelude::*;
 
 const ETAG: &str = "\"sha256:00\"";
@@ -52,13 +52,11 @@ fn many_ranges_are_refused_before_they_cost_anything() {
     assert_eq!(many(1000), Selection::TooMany);
 }
 
+/// A status, the bytes of a single body, and the parts of a body with several.
+type Outcome = (u16, std::ops::Range<u64>, Vec<std::ops::Range<u64>>);
+
 /// What the model's answer means here.
-fn by_model(
-    method: &Method,
-    range: Option<&str>,
-    if_range: Option<&str>,
-    length: u64,
-) -> (u16, std::ops::Range<u64>) {
+fn by_model(method: &Method, range: Option<&str>, if_range: Option<&str>, length: u64) -> Outcome {
     let request = RangeRequest {
         method: method.clone(),
         range,
@@ -69,16 +67,24 @@ fn by_model(
         etag: Some(ETAG),
         last_modified: None,
     };
-    let answer = expected(&request, &representation, Policy::default());
-    (answer.status, answer.slice)
+    let policy = Policy {
+        several: Several::Parts { most: RANGES_MAX },
+        empty: Empty::Whole,
+    };
+    let answer = expected(&request, &representation, policy);
+    (answer.status, answer.slice, answer.parts)
 }
 
-fn by_selection(selection: &Selection, length: u64) -> (u16, std::ops::Range<u64>) {
+fn by_selection(selection: &Selection, length: u64) -> Outcome {
     match selection {
-        Selection::Whole => (200, 0..length),
-        Selection::One(range) => (206, range.start..range.end),
-        Selection::NotSatisfiable => (416, 0..0),
-        Selection::Several(_) | Selection::TooMany => (400, 0..0),
+        Selection::Whole => (200, 0..length, Vec::new()),
+        Selection::One(range) => (206, range.start..range.end, Vec::new()),
+        Selection::Several(ranges) => {
+            let parts = ranges.iter().map(|range| range.start..range.end);
+            (206, 0..0, parts.collect())
+        }
+        Selection::NotSatisfiable => (416, 0..0, Vec::new()),
+        Selection::TooMany => (400, 0..0, Vec::new()),
     }
 }
 
@@ -96,11 +102,17 @@ fn header() -> impl Strategy<Value = String> {
     let unit =
         prop_oneof![8 => Just("bytes="), 1 => Just("Bytes="), 1 => Just("bytes "), 1 => Just("items=")];
     let space = prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just(",")];
-    (unit, space, offset(), offset()).prop_map(|(unit, space, a, b)| format!("{unit}{space}{a}-{b}{space}"))
+    let spec = (offset(), offset()).prop_map(|(first, last)| format!("{first}-{last}"));
+    let small = (0u64..40, 0u64..4).prop_map(|(first, more)| format!("{first}-{}", first + more));
+    let specs = prop_oneof![
+        6 => prop::collection::vec(spec, 1..2),
+        3 => prop::collection::vec(small, 1..20),
+    ];
+    (unit, space, specs).prop_map(|(unit, space, specs)| format!("{unit}{space}{}{space}", specs.join(",")))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(darter_testkit::cases(20_000, 100_000)))]
     #[test]
     fn agrees_with_the_model(
         range in prop::option::weighted(0.9, header()),

@@ -230,6 +230,12 @@ impl Lab {
             .unwrap()
     }
 
+    /// The blob is not here any more.
+    pub(super) fn forget(&self, digest: &str) {
+        let task = digest.parse::<Digest>().unwrap().into();
+        self.contents.held.lock().unwrap().remove(&task);
+    }
+
     pub(super) fn trouble(&self, digest: &str, trouble: Option<Trouble>) {
         let task = digest.parse::<Digest>().unwrap().into();
         let mut troubles = self.contents.trouble.lock().unwrap();
