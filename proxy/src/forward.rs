@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_origin::Origins;
+use darter_service::http_server::hygiene;
 use darter_service::supervise::Tasks;
 use darter_types::RegistryName;
 use http::header::{HOST, PROXY_AUTHENTICATE};
@@ -33,7 +34,6 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::mirror::Mirror;
-use crate::mirror::hygiene;
 use crate::mirror::path;
 use crate::mirror::reply::{self, Code, Reply};
 

@@ -11,10 +11,7 @@ mod blob;
 mod body;
 mod config;
 mod content;
-#[cfg(test)]
-pub(crate) mod corpus;
 mod giveup;
-pub(crate) mod hygiene;
 pub mod manifest;
 mod memory;
 mod metrics;
@@ -34,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_origin::OriginError;
+use darter_service::http_server::hygiene;
 use darter_types::{OriginLocator, RegistryName};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
@@ -212,7 +210,7 @@ impl Mirror {
         parts: http::request::Parts,
         arrived: Instant,
     ) -> (&'static str, Reply, Option<Entry>) {
-        if let Err(problem) = hygiene::check(&parts) {
+        if let Err(problem) = hygiene::check_final(&parts) {
             let refused = reply::error(StatusCode::BAD_REQUEST, Code::Unsupported, problem);
             return ("other", reply::close_after(refused), None);
         }

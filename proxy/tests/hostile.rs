@@ -14,16 +14,21 @@ use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
 use darter_store::{DiskOptions, DiskStore};
-use darter_testkit::client::RawConnection;
+use darter_testkit::client::{End, RawConnection};
 use darter_testkit::content::Content;
 use darter_testkit::origin::{Fault, Match, Origin, RunningOrigin, When};
+use darter_testkit::smuggling::{CORPUS, HIDDEN};
 use prometheus_client::registry::Registry;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio_util::sync::CancellationToken;
 
 const CANARY: &str = "canary-7c1f";
 
+/// Memory is measured for the whole process: one test after the other.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 struct World {
+    _alone: tokio::sync::MutexGuard<'static, ()>,
     origin: Origin,
     node: Node,
     stop: CancellationToken,
@@ -33,6 +38,7 @@ struct World {
 }
 
 async fn world() -> World {
+    let alone = ALONE.lock().await;
     let origin = Origin::new();
     let running = origin.spawn_on_loopback().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -66,6 +72,7 @@ async fn world() -> World {
         seed: 7,
     };
     World {
+        _alone: alone,
         node: start(parts).await.unwrap(),
         origin,
         stop,
@@ -194,6 +201,40 @@ async fn no_path_leads_out_of_the_store() {
     assert_eq!(touched(&watch), ["canary"]);
     // Nothing that was asked became a name in the store either.
     assert_eq!(std::fs::read_dir(dir.join("store/tasks")).unwrap().count(), 0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn no_port_answers_a_request_that_hides_in_another() {
+    let world = world().await;
+    let digest = world.origin.add_blob("team/app", Content::generated(1, 1000));
+    let peer = (
+        &world.node.peer_address,
+        format!("/v1/tasks/{digest}/pieces"),
+        format!("/v1/tasks/{digest}/have"),
+    );
+    let mirror = (&world.node.mirror_address, "/v2/".to_owned(), HIDDEN.to_owned());
+    for (port, target, hidden) in [mirror, peer] {
+        for case in CORPUS {
+            let text = case.text("GET", &target, port, &format!("{hidden}?ns=registry.test"));
+            let stream = RawConnection::connect(port.parse().unwrap()).await.unwrap();
+            let (answer, end) = case.send(stream.into_inner(), &text).await;
+            assert!(
+                !answer.contains("HTTP/1.1"),
+                "{}: two answers: {answer}",
+                case.name
+            );
+            if case.refused_finally {
+                assert!(
+                    answer.starts_with("400") || answer.starts_with("431"),
+                    "{}: {answer}",
+                    case.name
+                );
+                assert!(matches!(end, End::Fin | End::Reset), "{}: {end:?}", case.name);
+            }
+        }
+    }
+    assert_eq!(world.origin.requests_total(), 0);
     world.stop().await;
 }
 

@@ -1,4 +1,10 @@
 //! Serves HTTP/1.1 on a listener: one task a connection, within limits, until asked to stop.
+//!
+//! Requests that two readers could take for different ones are answered 400 and end their connection ([`hygiene`],
+//! [`Strict`]), here and in the servers that have loops of their own.
+
+pub mod hygiene;
+mod strict;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -8,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 use crate::net::{Acceptor, Listener, PeerAddr, Stream};
 use crate::supervise::Tasks;
 use crate::tls::PeerIdentity;
+
+pub use strict::{Strict, fuzz_heads};
 
 /// Connections that are told at one time that there are too many; further ones are closed without a word.
 const REFUSALS_MAX: usize = 256;
@@ -161,7 +169,16 @@ async fn serve_connection<I, B, H>(
         if let Some(identity) = &identity {
             request.extensions_mut().insert(Arc::clone(identity));
         }
-        async move { Ok::<_, Infallible>(handler.answer(request, peer).await) }
+        async move {
+            let (parts, body) = request.into_parts();
+            Ok::<_, Infallible>(match hygiene::check_final(&parts) {
+                Err(problem) => plain(StatusCode::BAD_REQUEST, format!("{problem}\n")).map(Either::Right),
+                Ok(()) => {
+                    let request = Request::from_parts(parts, body);
+                    handler.answer(request, peer).await.map(Either::Left)
+                }
+            })
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -169,7 +186,7 @@ async fn serve_connection<I, B, H>(
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.head_bytes_max.max(8192))
         .max_headers(limits.headers_max);
-    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let mut connection = std::pin::pin!(builder.serve_connection(Strict::new(io), service));
     let served = match stop.run_until_cancelled(connection.as_mut()).await {
         Some(served) => served,
         None => {
@@ -190,11 +207,10 @@ async fn refuse<W: Wrap>(wrap: W, stream: Stream) {
         return;
     };
     let service = service_fn(|_: Request<Incoming>| async {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"too many connections\n")));
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        let mut response = plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many connections\n".to_owned(),
+        );
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
@@ -205,6 +221,16 @@ async fn refuse<W: Wrap>(wrap: W, stream: Stream) {
         .serve_connection(io, service);
     // Who does not read it is refused as well.
     let _ = connection.await;
+}
+
+/// A few words, behind which the connection ends.
+fn plain(status: StatusCode, words: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(words.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
 }
 
 #[cfg(test)]
@@ -250,6 +276,30 @@ mod tests {
         let (address, _tasks) = server(Limits::default(), &stop).await;
         assert_eq!(ask(&address, "/panic").await, "");
         assert!(ask(&address, "/").await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn requests_that_mean_two_things_are_refused_and_one_is_answered_at_most() {
+        use darter_testkit::client::End;
+        use darter_testkit::smuggling::{CORPUS, HIDDEN};
+
+        let stop = CancellationToken::new();
+        let (address, _tasks) = server(Limits::default(), &stop).await;
+        for case in CORPUS {
+            let text = case.text("GET", "/livez", &address, HIDDEN);
+            let stream = TokioNetwork.connect(&address).await.unwrap();
+            let (answer, end) = case.send(stream, &text).await;
+            if case.refused_finally {
+                assert!(answer.starts_with('4'), "{}: {answer}", case.name);
+                assert!(!answer.contains("hello"), "{}: {answer}", case.name);
+                assert!(matches!(end, End::Fin | End::Reset), "{}: {end:?}", case.name);
+            }
+            assert!(
+                !answer.contains("HTTP/1.1"),
+                "{}: two answers: {answer}",
+                case.name
+            );
+        }
     }
 
     #[tokio::test]

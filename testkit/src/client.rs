@@ -135,6 +135,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> RawConnection<I> {
         }
     }
 
+    /// What it talks over. What was read and not taken is lost.
+    pub fn into_inner(self) -> I {
+        self.io
+    }
+
     /// Waits so long for the next byte.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {

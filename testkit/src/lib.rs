@@ -20,5 +20,6 @@ pub mod image;
 pub mod origin;
 pub mod puller;
 pub mod range_model;
+pub mod smuggling;
 
 pub use cases::cases;

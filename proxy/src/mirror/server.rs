@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_service::http_server::Strict;
 use darter_service::net::{Acceptor, Listener, Stream};
 use darter_service::supervise::Tasks;
 
@@ -127,7 +128,7 @@ where
         .header_read_timeout(heads.timeout)
         .max_buf_size(heads.bytes_max)
         .max_headers(heads.count_max)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(Strict::new(TokioIo::new(io)), service);
     let mut stopping = Some(Box::pin(stop.cancelled_owned()));
     let ended = poll_fn(|cx| {
         if stopping
@@ -145,7 +146,7 @@ where
     }
     let parts = connection.into_parts();
     Ended {
-        io: parts.io.into_inner(),
+        io: parts.io.into_inner().into_inner(),
         early: parts.read_buf,
         error,
     }

@@ -159,3 +159,36 @@ async fn is_served_on_a_socket() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn requests_that_mean_two_things_are_refused_on_its_socket() {
+    use darter_testkit::client::End;
+    use darter_testkit::smuggling::CORPUS;
+
+    use crate::net::{Network, TokioNetwork};
+
+    let (parts, _subscriber) = parts();
+    let network: Arc<dyn Network> = Arc::new(TokioNetwork);
+    let port = AdminPort::bind(&network, &"127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let address = port.address();
+    let server = port.serve(Admin::new(parts));
+    for case in CORPUS {
+        // What hides would be seen by its answer.
+        let text = case.text("GET", "/livez", &address, "/readyz");
+        let (answer, end) = case
+            .send(TokioNetwork.connect(&address).await.unwrap(), &text)
+            .await;
+        assert!(
+            !answer.contains("HTTP/1.1"),
+            "{}: two answers: {answer}",
+            case.name
+        );
+        if case.refused_finally {
+            assert!(answer.starts_with('4'), "{}: {answer}", case.name);
+            assert!(matches!(end, End::Fin | End::Reset), "{}: {end:?}", case.name);
+        }
+    }
+    server.end().await;
+}

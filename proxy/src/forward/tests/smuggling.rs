@@ -2,9 +2,9 @@
 //! nothing of what hides behind it.
 
 use darter_testkit::client::{End, RawConnection};
+use darter_testkit::smuggling::{CORPUS, HIDDEN};
 
 use super::lab::Lab;
-use crate::mirror::corpus::{CORPUS, HIDDEN};
 
 #[tokio::test]
 async fn nothing_that_hides_behind_a_request_is_asked() {

@@ -1,4 +1,4 @@
-//! Requests that two readers could take for different ones, for the tests of both ports.
+//! Requests that two readers could take for different ones, for the tests of every port that speaks HTTP.
 //!
 //! In a text, `{M}` is a method, `{T}` a target, `{H}` a host, `{S}` a second request that hides in the first one or
 //! behind it, and `{N}` its length. Who asks the registry for [`HIDDEN`] has fallen for it.
@@ -6,19 +6,23 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use darter_testkit::client::{End, RawConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::client::{End, RawConnection};
+
 /// The path of the request that hides.
-pub(crate) const HIDDEN: &str = "/v2/hidden/tags/list";
+pub const HIDDEN: &str = "/v2/hidden/tags/list";
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
+pub struct Case {
+    /// What it does.
+    pub name: &'static str,
     text: &'static str,
     /// Whether everybody has to refuse it: 400, or 431 where a length is beyond all bounds.
-    pub(crate) refused: bool,
+    pub refused: bool,
+    /// Whether those have to refuse it who pass no request on.
+    pub refused_finally: bool,
 }
 
 const fn refused(name: &'static str, text: &'static str) -> Case {
@@ -26,6 +30,7 @@ const fn refused(name: &'static str, text: &'static str) -> Case {
         name,
         text,
         refused: true,
+        refused_finally: true,
     }
 }
 
@@ -34,6 +39,16 @@ const fn taken(name: &'static str, text: &'static str) -> Case {
         name,
         text,
         refused: false,
+        refused_finally: false,
+    }
+}
+
+const fn not_here(name: &'static str, text: &'static str) -> Case {
+    Case {
+        name,
+        text,
+        refused: false,
+        refused_finally: true,
     }
 }
 
@@ -54,7 +69,8 @@ macro_rules! chunks {
     };
 }
 
-pub(crate) const CORPUS: &[Case] = &[
+/// All of them.
+pub const CORPUS: &[Case] = &[
     // Two lengths.
     refused(
         "two lengths",
@@ -136,13 +152,29 @@ pub(crate) const CORPUS: &[Case] = &[
     refused("no colon", headers!("Content-Length")),
     refused("a name with a space", headers!("Content Length: {N}")),
     refused("a name that is not ASCII", headers!("C\u{f6}ntent-Length: {N}")),
-    taken(
+    refused(
         "no carriage returns",
         "{M} {T} HTTP/1.1\nHost: {H}\nConnection: close\n\n{S}",
     ),
-    taken(
+    refused(
         "no carriage returns in chunks",
         "{M} {T} HTTP/1.1\nHost: {H}\nTransfer-Encoding: chunked\n\n0\n\n{S}",
+    ),
+    refused(
+        "one line without a carriage return",
+        "{M} {T} HTTP/1.1\r\nHost: {H}\nX-A: b\r\n\r\n{S}",
+    ),
+    refused(
+        "a first line without a carriage return",
+        "{M} {T} HTTP/1.1\nHost: {H}\r\n\r\n{S}",
+    ),
+    refused(
+        "a last line without a carriage return",
+        "{M} {T} HTTP/1.1\r\nHost: {H}\r\n\n{S}",
+    ),
+    refused(
+        "an empty line without a carriage return",
+        "\n{M} {T} HTTP/1.1\r\nHost: {H}\r\n\r\n{S}",
     ),
     // Who is asked.
     refused("no host", "{M} {T} HTTP/1.1\r\n\r\n{S}"),
@@ -165,7 +197,7 @@ pub(crate) const CORPUS: &[Case] = &[
         "{M} {T}\0 HTTP/1.1\r\nHost: {H}\r\n\r\n{S}",
     ),
     taken("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{S}"),
-    taken(
+    not_here(
         "an upgrade that nobody agreed to",
         "{M} {T} HTTP/1.1\r\nHost: {H}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{S}",
     ),
@@ -205,7 +237,7 @@ pub(crate) const CORPUS: &[Case] = &[
 
 impl Case {
     /// What is sent: `hidden` is the target of the request that hides.
-    pub(crate) fn text(&self, method: &str, target: &str, host: &str, hidden: &str) -> String {
+    pub fn text(&self, method: &str, target: &str, host: &str, hidden: &str) -> String {
         let second = format!("GET {hidden} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         self.text
             .replace("{M}", method)
@@ -215,20 +247,26 @@ impl Case {
             .replace("{S}", &second)
     }
 
-    /// Sends a text and reads all that comes back; how it ended.
-    pub(crate) async fn send<I>(&self, io: I, text: &str) -> (String, End)
+    /// Sends a text and reads all that comes back, which begins with the status; how it ended.
+    ///
+    /// # Panics
+    /// If the connection breaks.
+    pub async fn send<I>(&self, io: I, text: &str) -> (String, End)
     where
         I: AsyncRead + AsyncWrite + Unpin + Debug,
     {
         let mut connection = RawConnection::new(io);
-        connection.send(text.as_bytes()).await.unwrap();
+        connection.send(text.as_bytes()).await.expect("it is sent");
         // The answer is waited for; that nothing comes behind it, only where the connection may stay open.
         let head = connection.read_head().await;
         let answered = head.as_ref().map_or(0, |head| head.status);
-        if !self.refused {
+        if !self.refused_finally {
             connection = connection.with_patience(Duration::from_millis(200));
         }
-        let (rest, end) = connection.read_to_end().await.unwrap();
+        let (rest, end) = connection
+            .read_to_end()
+            .await
+            .expect("it ends by FIN or by a reset");
         (format!("{answered} {}", String::from_utf8_lossy(&rest)), end)
     }
 }
