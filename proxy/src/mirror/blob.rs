@@ -188,7 +188,13 @@ impl Plan {
         match select(asked, length, &etag(digest)) {
             Selection::Whole => Ok(Self::whole(length)),
             Selection::One(range) => Ok(Self::one(range, length)),
-            Selection::Several(ranges) => Ok(Self::several(&ranges, length, digest)),
+            Selection::Several(ranges) => {
+                let several = Self::several(&ranges, length, digest);
+                // RFC 9110 section 15.3.7.2: where the frames of the parts cost more than the rest of the content, it is
+                // sent whole. No request is answered with more than the content.
+                let costly = length_of(&several.parts) > length;
+                Ok(if costly { Self::whole(length) } else { several })
+            }
             Selection::NotSatisfiable => Err(refuse(not_satisfiable(length))),
             Selection::TooMany => Err(refuse(reply::error(
                 StatusCode::BAD_REQUEST,

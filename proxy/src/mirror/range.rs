@@ -45,14 +45,18 @@ pub fn select(asked: Asked<'_>, length: u64, etag: &str) -> Selection {
     let Some(set) = asked.range.filter(|_| usable).and_then(byte_set) else {
         return Selection::Whole;
     };
-    let mut specs = Vec::new();
+    // However many are asked for, no more are kept than could be answered.
+    let (mut specs, mut count) = (Vec::new(), 0usize);
     for text in elements(set) {
-        match Spec::parse(text) {
-            Some(spec) => specs.push(spec),
-            None => return Selection::Whole,
+        let Some(spec) = Spec::parse(text) else {
+            return Selection::Whole;
+        };
+        count += 1;
+        if count <= RANGES_MAX {
+            specs.push(spec);
         }
     }
-    match specs.len() {
+    match count {
         0 => Selection::Whole,
         // Section 14.2 lets a server ignore the header, and an empty part could not be written down.
         _ if length == 0 => Selection::Whole,

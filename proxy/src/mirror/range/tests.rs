@@ -50,6 +50,10 @@ fn many_ranges_are_refused_before_they_cost_anything() {
     assert!(matches!(many(16), Selection::Several(ranges) if ranges.len() == 16));
     assert_eq!(many(17), Selection::TooMany);
     assert_eq!(many(1000), Selection::TooMany);
+    let overlapping = vec!["0-"; 1000].join(",");
+    assert_eq!(ask(&format!("bytes={overlapping}"), 10), Selection::TooMany);
+    // What makes no sense is ignored, however late it comes.
+    assert_eq!(ask(&format!("bytes={overlapping},x"), 10), Selection::Whole);
 }
 
 /// A status, the bytes of a single body, and the parts of a body with several.

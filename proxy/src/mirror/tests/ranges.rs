@@ -151,6 +151,34 @@ fn indices(slice: &std::ops::Range<u64>) -> std::ops::Range<usize> {
     usize::try_from(slice.start).unwrap()..usize::try_from(slice.end).unwrap()
 }
 
+/// A multipart body as RFC 9110 section 14.6 has it, with this mirror's boundary of 40 characters.
+fn framed(parts: &[std::ops::Range<u64>], length: u64) -> u64 {
+    let boundary = "x".repeat(40);
+    let frame = |slice: &std::ops::Range<u64>| {
+        let range = content_range(slice, length);
+        let kind = "Content-Type: application/octet-stream";
+        let head = format!("\r\n--{boundary}\r\n{kind}\r\nContent-Range: {range}\r\n\r\n");
+        head.len() as u64 + slice.end - slice.start
+    };
+    parts.iter().map(frame).sum::<u64>() + format!("\r\n--{boundary}--\r\n").len() as u64
+}
+
+/// The only right answer: that of the model, and the whole where parts would be longer than that.
+fn right(request: &RangeRequest<'_>, has: &Representation<'_>) -> Expected {
+    let right = expected(request, has, POLICY);
+    if framed(&right.parts, has.length) > has.length && !right.parts.is_empty() {
+        return expected(
+            &RangeRequest {
+                range: None,
+                ..request.clone()
+            },
+            has,
+            POLICY,
+        );
+    }
+    right
+}
+
 /// Compares an answer with the only right one.
 fn compare(asked: &Asked, right: &Expected, lab: &Lab, found: &Response) {
     let (digest, bytes) = &BLOBS[asked.blob];
@@ -224,7 +252,11 @@ async fn ask_all(requests: &[Asked]) {
             etag: Some(&etag),
             last_modified: None,
         };
-        compare(asked, &expected(&request, &has, POLICY), &lab, &found);
+        compare(asked, &right(&request, &has), &lab, &found);
+        assert!(
+            found.status >= 300 || found.body.len() <= bytes.len(),
+            "{asked:?}: more than the blob"
+        );
         // No range is a reason to end a connection.
         assert_eq!(found.header("connection"), None, "{asked:?}");
     }
