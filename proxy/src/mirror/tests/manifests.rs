@@ -139,6 +139,32 @@ async fn what_is_no_manifest_is_never_served_as_one() {
 }
 
 #[tokio::test]
+async fn head_does_not_promise_what_get_refused_and_asks_no_more_than_before() {
+    let lab = Lab::new().await;
+    let ambiguous = r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#;
+    let digest = lab.origin.add_manifest("a", Some("v1"), TYPES, ambiguous);
+    let by_digest = format!("/v2/a/manifests/{digest}");
+    assert_eq!(lab.get(BY_TAG, &[]).await.status, 502);
+    let asked = lab.origin.requests_total();
+    for path in [BY_TAG, by_digest.as_str()] {
+        assert_eq!(lab.head(path, &[]).await.status, 502, "{path}");
+    }
+    // One question about the tag, as ever.
+    assert_eq!(lab.origin.requests_total(), asked + 1);
+
+    let image = add_image(&lab.origin, "a", Some("v2"), &ImageSpec::new(1, &[10]));
+    let by_tag = "/v2/a/manifests/v2";
+    let before = lab.head(by_tag, &[]).await;
+    lab.get(by_tag, &[]).await;
+    lab.origin.reset_counters();
+    let after = lab.head(by_tag, &[]).await;
+    assert_eq!((after.status, after.body.len()), (200, 0));
+    assert_eq!(headers_of(&after), headers_of(&before));
+    assert_eq!(after.content_length(), Some(image.manifest.size));
+    assert_eq!(lab.origin.requests_total(), 1);
+}
+
+#[tokio::test]
 async fn referrers_and_tags_are_the_registrys_own_answers() {
     let lab = Lab::new().await;
     let image = add_image(&lab.origin, "a", Some("v1"), &ImageSpec::new(1, &[10]));
