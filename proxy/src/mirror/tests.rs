@@ -7,3 +7,5 @@ mod manifests;
 mod ranges;
 mod rights;
 mod smuggling;
+mod still;
+mod times;

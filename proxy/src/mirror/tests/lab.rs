@@ -34,7 +34,7 @@ pub(super) enum Trouble {
 /// Contents in memory; what is not there is fetched from the registry, whole.
 #[derive(Clone, Debug)]
 pub(super) struct MemoryContents {
-    origins: Origins,
+    pub(super) origins: Origins,
     pub(super) held: Arc<Mutex<BTreeMap<TaskId, (KnownContent, Bytes)>>>,
     pub(super) trouble: Arc<Mutex<BTreeMap<TaskId, Trouble>>>,
 }

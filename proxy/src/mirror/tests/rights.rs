@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use darter_service::config::Period;
-use darter_testkit::client::{self, Response};
+use darter_testkit::cases;
+use darter_testkit::client::{self, End, Response};
 use darter_testkit::content::Content;
 use darter_testkit::image::{Image, ImageSpec, add_image};
 use darter_testkit::origin::{Access, Denial, Fault, Match, When};
@@ -39,7 +40,7 @@ fn targets(image: &Image) -> Vec<String> {
 }
 
 /// Status, headers and body, to compare.
-fn shape(answer: &Response) -> (u16, Vec<(String, String)>, bytes::Bytes) {
+pub(super) fn shape(answer: &Response) -> (u16, Vec<(String, String)>, bytes::Bytes) {
     (answer.status, headers_of(answer), answer.body.clone())
 }
 
@@ -57,7 +58,7 @@ async fn cached_private_content_is_refused_as_if_it_were_not_cached() {
     }
     assert!(!lab.contents.held.lock().unwrap().is_empty());
     for (target, before) in targets.iter().zip(&before) {
-        for _ in 0..5 {
+        for _ in 0..cases(5, 200) {
             let after = lab.get(target, &[]).await;
             assert_eq!(after.status, 401);
             let challenge = after.header("www-authenticate").unwrap();
@@ -73,9 +74,6 @@ async fn a_token_for_another_repository_opens_nothing() {
         let lab = Lab::new().await;
         let image = private(&lab);
         lab.origin.set_denial(denial);
-        for target in targets(&image) {
-            lab.get(&target, &[TOKEN]).await;
-        }
         lab.origin.add_user("bob", "pw");
         lab.origin.add_token(
             "bob-token",
@@ -85,13 +83,28 @@ async fn a_token_for_another_repository_opens_nothing() {
         );
         add_image(&lab.origin, "own", Some("v1"), &ImageSpec::new(2, &[10]));
         let bob = ("authorization", "Bearer bob-token");
-        for target in targets(&image) {
-            assert_eq!(lab.get(&target, &[bob]).await.status, status, "{target}");
-            // The digest in a repository that Bob may read is not there.
-            let own = target
+        // The digest in a repository that Bob may read is not there.
+        let own = |target: &String| {
+            target
                 .replace("/secret/", "/own/")
-                .replace("manifests/v1", "manifests/v2");
-            assert_eq!(lab.get(&own, &[bob]).await.status, 404, "{own}");
+                .replace("manifests/v1", "manifests/v2")
+        };
+        let mut asked = Vec::new();
+        for target in targets(&image) {
+            for (target, status) in [(own(&target), 404), (target, status)] {
+                let before = lab.get(&target, &[bob]).await;
+                assert_eq!(before.status, status, "{target}");
+                asked.push((target, shape(&before)));
+            }
+        }
+        for target in targets(&image) {
+            assert_eq!(lab.get(&target, &[TOKEN]).await.status, 200, "{target}");
+        }
+        for (target, before) in asked {
+            for _ in 0..cases(5, 200) {
+                let after = shape(&lab.get(&target, &[bob]).await);
+                assert_eq!(after, before, "cached, {target} is refused in another way");
+            }
         }
     }
 }
@@ -133,6 +146,45 @@ async fn credentials_go_to_their_registry_and_into_no_answer() {
         assert!(!format!("{:?}", answer.headers).contains("alice"));
     }
     assert!(lab.origin.tokens_seen().contains("alice-token"));
+}
+
+#[tokio::test]
+async fn addresses_in_a_manifest_are_never_asked() {
+    let lab = Lab::new().await;
+    let image = private(&lab);
+    let foreign = lab.other.add_blob("secret", Content::generated(3, 4000));
+    let base = format!("{}/v2/secret/blobs/{foreign}", lab.other_running.url());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": image.config,
+        "layers": [{
+            "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "size": 4000,
+            "digest": foreign,
+            "urls": [base, format!("{base}?token=alice-token"), "http://169.254.169.254/latest/meta-data"],
+        }],
+        "urls": [base],
+    });
+    let kind = "application/vnd.docker.distribution.manifest.v2+json";
+    let digest = lab
+        .origin
+        .add_manifest("secret", Some("foreign"), kind, manifest.to_string());
+    let layer = format!("/v2/secret/blobs/{foreign}");
+    for _ in 0..3 {
+        for reference in ["foreign", digest.as_str()] {
+            let target = format!("/v2/secret/manifests/{reference}");
+            assert_eq!(lab.get(&target, &[TOKEN]).await.status, 200);
+        }
+        // Not in this repository. The head may go out by the length in the manifest; no byte follows, from nowhere.
+        let answer = lab.get(&layer, &[TOKEN]).await;
+        let nothing = answer.status == 200 && answer.end == End::Fin && answer.body.is_empty();
+        assert!(nothing || answer.status >= 400, "{answer:?}");
+    }
+    assert!(lab.origin.requests_for(&http::Method::GET, &foreign) > 0);
+    assert_eq!(lab.other.connections(), 0);
+    assert_eq!(lab.other.requests_total(), 0);
+    assert!(lab.other.authorizations_seen().is_empty());
 }
 
 #[tokio::test]
