@@ -5,6 +5,7 @@ use std::time::Duration;
 use darter_service::config::{ByteSize, Period};
 use darter_testkit::client::{self, End, RawConnection};
 use darter_testkit::content::Content;
+use darter_testkit::origin::{Fault, Match, When};
 
 use super::lab::Lab;
 use crate::mirror::MirrorConfig;
@@ -97,6 +98,54 @@ async fn many_ranges_cost_no_more_than_the_content() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn digests_that_prove_nothing_are_asked_of_nobody() {
+    let lab = Lab::new().await;
+    let weak = [
+        "md5:d41d8cd98f00b204e9800998ecf8427e",
+        "sha1:da39a3ee5e6b4b0d3255bfef95601890afd80709",
+        "crc32:00000000",
+        "sha512-224:6ed0dd02806fa89e25de060c19d3ac86cabb87d6a0ddd05c333b84f4",
+        "sha512/224:6ed0dd02806fa89e25de060c19d3ac86cabb87d6a0ddd05c333b84f4",
+        "sha512%2f224:6ed0dd02806fa89e25de060c19d3ac86cabb87d6a0ddd05c333b84f4",
+        "sha224:d14a028c2a3a2bc9476102bb288234c415a2b01f828ea62ac5b3e42f",
+        "sha256:d41d8cd98f00b204e9800998ecf8427e",
+        "sha256+md5:d41d8cd98f00b204e9800998ecf8427e",
+    ];
+    for name in weak {
+        for kind in ["blobs", "manifests"] {
+            let target = format!("/v2/a/{kind}/{name}");
+            for answer in [lab.get(&target, &[]).await, lab.head(&target, &[]).await] {
+                assert!(matches!(answer.status, 400 | 404), "{target}: {}", answer.status);
+            }
+        }
+    }
+    assert_eq!(lab.origin.requests_total(), 0);
+    // Nor is one taken from a registry: not for a tag, where the manifest itself is asked for and hashed, and not from a
+    // list.
+    let layer = format!(
+        r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","size":3,"digest":"{}"}}"#,
+        weak[0]
+    );
+    let list = format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#);
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let digest = lab.origin.add_manifest("a", Some("v1"), kind, list);
+    let told = Fault::SetHeader("docker-content-digest", weak[0].to_owned());
+    let told = lab.origin.inject(Match::digest(&digest), When::Always, told);
+    for answer in [
+        lab.get("/v2/a/manifests/v1", &[]).await,
+        lab.head("/v2/a/manifests/v1", &[]).await,
+    ] {
+        let said = answer.header("docker-content-digest");
+        assert_eq!((answer.status, said), (200, Some(digest.as_str())));
+    }
+    assert!(lab.origin.fired(told) > 0);
+    lab.origin.reset_counters();
+    let layer = format!("/v2/a/blobs/{}", weak[0]);
+    assert_eq!(lab.get(&layer, &[]).await.status, 400);
+    assert_eq!(lab.origin.requests_total(), 0);
 }
 
 #[tokio::test]
