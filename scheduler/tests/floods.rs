@@ -18,7 +18,7 @@ use darter_scheduler::config::Config;
 use darter_service::net::{Network, Stream, TokioNetwork};
 use darter_types::{Algorithm, ContentKind, Digest, OriginLocator};
 use prometheus_client::registry::Registry;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +33,8 @@ const WAIT: Duration = Duration::from_secs(60);
 const FRAMES: u32 = 50_000;
 /// How much the process may grow by all floods together, in bytes.
 const GROWTH_MAX: u64 = 32 * 1024 * 1024;
+/// Connections that announce too much at the same time; each may cost a megabyte.
+const CONNECTIONS: u64 = 20;
 
 // RFC 9113, section 6.
 const DATA: u8 = 0;
@@ -41,7 +43,9 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+const GOAWAY: u8 = 7;
 const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -135,6 +139,32 @@ impl Flood {
     }
 }
 
+/// Opens a node's stream and announces a message of 4 GiB; whether the server ended it, by trailers, a reset or its
+/// connection.
+async fn announce_the_longest(stream: &mut Stream) -> bool {
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    request.extend(frame(SETTINGS, 0, 0, &[]));
+    request.extend(frame(HEADERS, END_HEADERS, 1, &headers()));
+    // Not compressed, and so many bytes; some of them come.
+    let mut message = vec![0, 0xff, 0xff, 0xff, 0xff];
+    message.extend([0x0a; 1000]);
+    request.extend(frame(DATA, 0, 1, &message));
+    stream.write_all(&request).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).await.is_err() {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        let ends = head[3] == HEADERS && head[4] & END_STREAM != 0;
+        if ends || head[3] == RST_STREAM || head[3] == GOAWAY {
+            return true;
+        }
+    }
+}
+
 /// Memory of this process that is in use, in bytes.
 fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -214,8 +244,12 @@ async fn serves(address: &str, service: &str) -> ServingStatus {
     ServingStatus::try_from(answer.status).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_frames_costs_no_memory_and_disturbs_nobody() {
+/// Memory is measured for the whole process: one test after the other.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Runs a scheduler while `test` talks to it.
+async fn with_scheduler(test: impl AsyncFnOnce(&str)) {
+    let _alone = ALONE.lock().await;
     let network: Arc<dyn Network> = Arc::new(TokioNetwork);
     let (taken, stop) = (
         network.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap(),
@@ -233,23 +267,53 @@ async fn a_flood_of_frames_costs_no_memory_and_disturbs_nobody() {
         while TokioNetwork.connect(&address).await.is_err() {
             tokio::task::yield_now().await;
         }
+        test(&address).await;
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(scheduler, test);
+    ended.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_frames_costs_no_memory_and_disturbs_nobody() {
+    with_scheduler(async |address| {
         for service in ["", "darter.scheduler.v1.Scheduler"] {
-            assert_eq!(serves(&address, service).await, ServingStatus::Serving);
+            assert_eq!(serves(address, service).await, ServingStatus::Serving);
         }
-        let mut node = Node::connect(&address).await;
+        let mut node = Node::connect(address).await;
         node.is_served(0).await;
         let before = resident_bytes();
         for (flood, number) in FLOODS.into_iter().zip(1..) {
-            let mut attacker = TokioNetwork.connect(&address).await.unwrap();
+            let mut attacker = TokioNetwork.connect(address).await.unwrap();
             // Thrown out or held back or served: only what it does to others counts.
             let _ = flood.send(&mut attacker).await;
             node.is_served(number).await;
             let grown = resident_bytes().saturating_sub(before);
             assert!(grown <= GROWTH_MAX, "{flood:?}: {grown} bytes more");
         }
-        assert_eq!(serves(&address, "").await, ServingStatus::Serving);
-        stop.cancel();
-    };
-    let (ended, ()) = tokio::join!(scheduler, test);
-    ended.unwrap();
+        assert_eq!(serves(address, "").await, ServingStatus::Serving);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_four_gigabytes_is_refused_before_it_comes() {
+    with_scheduler(async |address| {
+        let mut node = Node::connect(address).await;
+        node.is_served(0).await;
+        // Once, so that what is made at first use is there.
+        let mut attackers = vec![TokioNetwork.connect(address).await.unwrap()];
+        assert!(announce_the_longest(&mut attackers[0]).await);
+        let before = resident_bytes();
+        for _ in 0..CONNECTIONS {
+            let mut attacker = TokioNetwork.connect(address).await.unwrap();
+            let refused = timeout(WAIT, announce_the_longest(&mut attacker)).await;
+            assert!(refused.expect("it is not waited for"));
+            attackers.push(attacker);
+        }
+        let grown = resident_bytes().saturating_sub(before);
+        assert!(grown <= CONNECTIONS * 1024 * 1024, "{grown} bytes more");
+        node.is_served(1).await;
+    })
+    .await;
 }
