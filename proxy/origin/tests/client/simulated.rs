@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use darter_service::net::{Address, BoxFuture, Listener, Network, Stream};
-use darter_testkit::origin::{CutBy, Fault, Match, When};
+use darter_testkit::origin::{CutBy, Fault, Match, RedirectTo, When};
 use tokio::time::Instant;
 
 use super::*;
@@ -39,8 +39,14 @@ type Outcome = (Duration, Result<usize, String>);
 /// Reads a blob a few times from a registry with this fault, with default patience.
 fn simulate(seed: u64, reads: usize, cut_off: bool, when: When, fault: Fault) -> Vec<Outcome> {
     let origin = Origin::new();
-    let digest = origin.add_blob(REPOSITORY, blob());
     origin.inject(Match::any(), when, fault);
+    simulate_with(&origin, seed, reads, cut_off)
+}
+
+/// The same from a registry that misbehaves already.
+fn simulate_with(origin: &Origin, seed: u64, reads: usize, cut_off: bool) -> Vec<Outcome> {
+    let digest = origin.add_blob(REPOSITORY, blob());
+    let origin = origin.clone();
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .tcp_capacity(1024)
@@ -110,6 +116,46 @@ fn a_registry_that_is_silent_is_given_up_after_the_configured_time() {
     let (elapsed, outcome) = ended(Fault::Stall { at: 1000 });
     assert!(outcome.unwrap_err().starts_with("Silent"));
     assert_eq!(elapsed.as_secs(), 4);
+}
+
+#[test]
+fn redirects_without_an_end_are_given_up_within_a_second_and_six_requests() {
+    let path = format!("/v2/{REPOSITORY}/blobs/{}", blob().digest());
+    let hop = |from: String, to: String| (Match::path(&from), RedirectTo::Exactly(to));
+    let circle = vec![(Match::any(), RedirectTo::Loop)];
+    let two = vec![
+        hop(path.clone(), "/other".to_owned()),
+        hop("/other".to_owned(), path.clone()),
+    ];
+    let mut long = vec![hop(path.clone(), "/hop/1".to_owned())];
+    long.extend((1..20).map(|at| hop(format!("/hop/{at}"), format!("/hop/{}", at + 1))));
+    // Another scheme, host or port each time is a circle none the less.
+    let spelled = vec![
+        hop(path.clone(), "http://registry:80/x".to_owned()),
+        hop("/x".to_owned(), "//registry/y".to_owned()),
+        hop("/y".to_owned(), format!("http://registry{path}")),
+    ];
+    let secure = vec![(
+        Match::any(),
+        RedirectTo::Exactly(format!("https://registry:80{path}")),
+    )];
+    for (what, hops) in [
+        ("to itself", circle),
+        ("of two", two),
+        ("of twenty", long),
+        ("in many spellings", spelled),
+        ("to a scheme that is not spoken there", secure),
+    ] {
+        let origin = Origin::new();
+        for (from, to) in hops {
+            origin.inject(from, When::Always, Fault::Redirect(to));
+        }
+        let (elapsed, outcome) = simulate_with(&origin, 1, 1, false).remove(0);
+        assert!(outcome.is_err(), "{what}");
+        assert!(elapsed <= Duration::from_secs(1), "{what}: {elapsed:?}");
+        let asked = origin.requests_total();
+        assert!(asked <= 6, "{what}: {asked} requests");
+    }
 }
 
 #[test]
