@@ -5,8 +5,8 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
-use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -374,4 +374,115 @@ fn files_that_are_wrong_are_no_reason_to_run_without_them() {
     let (code, text) = Attempt::start("proxy", path, &settings(&peer)).end();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("is not for this node"), "{text}");
+}
+
+/// A process and all that it runs.
+fn family(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().map(|child| child.parse().unwrap());
+    std::iter::once(pid).chain(children.flat_map(family)).collect()
+}
+
+/// The inodes of the sockets that a process has open.
+fn sockets(pid: u32) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let inode = |link: std::path::PathBuf| {
+        let text = link.to_string_lossy().into_owned();
+        Some(text.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+    };
+    links.filter_map(inode).collect()
+}
+
+/// An address as the kernel writes it: words of 32 bits in the order of this machine, and a port.
+fn address(text: &str) -> SocketAddr {
+    let (host, port) = text.split_once(':').unwrap();
+    let word = |at: usize| u32::from_str_radix(&host[at..at + 8], 16).unwrap().to_ne_bytes();
+    let bytes: Vec<u8> = (0..host.len()).step_by(8).flat_map(word).collect();
+    let ip: IpAddr = match <[u8; 16]>::try_from(bytes.as_slice()) {
+        Ok(bytes) => bytes.into(),
+        Err(_) => <[u8; 4]>::try_from(bytes.as_slice()).unwrap().into(),
+    };
+    SocketAddr::new(ip.to_canonical(), u16::from_str_radix(port, 16).unwrap())
+}
+
+/// Where a process, and those that it runs, listen by TCP.
+fn listeners(pid: u32) -> Vec<SocketAddr> {
+    let own: Vec<String> = family(pid).into_iter().flat_map(sockets).collect();
+    let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")));
+    let lines = tables.iter().flatten().flat_map(|table| table.lines().skip(1));
+    let listening = lines.filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // sl, local, remote, state (0A listens), …, inode
+        let ours = fields[3] == "0A" && own.iter().any(|inode| inode == fields[9]);
+        ours.then(|| address(fields[1]))
+    });
+    listening.collect()
+}
+
+/// The first byte that comes back for what is said in plain; `None` when the connection ends without one.
+fn first_byte(port: u16, said: &[u8]) -> Option<u8> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(said).unwrap();
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Ok(1) => Some(byte[0]),
+        Ok(_) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+        Err(error) => panic!("port {port} neither answers nor ends: {error}"),
+    }
+}
+
+#[test]
+fn with_certificates_nothing_is_said_in_plain_but_on_loopback() {
+    /// The kind of a TLS record that ends a connection (RFC 8446 section 5.1).
+    const ALERT: u8 = 21;
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path()).unwrap();
+    let files = authority
+        .node_as("127.0.0.1", &["darter://role/seed", "darter://role/scheduler"])
+        .unwrap();
+    for role in ["proxy", "scheduler"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        command.args([role, "run", "--set", "admin.listen=127.0.0.1:0"]);
+        let more = match role {
+            "proxy" => vec![
+                "host=127.0.0.1".to_owned(),
+                format!("store.dir={}", dir.path().join("store").display()),
+                "mirror.listen=127.0.0.1:0".to_owned(),
+                "peer.listen=0.0.0.0:0".to_owned(),
+            ],
+            _ => vec!["listen=0.0.0.0:0".to_owned()],
+        };
+        for setting in settings(&files).iter().chain(&more) {
+            command.args(["--set", setting]);
+        }
+        let mut child = command.env_clear().stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = log.any(|line| line.unwrap().contains(&format!("{role} is ready")));
+        assert!(ready, "{role} ended");
+        let all = listeners(child.id());
+        let open: Vec<u16> = all
+            .iter()
+            .filter(|listener| !listener.ip().is_loopback())
+            .map(SocketAddr::port)
+            .collect();
+        for port in &open {
+            for said in [
+                &b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"[..],
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            ] {
+                let byte = first_byte(*port, said);
+                assert!(
+                    byte.is_none_or(|byte| byte == ALERT),
+                    "{role} at {port}: {byte:?}"
+                );
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(open.len(), 1, "{role} listens at {all:?}");
+        assert!(all.len() > 1, "{role} listens at {all:?}");
+    }
 }
