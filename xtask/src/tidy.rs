@@ -29,6 +29,7 @@ pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
             manifests::check(path, &read(root, path)?, &mut problems);
         }
     }
+    sizes.unverified(&mut problems);
     println!("{}", sizes.summary());
     Ok(problems)
 }

@@ -7,6 +7,8 @@
 const FILE_LINES_MAX: usize = 500;
 /// Lines from a function's signature to its closing brace.
 const FUNCTION_LINES_MAX: usize = 80;
+/// How rustls is told to take any certificate for the right one. Whatever needs that shares one place, which says so.
+const UNVERIFIED: &str = ".dangerous()";
 
 /// Lengths of what was seen, for the summary.
 #[derive(Debug, Default)]
@@ -14,6 +16,8 @@ pub(super) struct Sizes {
     files: Vec<usize>,
     functions: Vec<usize>,
     lines_of_tests: usize,
+    /// Files that accept a server whose certificate proves nothing.
+    unverified: Vec<String>,
 }
 
 /// One function: where it starts and how many lines it has.
@@ -33,6 +37,10 @@ pub(super) fn check(path: &str, text: &str, sizes: &mut Sizes, problems: &mut Ve
     }
     let lines = text.lines().count();
     let code = without_tests(text);
+    // Where the rule itself stands is no use of it.
+    if code.contains(UNVERIFIED) && path != "xtask/src/tidy/rust.rs" {
+        sizes.unverified.push(path.to_owned());
+    }
     if is_test(path) {
         sizes.lines_of_tests += lines;
         return;
@@ -57,6 +65,14 @@ pub(super) fn check(path: &str, text: &str, sizes: &mut Sizes, problems: &mut Ve
 }
 
 impl Sizes {
+    /// A problem where servers without a proof are accepted in more than one file.
+    pub(super) fn unverified(&self, problems: &mut Vec<String>) {
+        if let [_, _, ..] = self.unverified.as_slice() {
+            let files = self.unverified.join(", ");
+            problems.push(format!("{files}: `{UNVERIFIED}` belongs into one file at most"));
+        }
+    }
+
     /// One line: medians and ninetieth percentiles.
     pub(super) fn summary(mut self) -> String {
         self.files.sort_unstable();
@@ -185,6 +201,20 @@ mod tests {
         let long_file = format!("//! Doc.\n{}", "const A: u8 = 0;\n".repeat(FILE_LINES_MAX));
         assert_eq!(found("a.rs", &long_file).len(), 1);
         assert!(found("a/tests.rs", &long_file).is_empty(), "tests may be long");
+    }
+
+    #[test]
+    fn certificates_are_left_unverified_in_one_place_at_most() {
+        let (mut sizes, mut problems) = (Sizes::default(), Vec::new());
+        let text = format!("//! Doc.\nconst A: B = c{UNVERIFIED};\n");
+        check("a.rs", &text, &mut sizes, &mut problems);
+        check("c.rs", "//! Doc.\nconst A: u8 = 0;\n", &mut sizes, &mut problems);
+        sizes.unverified(&mut problems);
+        assert_eq!(problems, Vec::<String>::new());
+        check("b/tests/c.rs", &text, &mut sizes, &mut problems);
+        sizes.unverified(&mut problems);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].starts_with("a.rs, b/tests/c.rs: "), "{problems:?}");
     }
 
     #[test]
