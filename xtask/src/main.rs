@@ -9,6 +9,7 @@
 )]
 
 mod fuzz;
+mod repeated;
 mod report;
 mod steps;
 mod suites;
@@ -65,7 +66,7 @@ enum Task {
     },
     /// Do faults to a cluster while clients pull, and print what came of the pulls (needs root)
     Faults {
-        /// Arguments: `--full`, `--json`, `--only 48,50`
+        /// Arguments: `--full` (also repeats tests of single processes as often as the bars say), `--json`, `--only 48,50`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::E2eOptions;
+use crate::repeated;
 use crate::report::Report;
 use crate::suites::Suite;
 use crate::tidy;
@@ -104,8 +105,32 @@ pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
     Ok(run.status().context("cannot start the benchmark")?.success())
 }
 
-/// The table of faults; its output is its own. The binary is the one that the end-to-end tests have.
+/// The table of faults; its output is its own. The binary is the one that the end-to-end tests have. In full it comes behind
+/// the tests that try a bar in one process.
 pub(crate) fn faults(arguments: &[String]) -> Result<bool> {
+    let Some(arguments) = arguments
+        .iter()
+        .any(|word| word == "--full")
+        .then(|| repeated::split(arguments))
+    else {
+        return table_of_faults(arguments);
+    };
+    let mut good = true;
+    for test in &arguments.tests {
+        let mut run = cargo("test");
+        // Standard output is for the table.
+        run.args(test.arguments())
+            .env(repeated::VARIABLE, "full")
+            .stdout(std::io::stderr());
+        good &= run.status().context("cannot start cargo")?.success();
+    }
+    match &arguments.rest {
+        Some(rest) => Ok(table_of_faults(rest)? && good),
+        None => Ok(good),
+    }
+}
+
+fn table_of_faults(arguments: &[String]) -> Result<bool> {
     let build = cargo("build")
         .args(["--profile", "e2e", "--package", "darter", "--bin", "darter"])
         .status()?;
