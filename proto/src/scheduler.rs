@@ -153,7 +153,7 @@ pub enum LeaseOutcome {
 pub struct LeaseEnded {
     /// The content.
     pub task: TaskId,
-    /// Which lease.
+    /// Which lease; 0 = none: what this node read contradicts the chain that others published (`WrongContent`).
     pub epoch: u64,
     /// How it ended.
     pub outcome: LeaseOutcome,

@@ -78,6 +78,8 @@ pub struct Task {
     pub asked: Option<Asked>,
     /// Who was asked for the chain in vain, or disappointed with a lease, and until when that counts.
     pub passed_over: BTreeMap<HostKey, Moment>,
+    /// Who read the registry without a lease and contradicted the chain: each is heard once.
+    pub contradicted_by: BTreeSet<HostKey>,
     /// Leases that ended since the last progress under one.
     pub leases_in_vain: u32,
     /// Wants for which something is still to be fetched.
@@ -103,6 +105,7 @@ impl Task {
             lease: None,
             asked: None,
             passed_over: BTreeMap::new(),
+            contradicted_by: BTreeSet::new(),
             leases_in_vain: 0,
             waiting: BTreeSet::new(),
             wants: 0,

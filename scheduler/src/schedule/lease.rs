@@ -103,7 +103,7 @@ impl Scheduler {
         self.hosts.get(host).is_some_and(Host::is_seed)
     }
 
-    fn may_fetch(&self, now: Moment, task: &Task, host: HostKey) -> bool {
+    pub(super) fn may_fetch(&self, now: Moment, task: &Task, host: HostKey) -> bool {
         let passed = task.passed_over.get(&host).is_some_and(|until| *until > now);
         !passed && self.hosts.get(host).is_some_and(|host| host.may_lease(now))
     }
@@ -266,6 +266,9 @@ impl Scheduler {
         let Some(key) = self.tasks.key(&ended.task) else {
             return;
         };
+        if ended.epoch == 0 && ended.outcome == LeaseOutcome::WrongContent {
+            return self.contradicted(now, key, host, out);
+        }
         let current = self
             .tasks
             .get(key)
@@ -292,7 +295,15 @@ impl Scheduler {
             LeaseOutcome::WrongContent => {
                 self.end_lease(now, key, host, true, out);
                 self.deny_leases(now, host);
+                // What it read may be right, and the chain wrong that it was given.
+                let author = self
+                    .tasks
+                    .get(key)
+                    .and_then(|task| Some(task.chain.as_ref()?.author));
                 self.drop_chain(key, "the content is not what its digest says", out);
+                if let Some(author) = author {
+                    self.pass_over(now, key, author);
+                }
             }
             LeaseOutcome::Changed => {
                 // Nobody's fault but the origin's; whoever begins anew gets one version of it.

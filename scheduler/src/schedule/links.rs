@@ -15,7 +15,7 @@ impl Scheduler {
             self.tally.ignored += 1;
             return;
         };
-        if !self.may_publish(key, host, links.epoch) || !self.learn_length(key, host, links.length) {
+        if !self.may_publish(now, key, host, links.epoch) || !self.learn_length(key, host, links.length) {
             self.tally.ignored += 1;
             return;
         }
@@ -40,7 +40,7 @@ impl Scheduler {
 
     /// States are taken from the holder of the lease, and without a lease from a holder of pieces who was
     /// asked for them or while nothing is known.
-    fn may_publish(&self, key: TaskKey, host: HostKey, epoch: u64) -> bool {
+    fn may_publish(&self, now: Moment, key: TaskKey, host: HostKey, epoch: u64) -> bool {
         let Some(task) = self.tasks.get(key) else {
             return false;
         };
@@ -55,7 +55,9 @@ impl Scheduler {
             .get(&host)
             .is_some_and(|peer| peer.counted && (peer.held != Holding::Nothing || peer.states_offered > 1));
         let asked = task.asked.as_ref().is_some_and(|asked| asked.host == host);
-        holds && (asked || (task.chain.is_none() && task.lease.is_none()))
+        // Whoever disappointed is not the next author because it speaks first.
+        let fit = self.may_fetch(now, task, host);
+        holds && (asked || (fit && task.chain.is_none() && task.lease.is_none()))
     }
 
     /// Takes states in; gives the first border that is news to somebody.
@@ -161,6 +163,30 @@ impl Scheduler {
                 self.pass_lease(now, key, out);
             }
         }
+    }
+
+    /// A node without a lease read the registry, and that contradicts the chain. One of the two lies, or was lied to: the
+    /// chain goes, whoever waits asks the registry, and the next chain has another author. A node that is wrong itself
+    /// costs the cluster one more reading, and is heard once.
+    pub(super) fn contradicted(&mut self, now: Moment, key: TaskKey, host: HostKey, out: &mut Outbox) {
+        let author = self
+            .tasks
+            .get_mut(key)
+            .filter(|task| task.peers.contains_key(&host))
+            .and_then(|task| {
+                let author = task.chain.as_ref()?.author;
+                (author != host && task.contradicted_by.insert(host)).then_some(author)
+            });
+        let Some(author) = author else {
+            self.tally.ignored += 1;
+            return;
+        };
+        self.drop_chain(key, "the registry contradicts its chain", out);
+        if self.holds_lease(key, author) {
+            self.pass_lease(now, key, out);
+        }
+        self.pass_over(now, key, author);
+        self.pump(now, key, out);
     }
 
     /// Forgets a chain, sends those who wait to the origin, and tells everybody to forget it as well.

@@ -20,6 +20,9 @@ use crate::peer::{PeerFetch, PeerWatch};
 use crate::pull::origin_fetch::OriginFetch;
 use crate::pull::{PullError, check};
 
+/// The epoch of no lease.
+const NO_LEASE: u64 = 0;
+
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
@@ -423,6 +426,16 @@ impl Driver {
         matches!(*error, OriginError::Changed { .. }).then_some(error)
     }
 
+    /// The whole does not end in its digest.
+    fn wrong_content(&mut self, failure: Failure) -> PullError {
+        self.env.metrics.unverified(Unverified::Chain);
+        if self.is_shared() {
+            // Under a lease this was said already, and says nothing more.
+            self.end_lease(NO_LEASE, Some(failure));
+        }
+        PullError::WrongContent
+    }
+
     // === the end ===
 
     fn proved(&mut self) {
@@ -437,13 +450,10 @@ impl Driver {
         let error = match failure {
             Failure::WrongContent => {
                 self.env.distrust(self.request.task());
-                self.changed().map_or_else(
-                    || {
-                        self.env.metrics.unverified(Unverified::Chain);
-                        PullError::WrongContent
-                    },
-                    PullError::Origin,
-                )
+                match self.changed() {
+                    Some(error) => PullError::Origin(error),
+                    None => self.wrong_content(failure),
+                }
             }
             Failure::Store => PullError::Store("the store could not take the bytes".to_owned()),
             Failure::Refused | Failure::Absent | Failure::Unavailable => self

@@ -155,6 +155,57 @@ fn a_content_that_its_origin_changed_begins_anew_and_is_nobodys_fault() {
 }
 
 #[test]
+fn a_contradiction_drops_the_chain_and_the_next_one_has_another_author() {
+    let mut world = World::with(&["seed-1", "seed-2", "a", "b"]);
+    world.want("a", task(1));
+    let (liar, _) = world.lease(task(1)).unwrap();
+    world.fetched(&liar, task(1), 9);
+    world.want("b", task(1));
+    world.sent.clear();
+    let complain = || ended(task(1), 0, LeaseOutcome::WrongContent);
+    world.say("a", complain());
+    assert!(
+        world
+            .told("b")
+            .contains(&"alone: the registry contradicts its chain".to_owned())
+    );
+    assert!(world.told("a").contains(&"forget links".to_owned()));
+    assert!(world.task(task(1)).unwrap().chain.is_none());
+    // The liar says it again, unasked, and nobody listens.
+    world.say(&liar, links(task(1), 0, 9, 1, &[1, 2]));
+    assert!(world.task(task(1)).unwrap().chain.is_none());
+    world.want("b", task(1));
+    let (holder, epoch) = world.lease(task(1)).unwrap();
+    assert_ne!(holder, liar, "another one reads the registry");
+    world.say(&holder, links(task(1), epoch, 9, 1, &[7, 8]));
+    world.sent.clear();
+    // The same node is not heard again, and a stranger not at all.
+    world.say("a", complain());
+    world.connect("c");
+    world.say("c", complain());
+    assert!(world.task(task(1)).unwrap().chain.is_some());
+}
+
+#[test]
+fn a_lease_that_ends_in_wrong_content_puts_the_chains_author_in_doubt_as_well() {
+    let mut world = World::with(&["a", "b"]);
+    // All but the last piece, which fits no chain that is wrong.
+    world.say("b", held(task(1), 9, &[run(0, 8)], 9));
+    world.want("a", task(1));
+    let lie = links(task(1), 0, 9, 1, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    world.say("b", lie.clone());
+    let (holder, epoch) = world.lease(task(1)).unwrap();
+    assert_eq!(holder, "a");
+    world.say("a", ended(task(1), epoch, LeaseOutcome::WrongContent));
+    assert!(world.task(task(1)).unwrap().chain.is_none());
+    world.say("b", lie);
+    assert!(
+        world.task(task(1)).unwrap().chain.is_none(),
+        "the liar is heard again"
+    );
+}
+
+#[test]
 fn the_lease_holders_length_wins_and_others_go_alone() {
     let mut world = World::with(&["seed-1", "a", "b"]);
     world.want("a", task(1));

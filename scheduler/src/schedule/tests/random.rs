@@ -46,6 +46,7 @@ enum Step {
     Ended {
         host: usize,
         task: u32,
+        current: bool,
         outcome: LeaseOutcome,
     },
     Failed {
@@ -94,7 +95,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (host(), task(), 1u32..7, 1u32..7).prop_map(|(host, task, count, states)| Step::Announce { host, task, count, states }),
         6 => (host(), task(), any::<bool>(), 0u32..6, 0u8..6, prop_oneof![9 => Just(0u8), 1 => Just(50u8)], any::<bool>())
             .prop_map(|(host, task, current, first, count, salt, proved)| Step::Links { host, task, current, first, count, salt, proved }),
-        2 => (host(), task(), outcome).prop_map(|(host, task, outcome)| Step::Ended { host, task, outcome }),
+        2 => (host(), task(), prop::bool::weighted(0.8), outcome)
+            .prop_map(|(host, task, current, outcome)| Step::Ended { host, task, current, outcome }),
         3 => (host(), task(), host(), reason).prop_map(|(host, task, parent, reason)| Step::Failed { host, task, parent, reason }),
         1 => (host(), host(), 0.0..100.0).prop_map(|(host, parent, cost)| Step::Load { host, parent, cost }),
         1 => (host(), any::<bool>()).prop_map(|(host, seed)| Step::Role(host, seed)),
@@ -185,9 +187,13 @@ fn perform(world: &mut World, step: Step) {
         Step::Ended {
             host,
             task: n,
+            current,
             outcome,
         } => {
-            let epoch = world.lease(task(n)).map_or(0, |(_, epoch)| epoch);
+            let epoch = world
+                .lease(task(n))
+                .filter(|_| current)
+                .map_or(0, |(_, epoch)| epoch);
             (host, ended(task(n), epoch, outcome))
         }
         Step::Failed {
