@@ -23,16 +23,19 @@ pub struct Pull {
     pub blob: Blob,
     /// `Authorization` that it sends, if it has one.
     pub authorization: Option<String>,
+    /// Whether the registry would let it read when it was ordered.
+    pub allowed: bool,
     watch: Watch,
 }
 
 impl Pull {
     /// A pull that did not start.
-    pub fn new(node: &str, blob: &Blob, authorization: Option<&str>) -> Self {
+    pub fn new(node: &str, blob: &Blob, authorization: Option<&str>, allowed: bool) -> Self {
         Self {
             node: node.to_owned(),
             blob: blob.clone(),
             authorization: authorization.map(str::to_owned),
+            allowed,
             watch: Watch::default(),
         }
     }

@@ -9,6 +9,7 @@
 pub mod client;
 mod fate;
 pub mod faults;
+pub mod nemesis;
 pub mod network;
 pub mod node;
 pub mod oracle;

@@ -35,6 +35,7 @@ pub struct Rate {
     bytes_per_second: Arc<AtomicU64>,
     /// Between two bytes of long answers, in ms; 0 = they flow.
     bulk_pause: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
 }
 
 impl Rate {
@@ -43,6 +44,7 @@ impl Rate {
         Self {
             bytes_per_second: Arc::new(AtomicU64::new(bytes_per_second)),
             bulk_pause: Arc::default(),
+            sent: Arc::default(),
         }
     }
 
@@ -61,6 +63,11 @@ impl Rate {
     pub fn set(&self, bytes_per_second: u64) {
         self.bytes_per_second
             .store(bytes_per_second.max(1), Ordering::Relaxed);
+    }
+
+    /// Bytes that went over it so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     fn time_of(&self, bytes: usize) -> Duration {
@@ -100,6 +107,7 @@ struct Uplink {
 impl Uplink {
     /// Takes `bytes` and tells when the next ones may follow.
     fn take(&self, bytes: usize) -> Instant {
+        self.rate.sent.fetch_add(bytes as u64, Ordering::Relaxed);
         let now = Instant::now();
         let mut free_at = lock(&self.free_at);
         let begin = free_at.map_or(now, |at| at.max(now));

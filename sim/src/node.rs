@@ -22,6 +22,8 @@ use crate::fate::Fate;
 use crate::network::{Rate, TurmoilNetwork};
 use crate::world::{ORIGIN, REGISTRY};
 
+/// Where a node serves others.
+const PEER_PORT: u16 = 4000;
 /// How long a node may take to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub struct NodeSpec {
     /// Its name, which is its address as well.
     pub name: String,
+    /// What it says that it is called: its name, unless somebody made a mistake.
+    pub id: String,
     /// Peer or seed.
     pub role: NodeRole,
     /// The schedulers that it is told.
@@ -78,7 +82,7 @@ impl SimNode {
         let network = TurmoilNetwork::new(self.spec.rate.clone());
         let node = start(NodeParts {
             config: self.config(),
-            host: self.spec.name.parse()?,
+            host: self.spec.id.parse()?,
             network: Arc::new(network.clone()),
             store: Arc::new(self.spec.store.clone()),
             zero_copy: ZeroCopy::default(),
@@ -108,6 +112,7 @@ impl SimNode {
             role: self.spec.role,
             ..Config::default()
         };
+        config.peer.advertise = Some(format!("{}:{PEER_PORT}", self.spec.name));
         config.mirror.listen = Address::Tcp("0.0.0.0:4001".to_owned());
         config.scheduler.addresses.clone_from(&self.spec.schedulers);
         let registry = RegistryConfig {

@@ -1,10 +1,12 @@
 //! What must be true of every world, whatever happened in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use darter_store::PieceStore as _;
+
 use crate::client::{Outcome, Pull};
-use crate::world::{Blob, World};
+use crate::world::{Blob, REPOSITORY, World};
 
 /// How long everything together may take to stop.
 const STOP: Duration = Duration::from_secs(20);
@@ -14,6 +16,9 @@ impl World {
     pub fn finish(mut self) {
         self.no_wrong_bytes();
         self.all_pulls_done();
+        self.nobody_reads_without_the_right();
+        self.private_bytes_stay_where_they_were_fetched();
+        self.calm_blobs_left_the_registry_once();
         self.received_is_what_was_sent();
         self.stop_all();
     }
@@ -31,13 +36,66 @@ impl World {
         }
     }
 
-    /// Every pull has all its bytes; [`World::registry_may_refuse`] makes one exception.
+    /// Every pull that the registry would serve has all its bytes; [`World::registry_may_refuse`] makes one exception.
     pub fn all_pulls_done(&self) {
-        for pull in &self.pulls {
+        for pull in self.pulls.iter().filter(|pull| pull.allowed) {
             let progress = pull.progress();
             let excused = self.registry_may_refuse && progress.outcome == Some(Outcome::RegistryRefused);
             let done = progress.outcome == Some(Outcome::Done) && progress.bytes == pull.blob.length();
             assert!(done || excused, "pull through {}: {progress:?}", pull.node);
+        }
+    }
+
+    /// Whom the registry would refuse gets no byte, from whoever holds it (invariant 5).
+    pub fn nobody_reads_without_the_right(&self) {
+        for pull in self.pulls.iter().filter(|pull| !pull.allowed) {
+            let progress = pull.progress();
+            assert_eq!(progress.bytes, 0, "{} served a stranger: {progress:?}", pull.node);
+            assert_ne!(
+                progress.outcome,
+                Some(Outcome::Done),
+                "{}: {progress:?}",
+                pull.node
+            );
+        }
+    }
+
+    /// Without certificates private bytes never travel between nodes: none has any that no reader of its own could ask for.
+    fn private_bytes_stay_where_they_were_fetched(&self) {
+        let private: Vec<&Pull> = self
+            .pulls
+            .iter()
+            .filter(|pull| pull.blob.repository != REPOSITORY && pull.allowed)
+            .collect();
+        for node in &self.nodes {
+            let held = node.spec.store.list();
+            for pull in &private {
+                let task = pull.blob.task();
+                let holds = held.iter().any(|it| it.task == task && !it.held.is_empty());
+                let asked =
+                    |other: &&&Pull| other.node == node.spec.name && other.blob.digest == pull.blob.digest;
+                assert!(
+                    !holds || private.iter().any(|other| asked(&other)),
+                    "{} holds {}, which nobody there may read",
+                    node.spec.name,
+                    pull.blob.digest
+                );
+            }
+        }
+    }
+
+    /// What has not seen a fault in its life left the registry once for all nodes (invariant 4).
+    fn calm_blobs_left_the_registry_once(&self) {
+        if self.scheduler_names().next().is_none() {
+            return;
+        }
+        let calm = Some(self.faults_so_far());
+        let mut seen = BTreeSet::new();
+        for blob in self.pulls.iter().map(|pull| &pull.blob) {
+            let is_public = blob.repository == REPOSITORY;
+            if is_public && blob.faults_before == calm && seen.insert(&blob.digest) {
+                self.sent_once_to_nodes(blob);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ pub fn scripted(name: &str, body: impl Fn(u64)) {
     over(name, 1..=SCRIPTED, body);
 }
 
-/// Runs `body` with the `fixed` seeds and `fresh` new ones, or with `SIM_SEED` alone.
+/// Runs `body` with the `fixed` seeds and `fresh` new ones, with `SIM_SEEDS` new ones, or with `SIM_SEED` alone.
 pub fn random(name: &str, fixed: impl Iterator<Item = u64>, fresh: u64, body: impl Fn(u64)) {
     // Short ones are easier to type; the standard library's hasher is seeded by the system.
     let new = |number: u64| {
@@ -19,7 +19,19 @@ pub fn random(name: &str, fixed: impl Iterator<Item = u64>, fresh: u64, body: im
         hasher.write_u64(number);
         hasher.finish() % 1_000_000_000
     };
-    over(name, fixed.chain((0..fresh).map(new)), body);
+    match number_in("SIM_SEEDS") {
+        Some(many) => over(name, (0..many).map(new), body),
+        None => over(name, fixed.chain((0..fresh).map(new)), body),
+    }
+}
+
+/// The number in an environment variable, if it is set.
+fn number_in(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is a whole number")),
+    )
 }
 
 #[expect(
@@ -27,10 +39,7 @@ pub fn random(name: &str, fixed: impl Iterator<Item = u64>, fresh: u64, body: im
     reason = "tests show it when they fail: it is how to run the seed again"
 )]
 fn over(name: &str, seeds: impl Iterator<Item = u64>, body: impl Fn(u64)) {
-    let given = std::env::var("SIM_SEED")
-        .ok()
-        .map(|text| text.parse().expect("SIM_SEED is a whole number"));
-    let seeds: Vec<u64> = given.map_or_else(|| seeds.collect(), |seed| vec![seed]);
+    let seeds: Vec<u64> = number_in("SIM_SEED").map_or_else(|| seeds.collect(), |seed| vec![seed]);
     for seed in seeds {
         eprintln!("{name}: seed {seed}");
         let _logging = crate::trace::to_stderr_if_asked();

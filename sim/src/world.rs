@@ -4,6 +4,7 @@
 //! [`World::finish`] then stops everything and asks the oracle. All that happens follows from the seed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use darter_service::net::Network;
 use darter_service::supervise::Tasks;
 use darter_store::MemoryStore;
 use darter_testkit::content::{Content, bytes_at};
-use darter_testkit::origin::Origin;
+use darter_testkit::origin::{Access, Origin};
 use darter_types::{Digest, PieceLayout, TaskId};
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
@@ -34,6 +35,12 @@ pub const REGISTRY: &str = "registry.test";
 pub const ORIGIN: &str = "origin";
 /// Where blobs are put.
 pub const REPOSITORY: &str = "library/app";
+/// Where private blobs are put: [`OWNER`] may read them, [`STRANGER`] may not.
+pub const PRIVATE_REPOSITORY: &str = "private/app";
+/// What the owner of private blobs shows: owner:secret.
+pub const OWNER: &str = "Basic b3duZXI6c2VjcmV0";
+/// Another user of the registry, without any right: stranger:secret.
+pub const STRANGER: &str = "Basic c3RyYW5nZXI6c2VjcmV0";
 
 const MIB: u64 = 1024 * 1024;
 /// After this a scheduler that started empty decides as one that was always there.
@@ -82,6 +89,8 @@ pub struct Blob {
     pub repository: String,
     /// Its bytes.
     pub content: Content,
+    /// Faults of the world before it; nothing when one was standing at its birth.
+    pub(crate) faults_before: Option<u64>,
 }
 
 impl Blob {
@@ -105,12 +114,19 @@ impl Blob {
     }
 }
 
+fn address_of(scheduler: &usize) -> String {
+    format!("scheduler-{scheduler}:8002")
+}
+
 /// A simulated cluster.
 pub struct World {
     pub(crate) sim: turmoil::Sim<'static>,
     /// The seed that everything follows from.
     pub seed: u64,
     shape: Shape,
+    /// What each scheduler believes the ring to be, by its number.
+    rings: Vec<Vec<usize>>,
+    scheduler_rates: Vec<Rate>,
     /// For what a test leaves to chance.
     pub rng: StdRng,
     /// The registry.
@@ -125,6 +141,10 @@ pub struct World {
     /// All pulls that were ordered.
     pub pulls: Vec<Pull>,
     blobs: u64,
+    /// Faults and healings so far, without the registry's.
+    pub(crate) faults: u64,
+    /// Faults that are not healed.
+    pub(crate) standing: BTreeSet<String>,
     panics: panics::Watch,
 }
 
@@ -140,6 +160,23 @@ impl fmt::Debug for World {
 impl World {
     /// Builds a cluster and lets it start.
     pub fn new(seed: u64, shape: Shape) -> Self {
+        let all: Vec<usize> = (0..shape.schedulers).collect();
+        let mut world = Self::without_nodes(seed, shape, vec![all; shape.schedulers]);
+        world.begin();
+        world
+    }
+
+    /// The same, with schedulers that do not agree on who they are: each has a ring of its own.
+    pub fn disagreeing(seed: u64, shape: Shape, rings: &[&[usize]]) -> Self {
+        let rings = rings.iter().map(|ring| ring.to_vec()).collect();
+        let mut world = Self::without_nodes(seed, shape, rings);
+        world.standing.insert("schedulers disagree".to_owned());
+        world.start_all_nodes();
+        world.run_for(GRACE * 2);
+        world
+    }
+
+    fn without_nodes(seed: u64, shape: Shape, rings: Vec<Vec<usize>>) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let sim = turmoil::Builder::new()
             .rng_seed(rng.random())
@@ -156,6 +193,8 @@ impl World {
             sim,
             seed,
             shape,
+            rings,
+            scheduler_rates: Vec::new(),
             rng,
             origin,
             origin_rate: Rate::new(shape.origin_rate),
@@ -165,33 +204,38 @@ impl World {
             registry_may_refuse: false,
             pulls: Vec::new(),
             blobs: 0,
+            faults: 0,
+            standing: BTreeSet::new(),
             panics: panics::Watch::begin(),
         };
         world.start_origin();
         for number in 0..shape.schedulers {
             world.start_scheduler(number);
         }
-        for number in 0..shape.seeds {
-            world.start_node(&format!("seed-{number}"), NodeRole::Seed);
+        world
+    }
+
+    fn start_all_nodes(&mut self) {
+        for number in 0..self.shape.seeds {
+            self.start_node(&format!("seed-{number}"), NodeRole::Seed);
         }
-        for _ in 0..shape.nodes {
-            world.add_node();
+        for _ in 0..self.shape.nodes {
+            self.add_node();
         }
-        world.run_until(
+    }
+
+    fn begin(&mut self) {
+        self.start_all_nodes();
+        let schedulers = self.shape.schedulers;
+        self.run_until(
             Duration::from_secs(10),
             "all nodes have found their schedulers",
-            |world| {
-                world
-                    .nodes
-                    .iter()
-                    .all(|node| node.has_started() && node.schedulers_up() == shape.schedulers)
-            },
+            |world| world.nodes_speak_to(schedulers),
         );
-        if shape.schedulers > 0 {
+        if schedulers > 0 {
             // New schedulers give no leases for a second.
-            world.run_for(GRACE);
+            self.run_for(GRACE);
         }
-        world
     }
 
     fn start_origin(&mut self) {
@@ -215,7 +259,7 @@ impl World {
     /// Addresses of all schedulers.
     fn schedulers(&self) -> Vec<String> {
         (0..self.shape.schedulers)
-            .map(|number| format!("scheduler-{number}:8002"))
+            .map(|number| address_of(&number))
             .collect()
     }
 
@@ -226,21 +270,23 @@ impl World {
 
     fn start_scheduler(&mut self, number: usize) {
         let config = SchedulerConfig {
-            advertise: format!("scheduler-{number}:8002"),
-            schedulers: self.schedulers(),
+            advertise: address_of(&number),
+            schedulers: self.rings[number].iter().map(address_of).collect(),
             ..SchedulerConfig::default()
         };
         let seed: u64 = self.rng.random();
+        // The scheduler sends little; its uplink is never what a test is about.
+        let rate = Rate::new(1024 * MIB);
+        self.scheduler_rates.push(rate.clone());
         let lives = Rc::new(Cell::new(0u64));
         let (name, fates) = (format!("scheduler-{number}"), Rc::clone(&self.fates));
         self.sim.host(name.clone(), move || {
-            let (config, lives) = (config.clone(), Rc::clone(&lives));
+            let (config, lives, rate) = (config.clone(), Rc::clone(&lives), rate.clone());
             let fate = fates.borrow_mut().begin(&name);
             async move {
                 lives.set(lives.get() + 1);
                 let incarnation = seed.wrapping_add(lives.get());
-                // The scheduler sends little; its uplink is never what a test is about.
-                let sockets = TurmoilNetwork::new(Rate::new(1024 * MIB));
+                let sockets = TurmoilNetwork::new(rate);
                 let network: Arc<dyn Network> = Arc::new(sockets.clone());
                 let (mut registry, stop) = (Registry::default(), CancellationToken::new());
                 let run = darter_scheduler::app::run(
@@ -257,8 +303,13 @@ impl World {
     }
 
     fn start_node(&mut self, name: &str, role: NodeRole) {
+        self.start_node_as(name, name, role);
+    }
+
+    fn start_node_as(&mut self, name: &str, id: &str, role: NodeRole) {
         let node = SimNode::new(NodeSpec {
             name: name.to_owned(),
+            id: id.to_owned(),
             role,
             schedulers: self.schedulers(),
             seed: self.rng.random(),
@@ -275,9 +326,18 @@ impl World {
 
     /// Adds a node with its client, and returns its number.
     pub fn add_node(&mut self) -> usize {
+        let name = format!("node-{}", self.clients.len());
+        self.add_node_as(&name)
+    }
+
+    /// The same under a name that another node may have already.
+    pub fn add_node_as(&mut self, id: &str) -> usize {
         let number = self.clients.len();
         let name = format!("node-{number}");
-        self.start_node(&name, NodeRole::Peer);
+        if name != id {
+            self.standing.insert(format!("{name} says that it is {id}"));
+        }
+        self.start_node_as(&name, id, NodeRole::Peer);
         let orders = Orders::default();
         let own = orders.clone();
         // Only what it receives is looked at.
@@ -296,8 +356,38 @@ impl World {
             .expect("a test names nodes that it made")
     }
 
+    /// The names of all nodes, seeds among them.
+    pub fn node_names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.spec.name.clone()).collect()
+    }
+
+    /// Bytes that all schedulers sent.
+    pub fn schedulers_sent(&self) -> u64 {
+        self.scheduler_rates.iter().map(Rate::sent).sum()
+    }
+
+    /// Whether every node runs and speaks to so many schedulers.
+    pub fn nodes_speak_to(&self, schedulers: usize) -> bool {
+        self.nodes
+            .iter()
+            .all(|node| node.has_started() && node.schedulers_up() == schedulers)
+    }
+
     /// Puts a new blob into the registry.
     pub fn blob(&mut self, length: u64) -> Blob {
+        self.blob_in(REPOSITORY, length)
+    }
+
+    /// Puts a new blob into the registry that [`OWNER`] may read and nobody else.
+    pub fn private_blob(&mut self, length: u64) -> Blob {
+        self.origin.set_access(PRIVATE_REPOSITORY, Access::Basic);
+        self.origin.add_user("owner", "secret");
+        self.origin.add_user("stranger", "secret");
+        self.origin.allow(PRIVATE_REPOSITORY, "owner");
+        self.blob_in(PRIVATE_REPOSITORY, length)
+    }
+
+    fn blob_in(&mut self, repository: &str, length: u64) -> Blob {
         self.blobs += 1;
         let bytes = bytes_at(
             self.blobs,
@@ -305,11 +395,13 @@ impl World {
             usize::try_from(length).expect("blobs of the simulation are small"),
         );
         let content = Content::from(bytes);
-        let digest = self.origin.add_blob(REPOSITORY, content.clone());
+        let digest = self.origin.add_blob(repository, content.clone());
+        let faults_before = self.standing.is_empty().then(|| self.faults_so_far());
         Blob {
             digest,
-            repository: REPOSITORY.to_owned(),
+            repository: repository.to_owned(),
             content,
+            faults_before,
         }
     }
 
@@ -321,7 +413,10 @@ impl World {
     /// The same with this `Authorization`.
     pub fn pull_as(&mut self, number: usize, blob: &Blob, authorization: Option<&str>) -> Pull {
         let (name, orders) = self.clients.get(number).expect("a test names nodes that it made");
-        let pull = Pull::new(name, blob, authorization);
+        let allowed = self
+            .origin
+            .may_read(&blob.repository, &blob.digest, authorization);
+        let pull = Pull::new(name, blob, authorization, allowed);
         orders.push(pull.clone());
         self.pulls.push(pull.clone());
         pull

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use darter_sim::nemesis::nemesis;
 use darter_sim::{Shape, World, trace};
 use darter_testkit::origin::{CutBy, Fault, Match, When};
 
@@ -48,6 +49,17 @@ fn run(seed: u64) -> String {
 fn the_same_seed_gives_the_same_trace() {
     let (one, other) = (run(7), run(7));
     assert!(one.lines().count() > 1000, "the trace is there at all");
+    if let Some(difference) = trace::difference(&one, &other) {
+        panic!("two runs of one seed differ at {difference}");
+    }
+}
+
+/// A life full of faults, which lines of other crates would fill memory with.
+#[test]
+fn the_same_seed_gives_the_same_nemesis() {
+    let run = || trace::of("info,darter=trace", || nemesis(7));
+    let (one, other) = (run(), run());
+    assert!(one.lines().count() > 100, "the trace is there at all");
     if let Some(difference) = trace::difference(&one, &other) {
         panic!("two runs of one seed differ at {difference}");
     }

@@ -202,7 +202,7 @@ fn a_silent_parent_is_replaced() {
 fn a_slow_parent_is_no_brake() {
     scripted("a_slow_parent_is_no_brake", |seed| {
         let (mut world, blob, late) = all_hold(seed, 3);
-        world.node("node-0").spec.rate.set(64 * 1024);
+        world.slow_down("node-0", 64 * 1024);
         let pull = world.pull(late, &blob);
         world.settle(Duration::from_secs(20));
         let progress = pull.progress();
@@ -294,14 +294,14 @@ fn a_full_disk_is_no_reason_to_fail() {
             },
         );
         let blobs = [world.blob(2 * MIB), world.blob(2 * MIB)];
-        world.node("node-0").spec.store.faults().no_space_after(0);
-        world.node("node-1").spec.store.faults().no_space_after(MIB);
+        world.fill_disk("node-0", 0);
+        world.fill_disk("node-1", MIB);
         for node in 0..2 {
             world.pull(node, &blobs[0]);
         }
         world.settle(Duration::from_secs(30));
         for node in ["node-0", "node-1"] {
-            world.node(node).spec.store.faults().space_returns();
+            world.empty_disk(node);
         }
         world.run_for(Duration::from_secs(10));
         for node in 0..2 {
@@ -310,5 +310,80 @@ fn a_full_disk_is_no_reason_to_fail() {
         world.settle(Duration::from_secs(10));
         world.sent_once_to_nodes(&blobs[1]);
         world.finish();
+    });
+}
+
+/// Three nodes, and two seeds of which one has a forged content in its store and a key that makes others believe it.
+fn with_a_stolen_key(seed: u64) -> (World, Blob) {
+    let mut world = World::new(
+        seed,
+        Shape {
+            seeds: 2,
+            ..Shape::default()
+        },
+    );
+    let blob = world.blob(4 * MIB);
+    // It says what it holds to a scheduler that knows nothing.
+    world.kill("scheduler-0");
+    world.poison("seed-0", &blob);
+    world.restart("scheduler-0");
+    world.run_for(Duration::from_secs(10));
+    (world, blob)
+}
+
+/// Pulls whose clients read a lie: none of them got the end of it from Darter.
+fn the_last_piece_came_from_the_registry(lied_to: &[Pull]) {
+    for pull in lied_to {
+        let progress = pull.progress();
+        let last = pull.blob.layout().piece_range(pull.blob.layout().last_piece());
+        let ended = progress.bytes == pull.blob.length();
+        assert!(!ended || progress.direct_bytes >= last.len(), "{progress:?}");
+        assert!(progress.hand_overs > 0, "{progress:?}");
+    }
+}
+
+/// Five seconds after a lie came out, everybody reads the truth.
+fn the_lie_is_over(mut world: World, blob: &Blob) {
+    world.run_for(Duration::from_secs(5));
+    let before = world.origin_bytes(blob);
+    for node in 0..3 {
+        world.pull(node, blob);
+    }
+    world.settle(Duration::from_secs(20));
+    let sent = world.origin_bytes(blob) - before;
+    // At most each node for itself, and the honest seed.
+    assert!(sent <= 4 * blob.length(), "{sent} bytes");
+    world.finish();
+}
+
+#[test]
+fn one_pull_fails_by_a_seed_whose_key_was_stolen() {
+    scripted("one_pull_fails_by_a_seed_whose_key_was_stolen", |seed| {
+        let (mut world, blob) = with_a_stolen_key(seed);
+        world.pull(0, &blob);
+        world.settle(Duration::from_secs(20));
+        let lied_to: Vec<Pull> = world.pulls.drain(..).collect();
+        assert!(lied_to[0].progress().wrong_bytes > 0, "the lie was told at all");
+        the_last_piece_came_from_the_registry(&lied_to);
+        the_lie_is_over(world, &blob);
+    });
+}
+
+#[test]
+fn pulls_that_run_when_a_lie_comes_out_never_end_in_it() {
+    scripted("pulls_that_run_when_a_lie_comes_out_never_end_in_it", |seed| {
+        let (mut world, blob) = with_a_stolen_key(seed);
+        for node in 0..3 {
+            world.pull(node, &blob);
+        }
+        world.settle(Duration::from_secs(20));
+        let all: Vec<Pull> = world.pulls.drain(..).collect();
+        let lied_to: Vec<Pull> = all
+            .into_iter()
+            .filter(|pull| pull.progress().wrong_bytes > 0)
+            .collect();
+        assert!(!lied_to.is_empty(), "the lie was told at all");
+        the_last_piece_came_from_the_registry(&lied_to);
+        the_lie_is_over(world, &blob);
     });
 }

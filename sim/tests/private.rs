@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use darter_sim::scenario::scripted;
-use darter_sim::world::REPOSITORY;
+use darter_sim::world::{OWNER, PRIVATE_REPOSITORY, STRANGER};
 use darter_sim::{Blob, Pull, Shape, World};
-use darter_testkit::origin::Access;
 
 const MIB: u64 = 1024 * 1024;
-/// user:secret
-const BASIC: &str = "Basic dXNlcjpzZWNyZXQ=";
 
 /// A world with a blob that one user may read, and that his client has read through node 0.
 fn read_by_its_user(seed: u64, nodes: usize) -> (World, Blob) {
@@ -20,17 +17,14 @@ fn read_by_its_user(seed: u64, nodes: usize) -> (World, Blob) {
             ..Shape::default()
         },
     );
-    let blob = world.blob(MIB);
-    world.origin.set_access(REPOSITORY, Access::Basic);
-    world.origin.add_user("user", "secret");
-    world.origin.allow(REPOSITORY, "user");
-    world.pull_as(0, &blob, Some(BASIC));
+    let blob = world.private_blob(MIB);
+    world.pull_as(0, &blob, Some(OWNER));
     world.settle(Duration::from_secs(10));
     world.all_pulls_done();
     (world, blob)
 }
 
-/// These pulls were refused by all, without a byte; the world forgets them.
+/// These pulls were refused by all, without a byte.
 fn refused(world: &mut World, pulls: &[Pull]) {
     world.settle(Duration::from_secs(20));
     for pull in pulls {
@@ -43,18 +37,18 @@ fn refused(world: &mut World, pulls: &[Pull]) {
             "{progress:?}"
         );
     }
-    world.pulls.truncate(1);
 }
 
 #[test]
 fn nobody_reads_a_private_blob_without_the_right() {
     scripted("nobody_reads_a_private_blob_without_the_right", |seed| {
         let (mut world, blob) = read_by_its_user(seed, 2);
-        // user:wrong
-        let wrong = Some("Basic dXNlcjp3cm9uZw==");
+        // owner:wrong
+        let wrong = Some("Basic b3duZXI6d3Jvbmc=");
         let strangers = [
             world.pull(0, &blob),
             world.pull_as(0, &blob, wrong),
+            world.pull_as(0, &blob, Some(STRANGER)),
             world.pull(1, &blob),
             world.pull_as(1, &blob, wrong),
         ];
@@ -67,9 +61,9 @@ fn nobody_reads_a_private_blob_without_the_right() {
 fn a_revoked_right_ends_within_a_minute() {
     scripted("a_revoked_right_ends_within_a_minute", |seed| {
         let (mut world, blob) = read_by_its_user(seed, 1);
-        world.origin.revoke(REPOSITORY, "user");
+        world.origin.revoke(PRIVATE_REPOSITORY, "owner");
         world.run_for(Duration::from_secs(60));
-        let late = world.pull_as(0, &blob, Some(BASIC));
+        let late = world.pull_as(0, &blob, Some(OWNER));
         refused(&mut world, &[late]);
         world.finish();
     });

@@ -253,6 +253,19 @@ impl Origin {
             .register(value.to_owned(), user.map(str::to_owned), names, life)
     }
 
+    /// Whether whoever shows this `Authorization` may read a blob of a repository at this moment. No request, no fault.
+    pub fn may_read(&self, repository: &str, digest: &str, authorization: Option<&str>) -> bool {
+        let state = self.state();
+        let asker = access::Asker {
+            authorization,
+            base: "",
+            name: Some(repository),
+        };
+        state.repositories.get(repository).is_some_and(|place| {
+            place.blobs.contains_key(digest) && state.access.check(&asker, Some(place)).is_ok()
+        })
+    }
+
     /// All tokens that are known: issued by the realm or registered, and not revoked.
     pub fn tokens(&self) -> Vec<Token> {
         self.state().access.tokens.values().cloned().collect()
@@ -279,6 +292,11 @@ impl Origin {
     /// How often a fault was part of an answer; 0 once it is removed. A test that injects should look.
     pub fn fired(&self, id: FaultId) -> u64 {
         self.state().rules.fired(id)
+    }
+
+    /// How often any fault was part of an answer, those included that were removed since.
+    pub fn fired_total(&self) -> u64 {
+        self.state().rules.fired_total()
     }
 
     /// Seeds the generator behind [`When::Percent`].

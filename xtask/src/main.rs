@@ -47,6 +47,9 @@ enum Task {
         /// Replay this seed alone
         #[arg(long)]
         seed: Option<u64>,
+        /// Run the scenarios that go by chance with so many new seeds each, in an optimised build
+        #[arg(long, conflicts_with = "seed")]
+        seeds: Option<u64>,
         /// Run only the tests whose name contains this
         filter: Option<String>,
     },
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
         Task::Test(options) => steps::test(options),
         Task::Check => steps::check(),
         Task::E2e { filter, options } => steps::e2e(filter.as_deref(), options),
-        Task::Sim { seed, filter } => steps::sim(*seed, filter.as_deref()),
+        Task::Sim { seed, seeds, filter } => steps::sim(*seed, *seeds, filter.as_deref()),
         Task::Bench { arguments } => steps::bench(arguments),
         Task::Fuzz { target, seconds } => steps::fuzz(target.as_deref(), *seconds),
         Task::Faults { arguments } => steps::faults(arguments),

@@ -16,6 +16,10 @@ use crate::tidy;
 
 /// Folder of the simulation, whose tests are a step of their own: long, and with an argument.
 const SIM: &str = "sim";
+/// Scenarios of the simulation that go by chance have this in their names.
+const SIM_BY_CHANCE: &str = "nemesis";
+/// Profile for many seeds: optimised, with the assertions that find what is wrong.
+const SIM_PROFILE: &str = "sim";
 /// Folder of the end-to-end tests.
 const E2E: &str = "e2e";
 
@@ -40,7 +44,7 @@ pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
         "doc tests",
         cargo("test").args(["--workspace", "--doc", "--no-fail-fast"]),
     )?;
-    simulation(&mut report, &suites, None, None)?;
+    simulation(&mut report, &suites, &[], None)?;
     end_to_end(&mut report, &suites, None, options)?;
     Ok(report.finish())
 }
@@ -71,14 +75,23 @@ pub(crate) fn e2e(filter: Option<&str>, options: &E2eOptions) -> Result<bool> {
     Ok(report.finish())
 }
 
-/// The simulation alone, or one seed of it.
-pub(crate) fn sim(seed: Option<u64>, filter: Option<&str>) -> Result<bool> {
+/// The simulation alone, one seed of it, or many new ones of what goes by chance.
+pub(crate) fn sim(seed: Option<u64>, seeds: Option<u64>, filter: Option<&str>) -> Result<bool> {
     let mut report = Report::default();
-    let suites = report.build(
-        "build of the tests",
-        cargo("test").args(["--package", "darter-sim"]),
-    );
-    simulation(&mut report, &suites, seed, filter)?;
+    let mut build = cargo("test");
+    build.args(["--package", "darter-sim"]);
+    if seeds.is_some() {
+        // Minutes of compiling are nothing against 10^5 seeds.
+        build.args(["--profile", SIM_PROFILE]);
+    }
+    let suites = report.build("build of the tests", &mut build);
+    let variables = [("SIM_SEED", seed), ("SIM_SEEDS", seeds)];
+    simulation(
+        &mut report,
+        &suites,
+        &variables,
+        filter.or(seeds.map(|_| SIM_BY_CHANCE)),
+    )?;
     report.require_tests();
     Ok(report.finish())
 }
@@ -188,14 +201,17 @@ fn clippy(report: &mut Report) -> Result<bool> {
 fn simulation(
     report: &mut Report,
     suites: &[Suite],
-    seed: Option<u64>,
+    variables: &[(&str, Option<u64>)],
     filter: Option<&str>,
 ) -> Result<bool> {
     let simulation = suites.iter().filter(|suite| suite.is_in(SIM));
     report.suites("simulation", simulation, |command| {
         command.args(filter);
-        if let Some(seed) = seed {
-            command.env("SIM_SEED", seed.to_string());
+        for (name, value) in variables {
+            if let Some(value) = value {
+                // Each seed is shown as it begins.
+                command.env(name, value.to_string()).arg("--nocapture");
+            }
         }
     })
 }

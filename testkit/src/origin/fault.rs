@@ -284,6 +284,7 @@ pub(super) struct Rules {
     rules: Vec<Rule>,
     next: u64,
     random: u64,
+    fired: u64,
 }
 
 impl Rules {
@@ -322,6 +323,11 @@ impl Rules {
             .map_or(0, |rule| rule.fired)
     }
 
+    /// How often any fault was part of an answer, removed ones as well.
+    pub(super) fn fired_total(&self) -> u64 {
+        self.fired
+    }
+
     /// The faults that act on this request, in the order of their injection.
     pub(super) fn select(&mut self, request: &Seen<'_>) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -340,6 +346,7 @@ impl Rules {
             };
             if fires {
                 rule.fired += 1;
+                self.fired += 1;
                 faults.push(rule.fault.clone());
             }
         }
