@@ -135,7 +135,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         metrics: metrics.pull,
         seed: rng.random(),
     });
-    let pulls = Pulls::new(Arc::new(env), stop.clone());
+    let pulls = pulls_of(&config, env, &tasks, &stop);
 
     let instance = rng.random();
     let own = origins.clone();
@@ -169,6 +169,16 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         instance,
         forward_address,
     })
+}
+
+/// The pulls of a node, and the care of what they leave in the store.
+fn pulls_of(config: &Config, env: Env, tasks: &Tasks, stop: &CancellationToken) -> Pulls {
+    let pulls = Pulls::new(Arc::new(env), stop.clone());
+    if let Some(interval) = config.store.scrub_interval {
+        let scrub = pulls.clone().scrub(interval.into(), stop.clone());
+        tasks.spawn("scrub of the store", scrub);
+    }
+    pulls
 }
 
 /// The metrics of a node's parts.

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use darter_origin::RegistriesConfig;
 use darter_proto::scheduler::Role;
-use darter_service::config::ByteSize;
+use darter_service::config::{ByteSize, Period};
 use darter_service::net::Address;
 use darter_service::tls::TlsConfig;
 use darter_service::watchdog::WatchdogConfig;
@@ -164,6 +165,9 @@ pub struct StoreConfig {
     /// Most bytes that contents of one registry may take, by its name; `*` is for each of the others. What was used
     /// longest ago of that registry makes room.
     pub registry_quotas: BTreeMap<String, ByteSize>,
+    /// How long one round over all pieces takes, each read back and compared with its digest; a piece that differs is
+    /// dropped. Absent = never.
+    pub scrub_interval: Option<Period>,
 }
 
 impl StoreConfig {
@@ -189,6 +193,7 @@ impl Default for StoreConfig {
             quota: ByteSize::gib(100),
             free_floor: FreeFloor::Bytes(ByteSize::gib(5)),
             registry_quotas: BTreeMap::new(),
+            scrub_interval: Some(Period::from(Duration::from_secs(24 * 3600))),
         }
     }
 }

@@ -68,6 +68,14 @@ struct Limit {
     limit: &'static str,
 }
 
+impl Outcome {
+    fn of(good: bool) -> Self {
+        Self {
+            result: if good { "ok" } else { "error" },
+        }
+    }
+}
+
 /// What pulls count.
 #[derive(Debug, Default)]
 pub struct PullMetrics {
@@ -79,6 +87,7 @@ pub struct PullMetrics {
     parent_failures: Family<Reason, Counter>,
     delayed: Family<Limit, Counter>,
     past_store: Counter,
+    scrubbed: Family<Outcome, Counter>,
 }
 
 impl PullMetrics {
@@ -135,7 +144,17 @@ impl PullMetrics {
             "Readers that went past the store because it is full or failed",
             metrics.past_store.clone(),
         );
+        registry.register(
+            "store_scrubbed_pieces",
+            "Stored pieces that were read back and linked again, by result",
+            metrics.scrubbed.clone(),
+        );
         metrics
+    }
+
+    /// A stored piece was read back.
+    pub(crate) fn scrubbed(&self, good: bool) {
+        self.scrubbed.get_or_create(&Outcome::of(good)).inc();
     }
 
     pub(crate) fn past_store(&self) {
@@ -152,11 +171,7 @@ impl PullMetrics {
     }
 
     pub(crate) fn pull_ended(&self, good: bool) {
-        self.ended
-            .get_or_create(&Outcome {
-                result: if good { "ok" } else { "error" },
-            })
-            .inc();
+        self.ended.get_or_create(&Outcome::of(good)).inc();
     }
 
     pub(crate) fn piece(&self, from_peer: bool, bytes: u64) {

@@ -18,6 +18,7 @@ mod reader;
 mod readers;
 mod recent;
 mod request;
+mod scrub;
 mod shared;
 
 use std::sync::Arc;

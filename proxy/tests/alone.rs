@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +28,14 @@ struct World {
     stop: CancellationToken,
     tasks: Tasks,
     _running: RunningOrigin,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 async fn world() -> World {
+    world_with(|_| {}).await
+}
+
+async fn world_with(change: impl FnOnce(&mut Config)) -> World {
     let origin = Origin::new();
     let running = origin.spawn_on_loopback().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -49,6 +54,7 @@ async fn world() -> World {
         "registry.test".to_owned(),
         serde_json::from_value(registry).unwrap(),
     );
+    change(&mut config);
     let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
     let parts = NodeParts {
         config,
@@ -69,7 +75,7 @@ async fn world() -> World {
         stop,
         tasks,
         _running: running,
-        _dir: dir,
+        dir,
     }
 }
 
@@ -258,5 +264,68 @@ async fn a_stop_ends_pulls_that_wait_and_their_clients_hear_of_it() {
     let (answer, ()) = tokio::join!(waiting, stop);
     assert_eq!(answer.end, End::Fin);
     assert!(answer.body.len() < 1_000_000);
+    world.stop().await;
+}
+
+/// Flips one bit of a stored content, on the disk.
+fn flip(world: &World, digest: &str, at: u64) {
+    let name = digest.replace(':', "-");
+    let hex = name.split('-').nth(1).unwrap();
+    let data = world
+        .dir
+        .path()
+        .join("store/tasks")
+        .join(&hex[..2])
+        .join(&name)
+        .join("data");
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&data)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// Waits until a line is among the metrics.
+async fn counted(world: &World, line: &str) {
+    let found = async {
+        while !darter_service::metrics::encode(&world.metrics).contains(line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, found).await.expect(line);
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_in_the_store_is_found_and_one_piece_fetched_anew() {
+    let world = world_with(|config| {
+        config.store.scrub_interval = Some(Duration::from_millis(200).into());
+    })
+    .await;
+    let content = Content::generated(4, 3_000_001);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    let truth = content.read(0..content.len());
+    assert!(world.get(&digest, &[]).await.body == truth);
+    counted(&world, "darter_proxy_store_scrubbed_pieces_total{result=\"ok\"}").await;
+    let before = world.origin.bytes_sent_for(&digest);
+    flip(&world, &digest, 1_000_000);
+    counted(
+        &world,
+        "darter_proxy_store_scrubbed_pieces_total{result=\"error\"} 1\n",
+    )
+    .await;
+    let answer = world.get(&digest, &[]).await;
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == truth, "wrong bytes");
+    let piece = 256 * 1024;
+    assert_eq!(world.origin.bytes_sent_for(&digest) - before, piece, "one piece");
+    let metrics = darter_service::metrics::encode(&world.metrics);
+    assert!(
+        metrics.contains("darter_proxy_verify_failures_total{source=\"store\"} 1\n"),
+        "{metrics}"
+    );
     world.stop().await;
 }

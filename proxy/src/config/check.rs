@@ -42,6 +42,9 @@ impl Validate for Config {
             if !self.store.dir.is_absolute() {
                 problems.add("dir", "must be an absolute path, such as /var/lib/darter/store");
             }
+            if let Some(interval) = self.store.scrub_interval {
+                more_than_nothing("scrubInterval", interval, problems);
+            }
             if self.store.quota == ByteSize::default() {
                 problems.add("quota", "must be more than 0B: write for example 100GiB");
             }

@@ -132,7 +132,26 @@ impl DiskStore {
         };
         self.shared.begin(&record);
         drop(tasks);
-        self.shared.handle(record)
+        self.shared.handle(record, true)
+    }
+
+    /// Opens what is there. Where it `uses` the task, that is so for the order of eviction as well.
+    fn open_existing(&self, task: TaskId, uses: bool) -> Option<Arc<dyn StoredTask>> {
+        let tasks = lock(&self.shared.tasks);
+        let record = tasks.get(&task).filter(|record| record.is_created())?.clone();
+        if uses {
+            self.shared.begin(&record);
+        } else {
+            record.handles.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(tasks);
+        let opened = self.shared.handle(record, uses);
+        opened
+            .inspect_err(|error| {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(%task, error, "cannot open a stored task");
+            })
+            .ok()
     }
 
     /// The mappings that its reads are slices of, for servers that send files without reading them.
@@ -203,10 +222,10 @@ impl Shared {
         }
     }
 
-    /// Opens the files of a record that was [begun](Self::begin).
-    fn handle(self: &Arc<Self>, record: Arc<Record>) -> Result<Arc<dyn StoredTask>, StoreError> {
+    /// Opens the files of a record that was [begun](Self::begin), or at least counted as open.
+    fn handle(self: &Arc<Self>, record: Arc<Record>, uses: bool) -> Result<Arc<dyn StoredTask>, StoreError> {
         match record.files(self) {
-            Ok(files) => Ok(Arc::new(DiskTask::new(self.clone(), record, files))),
+            Ok(files) => Ok(Arc::new(DiskTask::new(self.clone(), record, files, uses))),
             Err(error) => {
                 self.abandon(&record);
                 if record.is_created() && is_damage(&error) {
@@ -267,17 +286,11 @@ impl PieceStore for DiskStore {
     }
 
     fn find(&self, task: TaskId) -> Option<Arc<dyn StoredTask>> {
-        let tasks = lock(&self.shared.tasks);
-        let record = tasks.get(&task).filter(|record| record.is_created())?.clone();
-        self.shared.begin(&record);
-        drop(tasks);
-        let opened = self.shared.handle(record);
-        opened
-            .inspect_err(|error| {
-                let error = error as &dyn std::error::Error;
-                tracing::warn!(%task, error, "cannot open a stored task");
-            })
-            .ok()
+        self.open_existing(task, true)
+    }
+
+    fn inspect(&self, task: TaskId) -> Option<Arc<dyn StoredTask>> {
+        self.open_existing(task, false)
     }
 
     fn list(&self) -> Vec<TaskSummary> {

@@ -74,6 +74,7 @@ impl Shared {
         Arc::new(Handle {
             shared: self.clone(),
             record: record.clone(),
+            uses: true,
         })
     }
 
@@ -139,6 +140,16 @@ impl PieceStore for MemoryStore {
     fn find(&self, task: TaskId) -> Option<Arc<dyn StoredTask>> {
         let tasks = lock(&self.shared.tasks);
         Some(self.shared.handle(tasks.get(&task)?))
+    }
+
+    fn inspect(&self, task: TaskId) -> Option<Arc<dyn StoredTask>> {
+        let record = lock(&self.shared.tasks).get(&task)?.clone();
+        record.handles.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Handle {
+            shared: self.shared.clone(),
+            record,
+            uses: false,
+        }))
     }
 
     fn list(&self) -> Vec<TaskSummary> {

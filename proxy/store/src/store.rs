@@ -162,6 +162,9 @@ pub trait PieceStore: Send + Sync + Debug + 'static {
     /// Opens a task only if it is there.
     fn find(&self, task: TaskId) -> Option<Arc<dyn StoredTask>>;
 
+    /// The same, only to look after it: that is no use of it, so eviction keeps its order.
+    fn inspect(&self, task: TaskId) -> Option<Arc<dyn StoredTask>>;
+
     /// Everything it holds, ordered by name.
     fn list(&self) -> Vec<TaskSummary>;
 
@@ -217,6 +220,9 @@ pub trait StoredTask: Send + Sync + Debug {
     /// that a bad sector is an error here and not a signal. A range beyond the content is
     /// [`StoreError::Absent`]; bytes that were never written are that or zeros.
     fn read(&self, range: ByteRange) -> Result<Bytes, StoreError>;
+
+    /// The same as the disk says it now, into memory, one piece at a time: a bad sector is an error here and not a signal.
+    fn read_back(&self, range: ByteRange) -> Result<Bytes, StoreError>;
 
     /// Keeps the chain's states of borders `first`, `first + 1`, … beside the pieces, over what was kept
     /// for them before. Border 0 and borders that the layout does not have are left out.

@@ -26,10 +26,16 @@ pub(super) struct DiskTask {
     shared: Arc<Shared>,
     record: Arc<Record>,
     files: Arc<Files>,
+    /// Whether it counts as a use.
+    uses: bool,
 }
 
 impl Drop for DiskTask {
     fn drop(&mut self) {
+        if !self.uses {
+            self.record.handles.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         self.record
             .last_used
             .store(self.shared.next_use(), Ordering::Relaxed);
@@ -49,11 +55,12 @@ impl Drop for DiskTask {
 }
 
 impl DiskTask {
-    pub(super) fn new(shared: Arc<Shared>, record: Arc<Record>, files: Arc<Files>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, record: Arc<Record>, files: Arc<Files>, uses: bool) -> Self {
         Self {
             shared,
             record,
             files,
+            uses,
         }
     }
 
@@ -108,7 +115,7 @@ impl DiskTask {
         Ok(whole.slice(range.indices()))
     }
 
-    /// A copy of bytes of a claimed piece.
+    /// A copy of bytes as the system has them.
     fn copied(&self, range: ByteRange) -> Result<Bytes, StoreError> {
         let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
         let bytes = read_up_to(&self.files.data, range.start, length);
@@ -221,6 +228,17 @@ impl StoredTask for DiskTask {
             Some(piece) => self.mapped(ByteRange::new(range.start, range.end.min(piece.start))),
             None => self.mapped(range),
         }
+    }
+
+    fn read_back(&self, range: ByteRange) -> Result<Bytes, StoreError> {
+        let layout = self.record.facts.layout;
+        if range.end > layout.length() {
+            return Err(self.absent(range));
+        }
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        self.copied(range.intersect(layout.piece_range(layout.piece_at(range.start))))
     }
 
     fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 mod damage;
 mod kill;
+mod many;
 
 use super::record::Files;
 use super::*;
@@ -228,6 +229,36 @@ fn the_order_of_last_uses_survives_a_restart() {
     assert_eq!(store.make_room(0), [task(0)]);
 }
 
+/// A clock that was wrong when contents were used last, and a start whenever: the order may be another, nothing goes by itself.
+#[test]
+fn times_that_cannot_be_take_nothing_away() {
+    use std::time::{Duration, SystemTime};
+    let dir = TempDir::new().unwrap();
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let long_ago = SystemTime::UNIX_EPOCH;
+    let stamps = [
+        long_ago.checked_sub(year).unwrap(),
+        long_ago,
+        long_ago + Duration::from_secs(1),
+        long_ago + 300 * year,
+        long_ago + 400 * year,
+    ];
+    {
+        let (store, _) = open(dir.path(), u64::MAX);
+        for (number, stamp) in (0..).zip(stamps) {
+            put(&store.open(task(number), &facts(PIECE, true)).unwrap(), 0);
+            let index = data_file(&store, number).with_file_name("index");
+            let index = File::options().write(true).open(index).unwrap();
+            index.set_modified(stamp).unwrap();
+        }
+    }
+    let (store, recovery) = open(dir.path(), u64::MAX);
+    assert_eq!((recovery.tasks, recovery.dropped), (5, 0));
+    assert_eq!(store.make_room(0), []);
+    store.set_limits(3 * PIECE, 0);
+    assert_eq!(store.make_room(0), [task(0), task(1)], "oldest first");
+}
+
 #[test]
 fn the_floor_of_free_space_binds() {
     let dir = TempDir::new().unwrap();
@@ -308,7 +339,12 @@ fn with_data(store: &DiskStore, number: u8, data: File) -> Arc<dyn StoredTask> {
         unsynced_bytes: AtomicU64::new(0),
     };
     store.shared.begin(&record);
-    Arc::new(DiskTask::new(store.shared.clone(), record, Arc::new(broken)))
+    Arc::new(DiskTask::new(
+        store.shared.clone(),
+        record,
+        Arc::new(broken),
+        true,
+    ))
 }
 
 #[test]
@@ -419,4 +455,32 @@ fn a_header_that_is_too_long_is_refused_and_leaves_nothing() {
     let (store, _) = open(dir.path(), u64::MAX);
     assert_eq!(store.list()[0].facts, header_of_two_blocks);
     assert_eq!(store.list()[0].held.len(), 1);
+}
+
+#[test]
+fn looking_after_a_content_is_no_use_of_it() {
+    let dir = TempDir::new().unwrap();
+    {
+        let (store, _) = open(dir.path(), u64::MAX);
+        for number in 0..3 {
+            put(&store.open(task(number), &facts(PIECE, true)).unwrap(), 0);
+        }
+        let stamped = |number| {
+            let index = data_file(&store, number).with_file_name("index");
+            index.metadata().unwrap().modified().unwrap()
+        };
+        let before = [0, 1, 2].map(stamped);
+        for number in [0, 1, 2] {
+            let stored = store.inspect(task(number)).unwrap();
+            assert_eq!(
+                stored.read_back(ByteRange::new(0, PIECE)).unwrap(),
+                bytes_of(stored.facts().layout, 0)
+            );
+            assert_eq!(store.mappings().count(), 0);
+        }
+        assert_eq!([0, 1, 2].map(stamped), before);
+        store.set_limits(2 * PIECE, 0);
+        drop(store.inspect(task(0)));
+        assert_eq!(store.make_room(0), [task(0)], "the oldest still");
+    }
 }

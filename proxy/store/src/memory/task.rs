@@ -26,13 +26,17 @@ pub(super) struct Record {
 pub(super) struct Handle {
     pub(super) shared: Arc<Shared>,
     pub(super) record: Arc<Record>,
+    /// Whether it counts as a use.
+    pub(super) uses: bool,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.record
-            .last_used
-            .store(self.shared.next_use(), Ordering::Relaxed);
+        if self.uses {
+            self.record
+                .last_used
+                .store(self.shared.next_use(), Ordering::Relaxed);
+        }
         self.record.handles.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -142,6 +146,10 @@ impl StoredTask for Handle {
             return Err(self.broken("read"));
         }
         content.read(range).ok_or_else(|| self.absent(range))
+    }
+
+    fn read_back(&self, range: ByteRange) -> Result<Bytes, StoreError> {
+        self.read(range)
     }
 
     fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError> {
