@@ -26,6 +26,9 @@ pub mod pb {
     }
 }
 
+/// The paths of all methods of all services in `proto/`.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 /// Version of the wire protocol that this build speaks. A node and a scheduler whose versions differ by one
 /// still work together; the change log says what each version added.
 pub const WIRE_VERSION: u32 = 1;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::Peers;
 pub(crate) use fetch::PeerFetch;
-pub use server::{PeerServer, fuzz_request};
+pub use server::{PeerServer, Route, fuzz_request};
 pub(crate) use watch::PeerWatch;
 
 /// Header that names the node that asks.

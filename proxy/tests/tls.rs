@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use darter_proxy::app::{Node, NodeParts, StartError, start};
 use darter_proxy::config::{Config, NodeRole};
-use darter_proxy::peer::SharePrivate;
+use darter_proxy::peer::{Route, SharePrivate};
 use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::{Network as _, Stream, TokioNetwork};
 use darter_service::supervise::Tasks;
@@ -21,6 +21,7 @@ use darter_testkit::authority::{Authority, NodeFiles};
 use darter_testkit::client::get;
 use darter_testkit::content::Content;
 use darter_testkit::origin::{Access, Origin, RunningOrigin};
+use darter_testkit::stranger::{Stranger, knock};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
@@ -198,6 +199,58 @@ async fn pieces_go_to_nodes_with_a_certificate_and_to_nobody_else() {
         Err(_) => Vec::new(),
     };
     assert!(answer.is_empty(), "served without a certificate");
+    world.stop.cancel();
+    world.tasks.shut_down(Duration::from_secs(5)).await;
+}
+
+/// All ways in, each tried by all who have no right to it.
+#[tokio::test]
+async fn no_route_answers_a_stranger() {
+    let world = World::new().await;
+    let digest = world
+        .origin
+        .add_blob("team/app", Content::generated(1, 1_000_000));
+    let files = section(world.ours.node("node").unwrap());
+    let node = world.start("127.0.0.1:0", files).await.unwrap();
+    let target = format!("/v2/team/app/blobs/{digest}?ns=registry.test");
+    get(node.mirror_address.parse().unwrap(), &target, &[])
+        .await
+        .unwrap();
+    let address = (node.peer_address.parse().unwrap(), "node");
+    let ca = world.dir.path().join("ours/ca.pem");
+    let known = world.ours.node("other").unwrap();
+    let (foreign, expired) = (
+        world.theirs.node("other").unwrap(),
+        world.ours.expired("other").unwrap(),
+    );
+    let showing = |files| Stranger::Showing { ca_file: &ca, files };
+    let strangers = [
+        Stranger::Plain,
+        Stranger::Anonymous { ca_file: &ca },
+        showing(&foreign),
+        showing(&expired),
+    ];
+    let mut refused = 0;
+    for route in Route::ALL {
+        let words = format!(
+            "GET /v1/tasks/{digest}/{} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n",
+            route.name()
+        );
+        let ask = |who| knock(who, address, b"http/1.1", words.as_bytes());
+        if route == Route::Pieces {
+            let served = ask(showing(&known)).await;
+            assert!(served.starts_with(b"HTTP/1.1 20"), "who may is not served");
+        }
+        for who in strangers {
+            let heard = ask(who).await;
+            assert!(
+                !heard.windows(5).any(|word| word == b"HTTP/"),
+                "{route:?} answers {who:?}"
+            );
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, Route::ALL.len() * strangers.len());
     world.stop.cancel();
     world.tasks.shut_down(Duration::from_secs(5)).await;
 }

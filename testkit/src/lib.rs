@@ -21,5 +21,6 @@ pub mod origin;
 pub mod puller;
 pub mod range_model;
 pub mod smuggling;
+pub mod stranger;
 
 pub use cases::cases;

@@ -57,6 +57,32 @@ struct Inner {
     serving: Mutex<BTreeMap<TaskId, Weak<Availability>>>,
 }
 
+/// What another node asks about a content: the end of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Bytes of it.
+    Pieces,
+    /// Which pieces there are, and which come.
+    Have,
+}
+
+impl Route {
+    /// All that there are.
+    pub const ALL: [Self; 2] = [Self::Pieces, Self::Have];
+
+    /// As the path has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pieces => "pieces",
+            Self::Have => "have",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|route| route.name() == name)
+    }
+}
+
 impl PeerServer {
     /// Serves what `pulls` fetches and has stored.
     pub fn new(config: &PeerConfig, pulls: Pulls, metrics: Arc<PeerMetrics>) -> Self {
@@ -86,9 +112,10 @@ impl PeerServer {
             return plain(StatusCode::FORBIDDEN);
         }
         let parts = parse_path(request.uri().path());
+        let parts = parts.and_then(|(task, what)| Some((task, Route::of(what)?)));
         let answer = match (request.method(), parts) {
-            (&Method::GET, Some((task, "pieces"))) => self.pieces(task, request.headers(), node).await,
-            (&Method::GET, Some((task, "have"))) => Ok(self.have(task, request.headers())),
+            (&Method::GET, Some((task, Route::Pieces))) => self.pieces(task, request.headers(), node).await,
+            (&Method::GET, Some((task, Route::Have))) => Ok(self.have(task, request.headers())),
             (&Method::GET, _) => Err(StatusCode::NOT_FOUND),
             _ => Err(StatusCode::METHOD_NOT_ALLOWED),
         };

@@ -3,6 +3,8 @@
 use darter_service::net::Connector;
 use darter_service::tls::{CertificateRole, Protocol, TlsConfig, TlsConnector};
 use darter_testkit::authority::{Authority, NodeFiles};
+use darter_testkit::stranger::{Stranger, knock};
+use tonic::client::GrpcService;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
@@ -223,4 +225,91 @@ async fn files_that_cannot_be_used_open_no_port() {
         assert!(matches!(outcome, Err(AppError::Tls(_))), "{outcome:?}");
         assert!(network.connect(&listen).await.is_err(), "the port is open");
     }
+}
+
+/// The health service, which has no `.proto` of this project.
+const HEALTH: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+/// What gRPC says of a method that there is none of.
+const UNIMPLEMENTED: &str = "12";
+
+/// A call without a message, in HTTP/2: RFC 9113, with headers that RFC 7541 spells out in full.
+fn call_in_the_raw(method: &str) -> Vec<u8> {
+    let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // POST, https, :path, :authority, content-type, te.
+    let headers = [
+        vec![0x83, 0x87, 0x04],
+        literal(method),
+        vec![0x01],
+        literal("127.0.0.1"),
+        vec![0x0f, 0x10],
+        literal("application/grpc"),
+        vec![0x00],
+        literal("te"),
+        literal("trailers"),
+    ]
+    .concat();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[]),
+        frame(1, 4, 1, &headers),
+        frame(0, 1, 1, &[]),
+        // No more: the connection may end.
+        frame(7, 0, 0, &[0; 8]),
+    ]
+    .concat()
+}
+
+/// All ways in, each tried by all who have no right to it.
+#[tokio::test]
+async fn no_method_answers_a_stranger() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let authority = Authority::new(ours.path()).unwrap();
+    let foreign = Authority::new(theirs.path()).unwrap().node("node1").unwrap();
+    let expired = authority.expired("node1").unwrap();
+    let running = scheduler(&authority).await;
+    let mut node = channel(&running.address, Some(connector(&authority, "node1")))
+        .await
+        .unwrap();
+    let ca = ours.path().join("ca.pem");
+    let showing = |files| Stranger::Showing { ca_file: &ca, files };
+    let strangers = [
+        Stranger::Plain,
+        Stranger::Anonymous { ca_file: &ca },
+        showing(&foreign),
+        showing(&expired),
+    ];
+    let address = (running.address.parse().unwrap(), "127.0.0.1");
+    let (mut served, mut refused) = (0, 0);
+    for method in darter_proto::METHODS.iter().copied().chain(HEALTH) {
+        let call = http::Request::post(format!("https://{}{method}", running.address))
+            .header("content-type", "application/grpc")
+            .body(tonic::body::Body::empty())
+            .unwrap();
+        std::future::poll_fn(|cx| GrpcService::poll_ready(&mut node, cx))
+            .await
+            .unwrap();
+        let answer = GrpcService::call(&mut node, call).await.unwrap();
+        let status = answer.headers().get("grpc-status");
+        assert!(
+            status.is_none_or(|status| status != UNIMPLEMENTED),
+            "{method} is not there"
+        );
+        served += 1;
+        for who in strangers {
+            let heard = knock(who, address, b"h2", &call_in_the_raw(method)).await;
+            // At most an alert of TLS, whose records have this type.
+            assert!(
+                heard.is_empty() || heard[0] == 0x15,
+                "{method} answers {who:?}: {heard:?}"
+            );
+            refused += 1;
+        }
+    }
+    assert_eq!(served, darter_proto::METHODS.len() + HEALTH.len());
+    assert_eq!(refused, served * strangers.len());
+    running.stop().await;
 }
