@@ -14,6 +14,7 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Env, PullError, PullRequest};
+use crate::metrics::BytesFrom;
 use crate::mirror::{ContentStream, KnownContent};
 
 /// Contents that are read so at the same time: each may hold its last piece in memory.
@@ -59,7 +60,11 @@ pub(super) fn read(env: Arc<Env>, request: PullRequest, range: ByteRange) -> Con
     Box::pin(stream::unfold(Some(walk), |walk| async move {
         let mut walk = walk?;
         match walk.next().await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(walk))),
+            Ok(Some(bytes)) => {
+                let metrics = &walk.env.metrics;
+                metrics.served(BytesFrom::Origin, bytes.len() as u64);
+                Some((Ok(bytes), Some(walk)))
+            }
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
