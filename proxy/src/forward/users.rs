@@ -169,4 +169,72 @@ mod tests {
             assert!(!problem.contains("canary"), "{problem}");
         }
     }
+
+    /// Samples of each kind: a few that show that it works, and as many as a leak would show in.
+    fn samples() -> usize {
+        match std::env::var("DARTER_CASES").as_deref() {
+            Ok("full") => 100_000,
+            _ => 1000,
+        }
+    }
+
+    /// Welch's t between the times that two questions take, asked in turns. Times of a moment when the machine did something
+    /// else are left out, as many of either kind (Reparaz and others, "Dude, is my code constant time?").
+    #[expect(clippy::disallowed_methods, reason = "times are what is looked at")]
+    fn welch(mut ask: impl FnMut(bool) -> bool) -> f64 {
+        let mut times: [Vec<f64>; 2] = Default::default();
+        for turn in 0..2 * samples() {
+            let first = (turn ^ (turn >> 3)) & 1 == 1;
+            let began = std::time::Instant::now();
+            let known = std::hint::black_box(ask(first));
+            times[usize::from(first)].push(began.elapsed().as_secs_f64() * 1e9);
+            assert!(!known);
+        }
+        let kept = times.map(|mut all| {
+            all.sort_by(f64::total_cmp);
+            all.truncate(all.len() * 9 / 10);
+            all
+        });
+        let moments = kept.map(|all| {
+            let count = std::time::Duration::from_secs(all.len() as u64).as_secs_f64();
+            let mean = all.iter().sum::<f64>() / count;
+            let variance = all.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (count - 1.0);
+            (mean, variance / count)
+        });
+        let [(one, first), (other, second)] = moments;
+        (one - other) / (first + second).sqrt().max(f64::MIN_POSITIVE)
+    }
+
+    /// With few samples it says nothing about time: `DARTER_CASES=full` does.
+    #[test]
+    fn how_much_of_a_password_was_right_does_not_show_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let password = "p".repeat(64);
+        let path = file(&dir, &format!("anna:{password}\n"), 0o600);
+        let users = Users::read(&path, [1; 32]).unwrap();
+        let shown = |pair: String| {
+            let mut headers = HeaderMap::new();
+            let value = format!("Basic {}", STANDARD.encode(pair));
+            headers.insert(PROXY_AUTHORIZATION, HeaderValue::from_str(&value).unwrap());
+            headers
+        };
+        let at_first = shown(format!("anna:x{}", &password[1..]));
+        let at_last = shown(format!("anna:{}x", &password[1..]));
+        let t = welch(|first| users.know(if first { &at_first } else { &at_last }));
+        // What a comparison that stops at the first difference looks like.
+        let (secret, early, late) = ([7u8; 4096], [0u8; 4096], {
+            let mut late = [7u8; 4096];
+            late[4095] = 0;
+            late
+        });
+        let stops = |shown: &[u8; 4096]| {
+            let mut pairs = shown.iter().zip(std::hint::black_box(&secret));
+            pairs.all(|(one, other)| std::hint::black_box(one == other))
+        };
+        let leak = welch(|first| stops(if first { &early } else { &late }));
+        if samples() > 1000 {
+            assert!(leak.abs() > 4.5, "a leak would not be seen: {leak}");
+            assert!(t.abs() < 4.5, "t = {t}");
+        }
+    }
 }
