@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use darter_service::notify::{NOTIFY_SOCKET, Notifier};
 use darter_service::shutdown::Stop;
 use darter_types::HostId;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// Set to 1, it leaves core dumps and debuggers alone.
 const CORE_DUMPS: &str = "DARTER_CORE_DUMPS";
@@ -18,6 +18,11 @@ const CORE_DUMPS: &str = "DARTER_CORE_DUMPS";
 pub(crate) fn harden(env: impl Fn(&str) -> Option<OsString>) {
     if env(CORE_DUMPS).is_none_or(|value| value != "1") {
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let _ = setrlimit(Resource::Core, none);
     }
 }
 
