@@ -76,6 +76,13 @@ impl Role {
         Pid::from_raw(children.trim().parse().unwrap()).unwrap()
     }
 
+    /// Lets the rest of the log be read and forgotten: a process that logs much must not wait for a reader.
+    pub(crate) fn read_on(&mut self) {
+        if let Some(log) = self.log.take() {
+            std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
+        }
+    }
+
     pub(crate) fn end(mut self) -> ExitStatus {
         // What it still says must find its way.
         let log = self.log.take().unwrap();

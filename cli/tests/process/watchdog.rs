@@ -6,6 +6,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::time::Duration;
 
+use darter_testkit::content::Content;
+use darter_testkit::origin::{Fault, Match, Origin, When};
+use darter_testkit::puller::{self, Errand, Outcome, Tcp, Watch};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::role::{LONG, Role, address, ask, exchange};
@@ -45,6 +48,70 @@ fn a_worker_that_is_stopped_is_killed_and_replaced() {
     let worker = role.worker();
     assert_eq!(role.end().code(), Some(0));
     gone(worker);
+}
+
+/// What clients and operators are told of a frozen proxy: it is replaced within its patience, and a moment more.
+const BACK_WITHIN: Duration = Duration::from_secs(12);
+
+/// The patience is that of a proxy as it comes; its client is in the middle of a blob.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a client waits is what is asked"
+)]
+async fn a_worker_that_is_stopped_in_mid_pull_costs_its_patience() {
+    let content = Content::generated(1, 6 * 1024 * 1024);
+    let origin = Origin::new();
+    let digest = origin.add_blob("team/app", content.clone());
+    let slow = Fault::Drip {
+        bytes_per_second: 2 * 1024 * 1024,
+    };
+    origin.inject(Match::digest(&digest).get(), When::Always, slow);
+    let running = origin.spawn_on_loopback().await.unwrap();
+    // The next worker must be where the first one was.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror = free.local_addr().unwrap();
+    drop(free);
+    let endpoint = format!("origin.registries.\"registry.test\".endpoint={}", running.url());
+    let listen = format!("mirror.listen={mirror}");
+    let mut role = Role::proxy(&["--supervised", "--set", &endpoint, "--set", &listen]);
+    role.mirror();
+    let watch = Watch::default();
+    let errand = Errand {
+        repository: "team/app".into(),
+        digest,
+        content: content.clone(),
+        mirror: Some(mirror.to_string()),
+        mirror_query: "?ns=registry.test".into(),
+        origin: running.url().trim_start_matches("http://").into(),
+        authorization: None,
+    };
+    let seen = watch.clone();
+    let pull = tokio::spawn(async move { puller::pull(&Tcp, &errand, &seen).await });
+    while watch.progress().bytes < 1024 * 1024 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stopped = role.worker();
+    kill_process(stopped, Signal::STOP).unwrap();
+    let since = std::time::Instant::now();
+    pull.await.unwrap();
+    let progress = watch.progress();
+    assert_eq!((progress.outcome, progress.wrong_bytes), (Some(Outcome::Done), 0));
+    assert_eq!(progress.bytes, content.len());
+    assert!(
+        progress.longest_gap > Duration::from_secs(5),
+        "it was not stopped at all"
+    );
+    assert!(
+        progress.longest_gap <= BACK_WITHIN,
+        "{:?} without a byte",
+        progress.longest_gap
+    );
+    while ask(mirror, Duration::from_secs(1)) != "HTTP/1.1 200 OK" {
+        assert!(since.elapsed() < LONG, "nobody took its place");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(role.worker(), stopped);
 }
 
 #[test]
