@@ -9,7 +9,7 @@ use std::time::Duration;
 use darter_origin::{Metrics as OriginMetrics, Origins};
 use darter_proto::WIRE_VERSION;
 use darter_proto::scheduler::{Hello, Load};
-use darter_service::http_server::{HttpServer, Limits, Wrap};
+use darter_service::http_server::{Cuts, HttpServer, Limits, Wrap};
 use darter_service::limit::Limiter;
 use darter_service::net::{Address, Listener, Network};
 use darter_service::supervise::Tasks;
@@ -144,10 +144,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let forward_address = serve_forward(forward, &config, &*network, &tasks, &stop).await?;
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
-    match tls_server {
-        Some(tls) => serve_peers(peer_server, peer_listener, tls, &config.peer, &tasks, &stop),
-        None => serve_peers(peer_server, peer_listener, zero_copy, &config.peer, &tasks, &stop),
-    }
+    let peer_port = PeerPort::new(&config.peer, &metrics.peer, &tasks, &stop);
+    peer_port.open(peer_server, peer_listener, tls_server, zero_copy);
 
     scheduling.start(LinkParts {
         network,
@@ -322,33 +320,65 @@ fn serve_mirror(
     });
 }
 
-/// Inside TLS where there is some, else from the store's files.
-fn serve_peers<W: Wrap>(
-    server: PeerServer,
-    listener: Box<dyn Listener>,
-    wrap: W,
-    config: &PeerConfig,
-    tasks: &Tasks,
-    stop: &CancellationToken,
-) {
-    let limits = Limits {
-        connections_max: config.connections_max,
-        ..Limits::default()
-    };
-    let http = HttpServer {
-        name: "connection from a peer",
-        limits,
-        tasks: tasks.clone(),
-        wrap,
-    };
-    let handler = move |request, node| {
-        let server = server.clone();
-        async move { server.answer(request, node).await }
-    };
-    let stop = stop.clone();
-    tasks.spawn_component("peer server", stop.clone(), async move {
-        http.serve(listener, handler, stop).await
-    });
+/// How other nodes are served.
+struct PeerPort<'a> {
+    limits: Limits,
+    cuts: Cuts,
+    tasks: &'a Tasks,
+    stop: &'a CancellationToken,
+}
+
+impl<'a> PeerPort<'a> {
+    fn new(
+        config: &PeerConfig,
+        metrics: &PeerMetrics,
+        tasks: &'a Tasks,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            limits: Limits {
+                connections_max: config.connections_max,
+                stall_timeout: config.stall_timeout.as_duration(),
+                ..Limits::default()
+            },
+            cuts: metrics.cuts(),
+            tasks,
+            stop,
+        }
+    }
+
+    /// Inside TLS where there is some, else from the store's files.
+    fn open(
+        self,
+        server: PeerServer,
+        listener: Box<dyn Listener>,
+        tls: Option<TlsWrap>,
+        zero_copy: ZeroCopy,
+    ) {
+        match tls {
+            Some(tls) => self.serve(server, listener, tls),
+            None => self.serve(server, listener, zero_copy),
+        }
+    }
+
+    fn serve<W: Wrap>(self, server: PeerServer, listener: Box<dyn Listener>, wrap: W) {
+        let http = HttpServer {
+            name: "connection from a peer",
+            limits: self.limits,
+            tasks: self.tasks.clone(),
+            wrap,
+            cuts: self.cuts,
+        };
+        let handler = move |request, node| {
+            let server = server.clone();
+            async move { server.answer(request, node).await }
+        };
+        let stop = self.stop.clone();
+        self.tasks
+            .spawn_component("peer server", stop.clone(), async move {
+                http.serve(listener, handler, stop).await
+            });
+    }
 }
 
 fn hello(config: &Config, host: HostId, peer_address: &str) -> Hello {

@@ -5,6 +5,7 @@ mod store;
 use std::sync::atomic::AtomicU64;
 
 use darter_engine::ParentFailure;
+use darter_service::http_server::Cuts;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -228,6 +229,7 @@ pub struct PeerMetrics {
     sent: Counter<u64, AtomicU64>,
     delayed: Family<Limit, Counter>,
     uploads_running: Gauge,
+    cut: Family<Limit, Counter>,
 }
 
 impl PeerMetrics {
@@ -251,12 +253,27 @@ impl PeerMetrics {
             "Requests for pieces that are being answered",
             metrics.uploads_running.clone(),
         );
+        registry.register(
+            "peer_connections_cut",
+            "Connections of other nodes that were refused (connectionsMax) or ended (stallTimeout) because of a limit",
+            metrics.cut.clone(),
+        );
+        drop(metrics.cuts());
         metrics
     }
 
     /// Bytes that waited for the rate of all that is sent, or of what one node is sent.
     pub(crate) fn delayed(&self, limit: &'static str) -> Counter {
         self.delayed.get_or_create(&Limit { limit }).clone()
+    }
+
+    /// Connections that a limit ended.
+    pub(crate) fn cuts(&self) -> Cuts {
+        let cut = |limit| self.cut.get_or_create(&Limit { limit }).clone();
+        Cuts {
+            too_many: cut("connectionsMax"),
+            stalled: cut("stallTimeout"),
+        }
     }
 
     pub(crate) fn sent(&self, bytes: usize) {

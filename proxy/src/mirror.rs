@@ -21,7 +21,6 @@ mod possession;
 pub mod range;
 pub mod reply;
 pub(crate) mod server;
-pub(crate) mod stall;
 #[cfg(test)]
 mod tests;
 

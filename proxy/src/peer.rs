@@ -76,6 +76,9 @@ pub struct PeerConfig {
     pub advertise: Option<String>,
     /// Connections from other nodes at the same time; further ones are refused with 503.
     pub connections_max: usize,
+    /// How long another node may leave untaken what it asked for before its connection is ended: it holds one of
+    /// `uploadsMax` meanwhile.
+    pub stall_timeout: Period,
     /// Requests for pieces that are answered at the same time. Fewer make each piece arrive sooner, so that it can be
     /// passed on sooner.
     pub uploads_max: usize,
@@ -102,6 +105,7 @@ impl Default for PeerConfig {
             listen: Address::Tcp("0.0.0.0:4000".to_owned()),
             advertise: None,
             connections_max: 4096,
+            stall_timeout: Period::secs(10),
             uploads_max: 16,
             upload_bytes_per_second_max: None,
             share_private: SharePrivate::WithTls,

@@ -5,6 +5,7 @@
 
 pub mod hygiene;
 mod strict;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,12 +20,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::{Acceptor, Listener, PeerAddr, Stream};
+use crate::net::{Acceptor, Listener, PeerAddr, Stream, stall};
 use crate::supervise::Tasks;
 use crate::tls::PeerIdentity;
+
+use unread::Unread;
 
 pub use strict::{Strict, fuzz_heads};
 
@@ -44,6 +48,17 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Most headers of a request.
     pub headers_max: usize,
+    /// How long what is answered may wait to be taken.
+    pub stall_timeout: Duration,
+}
+
+/// Connections that were ended because of a limit. Clones share the counters.
+#[derive(Clone, Debug, Default)]
+pub struct Cuts {
+    /// There were as many as there may be.
+    pub too_many: Counter,
+    /// The other end did not take what it was sent.
+    pub stalled: Counter,
 }
 
 impl Default for Limits {
@@ -53,6 +68,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             head_bytes_max: 64 * 1024,
             headers_max: 128,
+            stall_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -111,6 +127,8 @@ pub struct HttpServer<W> {
     pub tasks: Tasks,
     /// What connections are wrapped in.
     pub wrap: W,
+    /// What it counts.
+    pub cuts: Cuts,
 }
 
 impl<W: Wrap> HttpServer<W> {
@@ -125,7 +143,9 @@ impl<W: Wrap> HttpServer<W> {
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let mut acceptor = Acceptor::new(self.name, listener);
         while let Some((stream, peer)) = stop.run_until_cancelled(acceptor.accept()).await {
+            stall::bound(&stream, self.limits.stall_timeout);
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                self.cuts.too_many.inc();
                 if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
                     let wrap = self.wrap.clone();
                     self.tasks.spawn("refusal of a connection", async move {
@@ -137,11 +157,13 @@ impl<W: Wrap> HttpServer<W> {
             };
             let (wrap, limits, handler, stop) =
                 (self.wrap.clone(), self.limits, handler.clone(), stop.clone());
+            let stalled = self.cuts.stalled.clone();
             self.tasks.spawn(self.name, async move {
                 let _permit = permit;
                 match stop.run_until_cancelled(wrap.wrap(stream)).await {
                     Some(Ok(io)) => {
                         let identity = W::peer(&io);
+                        let io = Unread::new(io, limits.stall_timeout, stalled);
                         serve_connection(io, limits, handler, (peer, identity), stop).await;
                     }
                     Some(Err(error)) => tracing::debug!(%error, "a connection was not established"),
@@ -248,6 +270,7 @@ mod tests {
             limits,
             tasks: tasks.clone(),
             wrap: Plain,
+            cuts: Cuts::default(),
         };
         let handler = |request: Request<Incoming>, _| async move {
             assert_ne!(request.uri().path(), "/panic", "on purpose");

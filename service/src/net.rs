@@ -7,6 +7,7 @@ mod accept;
 mod address;
 mod grpc;
 mod limited;
+pub mod stall;
 mod stream;
 
 use std::fmt::Debug;

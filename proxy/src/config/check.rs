@@ -81,6 +81,7 @@ fn check_peer(peer: &PeerConfig, problems: &mut Problems) {
     ] {
         at_least_one(key, count, problems);
     }
+    more_than_nothing("stallTimeout", peer.stall_timeout, problems);
     more_than_nothing("silenceMax", peer.silence_max, problems);
     more_than_nothing("connectTimeout", peer.connect_timeout, problems);
     if peer.buffer_bytes_max < BUFFER_MIN {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use darter_service::net::{Listener, Stream};
+use darter_service::net::{Listener, Stream, stall};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::sync::OwnedSemaphorePermit;
@@ -12,7 +12,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::mirror::server::{Accepting, accept, answer_all, end};
-use crate::mirror::stall;
 
 use super::Forward;
 use super::rules::Site;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_service::http_server::Strict;
-use darter_service::net::{Acceptor, Listener, Stream};
+use darter_service::net::{Acceptor, Listener, Stream, stall};
 use darter_service::supervise::Tasks;
 
 use http::Request;
@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Mirror, MirrorConfig, Reply, stall};
+use super::{Mirror, MirrorConfig, Reply};
 use crate::sendfile::ZeroCopy;
 
 /// How long, and how much, a client may go on sending after its connection was ended here.

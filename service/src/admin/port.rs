@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::Admin;
-use crate::http_server::{HttpServer, Limits, Plain};
+use crate::http_server::{Cuts, HttpServer, Limits, Plain};
 use crate::net::{Address, Listener, Network};
 use crate::supervise::{Failure, Tasks};
 
@@ -72,6 +72,7 @@ impl AdminPort {
             },
             tasks: server.tasks.clone(),
             wrap: Plain,
+            cuts: Cuts::default(),
         };
         let (listener, stop) = (self.listener, server.stop.clone());
         server

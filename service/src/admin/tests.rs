@@ -131,7 +131,7 @@ async fn roles_add_routes_and_the_index_names_all() {
 
 #[tokio::test]
 async fn is_served_on_a_socket() {
-    use crate::http_server::{HttpServer, Limits, Plain};
+    use crate::http_server::{Cuts, HttpServer, Limits, Plain};
     use crate::net::{Network as _, TokioNetwork};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -144,6 +144,7 @@ async fn is_served_on_a_socket() {
         limits: Limits::default(),
         tasks: tasks.clone(),
         wrap: Plain,
+        cuts: Cuts::default(),
     };
     let stop = tokio_util::sync::CancellationToken::new();
     tasks.spawn("admin server", server.serve(listener, Admin::new(parts), stop));

@@ -126,7 +126,7 @@ fn a_blocked_runtime_is_found_out_and_told_from_a_live_one() {
     use http_body_util::Full;
     use tokio_util::sync::CancellationToken;
 
-    use crate::http_server::{HttpServer, Limits, Plain};
+    use crate::http_server::{Cuts, HttpServer, Limits, Plain};
     use crate::net::{Network as _, TokioNetwork};
     use crate::supervise::Tasks;
 
@@ -146,6 +146,7 @@ fn a_blocked_runtime_is_found_out_and_told_from_a_live_one() {
                 limits: Limits::default(),
                 tasks: tasks.clone(),
                 wrap: Plain,
+                cuts: Cuts::default(),
             };
             let handler = |_, _| async { http::Response::new(Full::new(bytes::Bytes::new())) };
             tasks.spawn("server", async move {

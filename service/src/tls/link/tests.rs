@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::http_server::{HttpServer, Limits};
+use crate::http_server::{Cuts, HttpServer, Limits};
 use crate::net::{Listener, Network as _, TokioNetwork, secure_incoming};
 use crate::supervise::Tasks;
 use crate::tls::tests::Authority;
@@ -53,6 +53,7 @@ async fn server(authority: &Authority, connections_max: usize) -> Server {
         },
         tasks: tasks.clone(),
         wrap: authority.node("server.test").acceptor(Protocol::Http1).unwrap(),
+        cuts: Cuts::default(),
     };
     let count = Arc::clone(&asked);
     let handler = move |_: Request<Incoming>, _| {
@@ -185,6 +186,7 @@ async fn requests_say_who_asks() {
         limits: Limits::default(),
         tasks: tasks.clone(),
         wrap: ours.node("server.test").acceptor(Protocol::Http1).unwrap(),
+        cuts: Cuts::default(),
     };
     let handler = |request: Request<Incoming>, _| async move {
         let asks = request.extensions().get::<Arc<PeerIdentity>>();
