@@ -20,6 +20,7 @@ pub mod path;
 mod possession;
 pub mod range;
 pub mod reply;
+mod room;
 pub(crate) mod server;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use giveup::Streams;
 use memory::Memory;
 use path::{Endpoint, Route, Target};
 use reply::Code;
+use room::Room;
 
 pub use config::MirrorConfig;
 pub use content::{ContentStream, Contents, KnownContent, OpenContent};
@@ -75,6 +77,7 @@ struct Inner {
     upstream: Arc<dyn Upstream>,
     streams: Streams,
     memory: Memory,
+    room: Room,
     requests: Arc<Semaphore>,
     metrics: MirrorMetrics,
     instance: HeaderValue,
@@ -134,6 +137,7 @@ impl Mirror {
             inner: Arc::new(Inner {
                 streams: Streams::new(config.hand_over.as_duration()),
                 memory: Memory::new(config.tags_max, config.lengths_max),
+                room: metrics.room(config.buffer_bytes_max.as_usize()),
                 requests: Arc::new(Semaphore::new(config.requests_max.min(Semaphore::MAX_PERMITS))),
                 contents,
                 access,

@@ -46,6 +46,9 @@ pub struct MirrorConfig {
     /// How long a client may take nothing at all of an answer before its connection is closed. However slowly it reads, one
     /// that reads is not meant. Default 5m: runtimes wait for locks and disks while they unpack.
     pub stall_timeout: Period,
+    /// Most bytes of manifests and lists that wait in memory until clients have taken them, over all clients; those for
+    /// which there is no room get 503 at once. Default 64MiB, at least 8MiB, which is the longest list.
+    pub buffer_bytes_max: ByteSize,
     /// Most tags whose last known digest is kept. Default 4096.
     pub tags_max: usize,
     /// Most contents whose length is known from a manifest. Default 65536, about 200 bytes each.
@@ -69,6 +72,7 @@ impl Default for MirrorConfig {
             header_bytes_max: ByteSize::kib(64),
             headers_max: 100,
             stall_timeout: Period::secs(300),
+            buffer_bytes_max: ByteSize::mib(64),
             tags_max: 4096,
             lengths_max: 65_536,
         }
@@ -119,6 +123,8 @@ impl Validate for MirrorConfig {
         }
         let heads = self.header_bytes_max < ByteSize::kib(8) || self.header_bytes_max > ByteSize::mib(1);
         wrong("headerBytesMax", heads, "must be from 8KiB to 1MiB");
+        let room = self.buffer_bytes_max < ByteSize::mib(8);
+        wrong("bufferBytesMax", room, "must be at least 8MiB");
         let counts = [
             ("connectionsMax", self.connections_max),
             ("requestsMax", self.requests_max),
@@ -172,6 +178,7 @@ mod tests {
             requests_max: 0,
             header_timeout: Period::default(),
             header_bytes_max: ByteSize::mib(2),
+            buffer_bytes_max: ByteSize::mib(7),
             ..MirrorConfig::default()
         };
         let expected = [
@@ -179,6 +186,7 @@ mod tests {
             "slowOriginDeadline",
             "headerTimeout",
             "headerBytesMax",
+            "bufferBytesMax",
             "requestsMax",
         ];
         assert_eq!(keys(&config), expected);

@@ -8,12 +8,13 @@ mod document;
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use darter_origin::OriginError;
 use darter_types::{ByteRange, ContentKind, Digest, ManifestReference, OriginLocator, Tag};
 use futures_util::StreamExt as _;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, WARNING};
 use http::{HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt as _;
 use tokio::time::timeout_at;
 
 use crate::access::{ContentHead, Permit, TagQuery, Verdict, verdict};
@@ -21,6 +22,7 @@ use crate::pull::PullError;
 
 use super::blob::etag;
 use super::reply::{self, Code};
+use super::room::Whole;
 use super::{Answer, Ask, CONTENT_DIGEST, KnownContent, Mirror, OpenContent, Reply, refuse};
 
 pub use document::{Document, DocumentError, fuzz_document};
@@ -149,7 +151,7 @@ impl Mirror {
         let media_type = told.unwrap_or_else(|| document.media_type());
         self.remember(content, &permit, &document);
         let mut reply = head(content.digest, &media_type, bytes.len() as u64);
-        *reply.body_mut() = reply::whole(bytes);
+        *reply.body_mut() = Whole(bytes).boxed_unsync();
         Ok(reply)
     }
 
@@ -163,11 +165,16 @@ impl Mirror {
         if known.length > MANIFEST_BYTES_MAX {
             return Err(refuse(invalid("the manifest is longer than 4 MiB")));
         }
+        let length = usize::try_from(known.length).unwrap_or(usize::MAX);
+        let mut bytes = self
+            .inner
+            .room
+            .collect(length)
+            .map_err(|full| refuse(full.reply()))?;
         let mut stream = open.read(ByteRange::new(0, known.length));
         let read = async {
-            let mut bytes = BytesMut::new();
             while let Some(part) = stream.next().await {
-                bytes.extend_from_slice(&part?);
+                bytes.push(&part?).map_err(|_| PullError::WrongContent)?;
             }
             Ok::<_, PullError>(bytes.freeze())
         };

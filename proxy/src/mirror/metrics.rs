@@ -6,8 +6,11 @@ use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::room::Room;
 
 /// Limits that cut connections, by the keys of the configuration.
 const CONNECTIONS: &str = "connectionsMax";
@@ -49,6 +52,8 @@ pub struct MirrorMetrics {
     hand_overs: Counter,
     stale_tags: Counter,
     cut: Family<Cut, Counter>,
+    buffered: Gauge,
+    buffer_refusals: Counter,
 }
 
 impl MirrorMetrics {
@@ -61,6 +66,8 @@ impl MirrorMetrics {
             hand_overs: Counter::default(),
             stale_tags: Counter::default(),
             cut: Family::default(),
+            buffered: Gauge::default(),
+            buffer_refusals: Counter::default(),
         };
         let requests = metrics.requests.clone();
         registry.register(
@@ -78,10 +85,26 @@ impl MirrorMetrics {
         registry.register("stale_tags", help, metrics.stale_tags.clone());
         let help = "Connections of clients that were closed or refused because of a limit";
         registry.register("connections_cut", help, metrics.cut.clone());
+        registry.register_with_unit(
+            "mirror_buffered",
+            "Bytes of manifests and lists that wait in memory until clients have taken them",
+            Unit::Bytes,
+            metrics.buffered.clone(),
+        );
+        registry.register(
+            "mirror_buffer_refusals",
+            "Manifests and lists that were answered 503 because of mirror.bufferBytesMax",
+            metrics.buffer_refusals.clone(),
+        );
         for limit in [CONNECTIONS, HEADER_TIMEOUT, HEADER_SIZE, STALL] {
             drop(metrics.cut.get_or_create(&Cut { limit }));
         }
         metrics
+    }
+
+    /// Room that these metrics tell of.
+    pub(super) fn room(&self, bytes_max: usize) -> Room {
+        Room::new(bytes_max, self.buffered.clone(), self.buffer_refusals.clone())
     }
 
     /// A connection was refused because there are as many as there may be.

@@ -1,18 +1,20 @@
 //! Referrers and tag lists: the registry's own answers, a 404 included.
 //!
 //! An empty list is never invented: a client that asks for signatures would take it for "not signed". The answers
-//! are short, so they are read whole and sent with their length.
+//! are short, so they are read whole and sent with their length. An answer to HEAD has the length that the registry says.
 
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_TYPE, LINK};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LINK};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body_util::BodyExt as _;
 
 use crate::access::Relayed;
 
 use super::path::{Target, Via};
 use super::reply::{self, Code};
+use super::room::Whole;
 use super::{Answer, Ask, Mirror, Reply, ReplyBody, refuse};
 
 /// Longest list that is passed on, in bytes.
@@ -46,39 +48,72 @@ impl Mirror {
         let patience = self.inner.config.slow_origin_deadline.as_duration();
         let relay = async {
             let answer = self.inner.upstream.relay(request).await?;
-            Ok(passed_on(target, answer).await)
+            Ok(self.passed_on(ask, answer).await)
         };
         match self.in_time(ask, &target.registry, patience, relay).await {
             Ok(answer) => answer,
             Err(problem) => Err(refuse(ask.origin_error(&problem))),
         }
     }
+
+    async fn passed_on(&self, ask: &Ask, answer: Response<ReplyBody>) -> Answer {
+        let target = &ask.target;
+        let (parts, body) = answer.into_parts();
+        usable(target, parts.status)?;
+        let mut reply = if ask.method == Method::HEAD {
+            told(parts.status, parts.headers.get(CONTENT_LENGTH))
+        } else {
+            let body = self.collected(body).await?;
+            let length = HeaderValue::from(body.len());
+            let mut reply = told(parts.status, Some(&length));
+            *reply.body_mut() = Whole(body).boxed_unsync();
+            reply
+        };
+        copy(&parts.headers, &mut reply);
+        for link in parts.headers.get_all(LINK) {
+            if let Some(link) = link.to_str().ok().and_then(|link| own_link(target, link)) {
+                reply.headers_mut().append(LINK, link);
+            }
+        }
+        Ok(reply)
+    }
+
+    async fn collected(&self, mut body: ReplyBody) -> Result<Bytes, Box<Reply>> {
+        let full = |full: super::room::Full| refuse(full.reply());
+        let mut bytes = self.inner.room.collect(0).map_err(full)?;
+        while let Some(frame) = body.frame().await {
+            let part = frame.ok().map(|frame| frame.into_data().unwrap_or_default());
+            let part = part.filter(|part| bytes.len() + part.len() <= LIST_BYTES_MAX);
+            let part = part
+                .ok_or_else(|| refuse(unusable("the registry's list broke off or is longer than 8 MiB")))?;
+            bytes.push(&part).map_err(full)?;
+        }
+        Ok(bytes.freeze())
+    }
 }
 
-async fn passed_on(target: &Target, answer: Response<ReplyBody>) -> Answer {
-    let (parts, body) = answer.into_parts();
-    if parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS {
-        let message = format!("the registry {} answered {}", target.registry, parts.status);
+/// Whether an answer is one that can be passed on.
+fn usable(target: &Target, status: StatusCode) -> Result<(), Box<Reply>> {
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        let message = format!("the registry {} answered {status}", target.registry);
         return Err(refuse(reply::unavailable(&message, Duration::from_secs(1))));
     }
-    if parts.status.is_redirection() || parts.status.is_informational() {
+    if status.is_redirection() || status.is_informational() {
         return Err(refuse(unusable(
             "the registry answered in a way that cannot be passed on",
         )));
     }
-    let Ok(body) = Limited::new(body, LIST_BYTES_MAX).collect().await else {
-        return Err(refuse(unusable(
-            "the registry's list broke off or is longer than 8 MiB",
-        )));
-    };
-    let mut reply = reply::bytes(parts.status, "application/json", body.to_bytes());
-    copy(&parts.headers, &mut reply);
-    for link in parts.headers.get_all(LINK) {
-        if let Some(link) = link.to_str().ok().and_then(|link| own_link(target, link)) {
-            reply.headers_mut().append(LINK, link);
-        }
+    Ok(())
+}
+
+/// An answer without a body yet, of the length that is told.
+fn told(status: StatusCode, length: Option<&HeaderValue>) -> Reply {
+    let mut reply = reply::bytes(status, "application/json", "");
+    match length {
+        Some(length) => reply::set(&mut reply, CONTENT_LENGTH, length.clone()),
+        None => drop(reply.headers_mut().remove(CONTENT_LENGTH)),
     }
-    Ok(reply)
+    reply
 }
 
 fn unusable(message: &str) -> Reply {

@@ -1,5 +1,6 @@
 //! Clients that mean no good: each limit of the mirror binds, is counted, and leaves the others alone.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use darter_service::config::{ByteSize, Period};
@@ -257,4 +258,73 @@ async fn a_client_that_takes_nothing_is_closed_and_a_slow_one_is_not() {
     assert_eq!(cut(&lab, "stallTimeout"), 1);
     let (part, _) = stalled.read_raw(usize::MAX).await.unwrap_or_default();
     assert!((part.len() as u64) < length);
+}
+
+/// A metric without labels, by its name behind `darter_proxy_`.
+fn metric(lab: &Lab, name: &str) -> u64 {
+    let text = darter_service::metrics::encode(&lab.metrics);
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap().parse().unwrap()
+}
+
+/// A client whose system takes next to nothing for it.
+async fn narrow(lab: &Lab) -> RawConnection {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    RawConnection::new(socket.connect(lab.mirror).await.unwrap())
+}
+
+#[tokio::test]
+async fn manifests_and_lists_that_nobody_takes_are_bounded_in_memory() {
+    let bytes_max = 8 * 1024 * 1024;
+    let lab = Lab::with(MirrorConfig {
+        buffer_bytes_max: ByteSize::mib(8),
+        ..MirrorConfig::default()
+    })
+    .await;
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let text = "x".repeat(4_100_000);
+    let large = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":[],"annotations":{{"a":"{text}"}}}}"#
+    );
+    let digest = lab.origin.add_manifest("a", Some("v1"), media_type, large);
+    let tags = 35_000;
+    for tag in 0..tags {
+        lab.origin
+            .move_tag("a", &format!("{}-{tag}", "t".repeat(100)), &digest);
+    }
+    let manifest = format!("/v2/a/manifests/{digest}");
+    // Once, so that the mirror has it.
+    assert_eq!(lab.get(&manifest, &[]).await.status, 200);
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        let path = if number % 2 == 0 {
+            manifest.as_str()
+        } else {
+            "/v2/a/tags/list"
+        };
+        let request = format!("GET {} HTTP/1.1\r\nhost: a\r\n\r\n", lab.target(path));
+        let mut client = narrow(&lab).await;
+        client.send(request.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    let most = Cell::new(0);
+    until(|| {
+        most.set(most.get().max(metric(&lab, "mirror_buffered_bytes")));
+        metric(&lab, "mirror_buffer_refusals_total") >= 30
+    })
+    .await;
+    let most = most.get();
+    assert!(most > bytes_max / 4 && most <= bytes_max, "{most} bytes");
+    // Who asks now goes elsewhere, at once.
+    let refused = lab.get(&manifest, &[]).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    // Contents need no such room, and it is free again when the clients are gone.
+    let blob = lab.origin.add_blob("a", Content::generated(1, 1000));
+    assert_eq!(lab.get(&path(&blob), &[]).await.status, 200);
+    drop(clients);
+    until(|| metric(&lab, "mirror_buffered_bytes") == 0).await;
+    assert_eq!(lab.get(&manifest, &[]).await.status, 200);
 }

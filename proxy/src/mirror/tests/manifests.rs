@@ -187,6 +187,9 @@ async fn referrers_and_tags_are_the_registrys_own_answers() {
     lab.origin.move_tag("a", "v2", &image.manifest.digest);
     let tags = lab.get("/v2/a/tags/list?n=1", &[]).await;
     assert_eq!(tags.body.as_ref(), br#"{"name":"a","tags":["v1"]}"#);
+    let head = lab.head("/v2/a/tags/list?n=1", &[]).await;
+    assert_eq!(head.content_length(), Some(tags.body.len() as u64));
+    assert_eq!(headers_of(&head), headers_of(&tags));
     let next = tags
         .header("link")
         .unwrap()
