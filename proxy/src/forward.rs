@@ -305,11 +305,7 @@ impl Forward {
         let target = path::content_at(&site.registry(), parts.uri.path())?;
         let reply = self.inner.mirror.answer_content(parts.clone(), target).await;
         // The client has no other host to go to than the one that it asked.
-        let given_up = matches!(
-            reply.status(),
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
-        );
-        (!given_up).then_some(reply)
+        (!reply::is_own_refusal(&reply)).then_some(reply)
     }
 }
 

@@ -34,7 +34,8 @@ pub struct RegistriesConfig {
     /// A registry that is written down may stand at a private address; others must be public.
     pub registries: BTreeMap<String, RegistryConfig>,
     /// Refuses every registry that has no entry of its own. `false` by default, so that pulls work with no
-    /// configuration; set it where clients are not trusted to choose.
+    /// configuration; set it where clients are not trusted to choose. This and `allowed` are about what this node fetches: where
+    /// clients of the forward proxy may go is said by its rules.
     pub allow_only_configured: bool,
     /// Registries that may be asked besides those that have an entry: names, or `*.example.com` for all below a domain.
     /// Empty by default: all, unless `allowOnlyConfigured` is set.
@@ -276,17 +277,6 @@ impl Settings {
         entries.filter_map(|(name, registry)| Some((name, registry.ca_file.as_ref()?)))
     }
 
-    /// Whether any registry can be asked over TLS.
-    pub(crate) fn uses_tls(&self) -> bool {
-        let tls = |(name, registry): (&String, &RegistryConfig)| {
-            let url = name.parse().ok().and_then(|name| registry.url(&name).ok());
-            url.is_none_or(|url| url.scheme() == "https")
-        };
-        !self.config.allow_only_configured
-            || !self.config.allowed.is_empty()
-            || self.config.registries.iter().any(tls)
-    }
-
     /// Why a registry without an entry is not asked, if it is not.
     fn refuses(&self, name: &RegistryName) -> Option<&'static str> {
         let allowed = &self.config.allowed;
@@ -303,14 +293,18 @@ impl Settings {
         &self.config.denied_ranges
     }
 
-    /// How a registry is reached; an error says why it is not.
+    /// How a registry is reached that this node may ask; an error says why it may not.
     pub(crate) fn registry(&self, name: &RegistryName) -> Result<RegistrySettings, String> {
-        let entry = self.config.registries.get(name.as_str());
-        if entry.is_none()
-            && let Some(reason) = self.refuses(name)
-        {
-            return Err(reason.to_owned());
+        let known = self.config.registries.contains_key(name.as_str());
+        match self.refuses(name).filter(|_| !known) {
+            Some(reason) => Err(reason.to_owned()),
+            None => self.reached(name),
         }
+    }
+
+    /// How a host of that name is reached, be it one that is fetched from or one that a client goes to by itself.
+    pub(crate) fn reached(&self, name: &RegistryName) -> Result<RegistrySettings, String> {
+        let entry = self.config.registries.get(name.as_str());
         let common = self.config.registries.get(ALL);
         let own = entry.cloned().unwrap_or_default();
         let ca_key = [(name.as_str(), entry), (ALL, common)]

@@ -1,5 +1,8 @@
 //! Connections to hosts that a client of the forward proxy names: by the same guard and the same authorities as registries.
 //!
+//! What this node fetches by itself (`allowed`, `allowOnlyConfigured`) is not asked here: where clients go is the matter of the
+//! forward proxy's own rules, and an entry of the configuration says no more than how its host is reached.
+//!
 //! What must hold: the address that the guard saw is the one that is connected to; a host that nobody wrote down is
 //! reached at public addresses only, and no host but a configured registry at a link-local one.
 
@@ -67,7 +70,7 @@ impl Origins {
                 reason: "it is not the name or the address of a host".to_owned(),
             });
         };
-        let settings = registry_of(to).and_then(|name| self.inner.settings.registry(&name).ok());
+        let settings = registry_of(to).and_then(|name| self.inner.settings.reached(&name).ok());
         let purpose = match &settings {
             Some(settings) if settings.configured => Purpose::Configured,
             _ if to.private => Purpose::SentBy(Nearness::Loopback),

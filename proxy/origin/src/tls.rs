@@ -23,11 +23,7 @@ pub(crate) struct TlsConfigs {
 impl TlsConfigs {
     /// Reads the system's authorities and every `caFile`.
     pub(crate) fn new(settings: &Settings) -> Result<Self, OriginConfigError> {
-        let roots = if settings.uses_tls() {
-            system_roots()
-        } else {
-            RootCertStore::empty()
-        };
+        let roots = system_roots();
         let mut private = BTreeMap::new();
         for (key, path) in settings.ca_files() {
             let mut roots = roots.clone();

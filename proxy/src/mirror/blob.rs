@@ -277,7 +277,7 @@ fn content_range(range: ByteRange, length: u64) -> String {
 
 fn not_satisfiable(length: u64) -> Reply {
     let message = format!("the content has {length} bytes");
-    let mut reply = reply::error(StatusCode::RANGE_NOT_SATISFIABLE, Code::RangeInvalid, &message);
+    let mut reply = reply::final_error(StatusCode::RANGE_NOT_SATISFIABLE, Code::RangeInvalid, &message);
     reply::set_text(&mut reply, CONTENT_RANGE, &format!("bytes */{length}"));
     reply
 }

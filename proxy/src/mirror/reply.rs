@@ -114,8 +114,24 @@ pub fn bytes(status: StatusCode, media_type: &'static str, body: impl Into<Bytes
     reply
 }
 
-/// An error with the body that the distribution specification gives it.
+/// Marks an answer with which this node refuses in its own name. Whoever has another way to what was asked takes that.
+#[derive(Clone, Copy, Debug)]
+struct Own;
+
+/// Whether this node refuses in its own name: what was asked may be had elsewhere.
+pub(crate) fn is_own_refusal(reply: &Reply) -> bool {
+    reply.extensions().get::<Own>().is_some()
+}
+
+/// A refusal of this node's own, with the body that the distribution specification gives it.
 pub fn error(status: StatusCode, code: Code, message: &str) -> Reply {
+    let mut reply = final_error(status, code, message);
+    reply.extensions_mut().insert(Own);
+    reply
+}
+
+/// An error that is true wherever one asks: what the registry says, or what follows from the content.
+pub(super) fn final_error(status: StatusCode, code: Code, message: &str) -> Reply {
     let body = json!({ "errors": [{ "code": code.as_str(), "message": message, "detail": null }] });
     bytes(status, "application/json", body.to_string())
 }
@@ -212,7 +228,7 @@ fn relayed_refusal(status: StatusCode, headers: &HeaderMap, body: &Bytes, absent
             StatusCode::FORBIDDEN => Code::Denied,
             _ => absent,
         };
-        error(status, code, "the registry says no more than this")
+        final_error(status, code, "the registry says no more than this")
     } else {
         bytes(status, "application/json", body.clone())
     };
@@ -306,7 +322,28 @@ mod tests {
             assert_eq!(reply.status().as_u16(), to, "from {from}");
             let challenged = reply.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(challenged, (401..=404).contains(&from), "from {from}");
+            assert_eq!(
+                is_own_refusal(&reply),
+                !(401..=404).contains(&from),
+                "from {from}"
+            );
         }
+    }
+
+    #[test]
+    fn what_this_node_may_not_ask_is_its_own_refusal_and_what_a_registry_denies_is_not() {
+        let registry = "r.test".to_owned();
+        let reason = "it is not among `allowed`".to_owned();
+        let refused = origin_error(&OriginError::NotAllowed { registry, reason }, Code::BlobUnknown);
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        assert!(is_own_refusal(&refused) && is_own_refusal(&without_body(refused)));
+        let denied = OriginError::Status {
+            registry: "r.test".to_owned(),
+            status: StatusCode::FORBIDDEN,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        assert!(!is_own_refusal(&origin_error(&denied, Code::BlobUnknown)));
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use darter_service::net::{Address, BoxFuture, Listener, Network, Stream, TokioNetwork};
 use darter_testkit::client::RawConnection;
+use darter_testkit::content::Content;
+use http::Method;
 
 use super::lab::{Lab, config, intercept, start_with};
 use crate::app::StartError;
-use crate::forward::HostPattern;
+use crate::forward::{HostPattern, RuleAction, RuleConfig};
 
 /// A name that is public when it is looked at and this machine a moment later.
 #[derive(Debug, Default)]
@@ -123,4 +125,40 @@ fn expired_authority() -> (String, String) {
     params.not_after = rcgen::date_time_ymd(2001, 1, 1);
     let key = rcgen::KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn lists_of_registries_bind_what_is_fetched_and_not_where_clients_go() {
+    let lab = Lab::plain(|config, _, running| {
+        config.origin.registries.clear();
+        config.origin.allowed = vec!["elsewhere.test".parse().unwrap()];
+        config.origin.allow_only_configured = true;
+        config.forward.ports.push(running.addr.port());
+        config.forward.private_hosts = vec![HostPattern("127.0.0.1".into())];
+        config.forward.rules = vec![RuleConfig {
+            url: "/v2/".into(),
+            action: RuleAction::P2p,
+            ..RuleConfig::default()
+        }];
+    })
+    .await;
+    let digest = lab.origin.add_blob("a", Content::generated(1, 1000));
+    let path = format!("/v2/a/blobs/{digest}");
+    // The mirror does not fetch from there.
+    let mirror = lab.node.mirror_address.parse().unwrap();
+    let through = format!("{path}?ns={}", lab.authority());
+    let refused = darter_testkit::client::get(mirror, &through, &[]).await.unwrap();
+    assert_eq!((refused.status, lab.origin.requests_total()), (403, 0));
+    // The client does, through the forward proxy; nothing of it is kept.
+    for _ in 0..2 {
+        let request = format!(
+            "GET http://{}{path} HTTP/1.1\r\nHost: elsewhere\r\n\r\n",
+            lab.authority()
+        );
+        let answer = lab.ask(&request).await;
+        assert_eq!((answer.status, answer.body_digest()), (200, digest.clone()));
+    }
+    assert_eq!(lab.origin.requests_for(&Method::GET, &digest), 2);
+    assert!(lab.tunnel(&lab.authority()).await.is_ok());
+    lab.end().await;
 }
