@@ -93,9 +93,10 @@ struct Docker {
     /// The daemon.json to use, instead of /etc/docker/daemon.json
     #[arg(long, value_name = "PATH", conflicts_with = "undo")]
     config: Option<PathBuf>,
-    /// Use the forward proxy at this address, instead of mirrors
+    /// Use the forward proxy at this address (http://user:password@host:port where it asks), instead of mirrors
+    // Read later: what is wrong with it must be told without its password.
     #[arg(long, value_name = "URL", conflicts_with = "undo")]
-    proxy: Option<Mirror>,
+    proxy: Option<String>,
     /// The certificate of the forward proxy's authority, for Docker to trust at each --registry
     #[arg(long, value_name = "PATH", requires = "proxy", requires = "registries")]
     ca: Option<PathBuf>,
@@ -158,12 +159,13 @@ impl Setup {
 impl Docker {
     fn run(&self) -> Result<()> {
         let common = &self.common;
-        let plan = match (common.undo, &self.proxy) {
+        let proxy = self.proxy.as_deref().map(str::parse).transpose();
+        let plan = match (common.undo, proxy.map_err(usage)?) {
             (true, _) => docker::undo(&common.root, &common.state_dir),
             (false, Some(proxy)) => docker::proxy::plan(&docker::proxy::Options {
                 root: common.root.clone(),
                 config: self.config.clone(),
-                proxy: proxy.clone(),
+                proxy,
                 ca_file: self.ca.clone(),
                 registries: self.named.registries.clone(),
             }),
@@ -264,9 +266,10 @@ impl Common {
 /// A name or address that no setup could use is the command line's fault.
 fn usage(error: Error) -> anyhow::Error {
     match error {
-        Error::InvalidRegistry { .. } | Error::InvalidMirror { .. } | Error::ZeroDialTimeout => {
-            Usage(error.to_string()).into()
-        }
+        Error::InvalidRegistry { .. }
+        | Error::InvalidMirror { .. }
+        | Error::InvalidProxy { .. }
+        | Error::ZeroDialTimeout => Usage(error.to_string()).into(),
         other => other.into(),
     }
 }

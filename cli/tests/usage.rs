@@ -48,6 +48,17 @@ fn bad_usage_ends_with_64() {
 }
 
 #[test]
+fn a_wrong_proxy_is_told_without_its_password() {
+    let output = darter(&["setup", "docker", "--proxy", "http://anna:canary@h:4003/path"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(
+        said.contains("http://anna:***@h:4003/path") && !said.contains("canary"),
+        "{said}"
+    );
+}
+
+#[test]
 fn help_has_examples_that_are_commands() {
     for arguments in [
         &["--help"][..],

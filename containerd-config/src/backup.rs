@@ -173,6 +173,7 @@ pub(crate) fn undo(root: &Path, state_dir: &Path, runtime: Runtime) -> Result<Pl
             before: file.disk,
             after: file.now,
             restart: file.restart,
+            private: false,
         });
     }
     plan.left = Some(record);

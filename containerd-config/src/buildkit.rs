@@ -69,6 +69,7 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
             before,
             after: Some(after),
             restart: true,
+            private: false,
         });
     }
     Ok(plan)

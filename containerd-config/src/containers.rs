@@ -153,6 +153,7 @@ fn add(plan: &mut Plan, file: File) {
         before,
         after,
         restart: true,
+        private: false,
     });
 }
 

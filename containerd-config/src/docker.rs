@@ -147,6 +147,7 @@ fn plan_daemon(
         before: before.map(<[u8]>::to_vec),
         after: Some(after.into_bytes()),
         restart: true,
+        private: false,
     });
     Ok(())
 }

@@ -120,6 +120,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A proxy address that the client would not understand.
+    #[error("`{url}` is no proxy address: {reason}; write it like `http://user:password@10.0.0.5:4003`")]
+    InvalidProxy {
+        /// What was given, without a password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A zero dial timeout means "none" to containerd, which would stall pulls when the proxy is down.
     #[error("a dial timeout of 0 would let a pull wait for ever; give at least 1 ms")]
     ZeroDialTimeout,

@@ -28,6 +28,8 @@ pub(crate) struct Change {
     pub(crate) after: Option<Vec<u8>>,
     /// Whether the runtime reads the file at its start only.
     pub(crate) restart: bool,
+    /// Whether a new file is readable for its owner alone.
+    pub(crate) private: bool,
 }
 
 /// Something that the user should know or do. `Display` gives a sentence for the terminal.
@@ -243,14 +245,14 @@ impl Plan {
         &self.notes
     }
 
-    /// The changes like `diff -u` shows them, for people; empty for an empty plan.
+    /// The changes like `diff -u` shows them, for people, without passwords in addresses; empty for an empty plan.
     pub fn render(&self) -> String {
         let side = |mark: &str, change: &Change, content: &Option<Vec<u8>>| match content {
             Some(_) => format!("{mark} {}\n", change.path.display()),
             None => format!("{mark} /dev/null\n"),
         };
         let text = |content: &Option<Vec<u8>>| {
-            String::from_utf8_lossy(content.as_deref().unwrap_or(b"")).into_owned()
+            without_passwords(&String::from_utf8_lossy(content.as_deref().unwrap_or(b"")))
         };
         let mut rendered = String::new();
         for change in &self.changes {
@@ -293,8 +295,50 @@ impl Plan {
 
     fn write(&self) -> Result<(), Error> {
         self.changes.iter().try_for_each(|change| match &change.after {
-            Some(bytes) => rooted::write(&self.root, &change.path, bytes),
+            Some(bytes) => rooted::write(&self.root, &change.path, bytes, change.private),
             None => rooted::remove(&self.root, &change.path),
         })
+    }
+}
+
+/// A text whose addresses show no password: `http://user:***@host`.
+pub(crate) fn without_passwords(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("://") {
+        let end = behind
+            .find(['/', '?', '#', '"', '\'', '\n', ' ', '\t'])
+            .unwrap_or(behind.len());
+        let authority = behind.get(..end).unwrap_or_default();
+        shown.push_str(before);
+        shown.push_str("://");
+        rest = behind;
+        if let Some((user_info, _)) = authority.rsplit_once('@') {
+            let user = user_info.split(':').next().unwrap_or_default();
+            shown.push_str(user);
+            shown.push_str(if user.len() < user_info.len() { ":***" } else { "" });
+            rest = behind.get(user_info.len()..).unwrap_or_default();
+        }
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_addresses_are_not_shown() {
+        for (text, shown) in [
+            ("A=http://u:p@h:1/x b", "A=http://u:***@h:1/x b"),
+            (
+                "\"https://u:p@q@h\" http://h/a@b:c",
+                "\"https://u:***@h\" http://h/a@b:c",
+            ),
+            ("http://u@h\nhttp://:p@h", "http://u@h\nhttp://:***@h"),
+            ("no address: a@b", "no address: a@b"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+        }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
 const LINKS_MAX: usize = 40;
 /// What a new file may be read by: everybody, as containerd's own packages have it.
 const NEW_FILE_MODE: u32 = 0o644;
+/// What one with a password in it may be read by.
+const PRIVATE_FILE_MODE: u32 = 0o600;
 
 /// The real path of `path` (absolute, as seen from inside the root). Parts that do not exist are kept as given.
 pub(crate) fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Error> {
@@ -128,16 +130,18 @@ pub(crate) fn missing_parents(root: &Path, path: &Path) -> Result<Vec<PathBuf>, 
     Ok(missing)
 }
 
-/// Writes the file whole or not at all, and creates the directories above it.
-pub(crate) fn write(root: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// Writes the file whole or not at all, and creates the directories above it. A new one that is `private` is readable for its
+/// owner alone.
+pub(crate) fn write(root: &Path, path: &Path, bytes: &[u8], private: bool) -> Result<(), Error> {
     let real = resolve(root, path)?;
     let old = fs::metadata(&real).ok();
-    write_real(&real, bytes, old.as_ref(), NEW_FILE_MODE).map_err(|error| Error::io("write", path, error))
+    let mode = if private { PRIVATE_FILE_MODE } else { NEW_FILE_MODE };
+    write_real(&real, bytes, old.as_ref(), mode).map_err(|error| Error::io("write", path, error))
 }
 
 /// Like [`write()`] for a path outside of any root, readable by its owner alone: copies may hold credentials.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    write_real(path, bytes, None, 0o600).map_err(|error| Error::io("write", path, error))
+    write_real(path, bytes, None, PRIVATE_FILE_MODE).map_err(|error| Error::io("write", path, error))
 }
 
 fn write_real(real: &Path, bytes: &[u8], old: Option<&Metadata>, new_mode: u32) -> io::Result<()> {
@@ -209,7 +213,7 @@ mod tests {
         fs::write(root.path().join("target"), "old").unwrap();
         fs::set_permissions(root.path().join("target"), Permissions::from_mode(0o640)).unwrap();
         symlink("/target", root.path().join("link")).unwrap();
-        write(root.path(), Path::new("/link"), b"new").unwrap();
+        write(root.path(), Path::new("/link"), b"new", false).unwrap();
         assert!(
             fs::symlink_metadata(root.path().join("link"))
                 .unwrap()

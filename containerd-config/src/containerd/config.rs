@@ -244,6 +244,7 @@ impl Config {
             before: file.bytes.clone(),
             after,
             restart: true,
+            private: false,
         })
     }
 }

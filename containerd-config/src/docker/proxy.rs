@@ -2,17 +2,24 @@
 //!
 //! A drop-in for systemd names the proxy, rather than `proxies` in `daemon.json`, which daemons before Docker 23 refuse to
 //! start with. Where the proxy is to look into the tunnels to registries, Docker is told to trust its authority for those
-//! registries alone, by a file of its own beside whatever stands there.
+//! registries alone, by a file of its own beside whatever stands there. A proxy that asks for a user is named in a file that
+//! only its owner may read: everybody may ask systemd what stands in a unit.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use url::Url;
 
 use super::daemon::Daemon;
 use super::{CONFIG, HOSTS_DIRECTORY, unit_files};
-use crate::plan::Change;
-use crate::{Error, Mirror, Note, Plan, Registry, Runtime, rooted};
+use crate::plan::{Change, without_passwords};
+use crate::{Error, Note, Plan, Registry, Runtime, rooted};
 
 /// The drop-in. The name sorts late, so that it counts where others set the same.
 const DROP_IN: &str = "/etc/systemd/system/docker.service.d/90-darter-proxy.conf";
+/// Names the proxy where that takes a password.
+const SECRETS: &str = "/etc/docker/darter-proxy.env";
 /// The authority's certificate in a registry's directory: Docker trusts every `.crt` there.
 const AUTHORITY: &str = "darter-interception.crt";
 /// What names a proxy for TLS in a unit or an environment file.
@@ -26,11 +33,57 @@ pub struct Options {
     /// The `daemon.json` to look at instead of `/etc/docker/daemon.json`; as seen from inside the root.
     pub config: Option<PathBuf>,
     /// The address of the forward proxy.
-    pub proxy: Mirror,
+    pub proxy: ProxyAddress,
     /// The certificate of the proxy's authority for interception, in PEM, as seen from inside the root.
     pub ca_file: Option<PathBuf>,
     /// The registries for which Docker trusts it.
     pub registries: Vec<Registry>,
+}
+
+/// The address of a forward proxy, with user and password where it asks for them; those are shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyAddress(Url);
+
+impl ProxyAddress {
+    fn is_secret(&self) -> bool {
+        !self.0.username().is_empty() || self.0.password().is_some()
+    }
+
+    /// As the daemon is given it.
+    fn text(&self) -> &str {
+        self.0.as_str().trim_end_matches('/')
+    }
+}
+
+impl FromStr for ProxyAddress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refuse = |reason: &str| Error::InvalidProxy {
+            url: without_passwords(text),
+            reason: reason.to_owned(),
+        };
+        let url = Url::parse(text).map_err(|error| refuse(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(refuse("the scheme must be http or https"));
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err(refuse("a proxy has a host and a port, nothing behind them"));
+        }
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Display for ProxyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_passwords(self.text()))
+    }
+}
+
+impl fmt::Debug for ProxyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What has to change so that Docker reaches registries through the forward proxy. Reads only.
@@ -51,15 +104,29 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
                 });
             }
             let path = Path::new(HOSTS_DIRECTORY).join(registry.name()?).join(AUTHORITY);
-            write(&mut plan, path, authority.clone(), false)?;
+            write(&mut plan, path, authority.clone(), Read::AtEachPull)?;
         }
     }
+    let address = options.proxy.text();
+    let mut changes = false;
+    let proxy = if options.proxy.is_secret() {
+        let text = format!("HTTPS_PROXY=\"{address}\"\n").into_bytes();
+        changes |= write(&mut plan, PathBuf::from(SECRETS), text, Read::SecretAtStart)?;
+        format!("EnvironmentFile={SECRETS}")
+    } else {
+        format!("Environment=\"HTTPS_PROXY={address}\"")
+    };
     let text = format!(
-        "# Written by `darter setup docker --proxy`.\n[Service]\nEnvironment=\"HTTPS_PROXY={}\"\n\
-         Environment=\"NO_PROXY=localhost,127.0.0.0/8,::1\"\n",
-        options.proxy.as_str()
+        "# Written by `darter setup docker --proxy`.\n[Service]\n{proxy}\n\
+         Environment=\"NO_PROXY=localhost,127.0.0.0/8,::1\"\n"
     );
-    if write(&mut plan, PathBuf::from(DROP_IN), text.into_bytes(), true)? {
+    changes |= write(
+        &mut plan,
+        PathBuf::from(DROP_IN),
+        text.into_bytes(),
+        Read::AtStart,
+    )?;
+    if changes {
         plan.note(Note::UnitChanged {
             path: PathBuf::from(DROP_IN),
         });
@@ -67,8 +134,17 @@ pub fn plan(options: &Options) -> Result<Plan, Error> {
     Ok(plan)
 }
 
+/// When the daemon reads a file, and who else may.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    AtEachPull,
+    AtStart,
+    /// Nobody else.
+    SecretAtStart,
+}
+
 /// Adds a file to the plan; whether it is not there as it should be.
-fn write(plan: &mut Plan, path: PathBuf, after: Vec<u8>, restart: bool) -> Result<bool, Error> {
+fn write(plan: &mut Plan, path: PathBuf, after: Vec<u8>, read: Read) -> Result<bool, Error> {
     let before = rooted::read(&plan.root, &path)?;
     let changes = before.as_deref() != Some(after.as_slice());
     if changes {
@@ -76,7 +152,8 @@ fn write(plan: &mut Plan, path: PathBuf, after: Vec<u8>, restart: bool) -> Resul
             path,
             before,
             after: Some(after),
-            restart,
+            restart: read != Read::AtEachPull,
+            private: read == Read::SecretAtStart,
         });
     }
     Ok(changes)
@@ -193,6 +270,61 @@ mod tests {
             None
         );
         assert_eq!(there(&root, own).as_deref(), Some("mine"));
+    }
+
+    #[test]
+    fn a_password_stands_in_a_file_that_only_its_owner_reads_and_is_never_shown() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = node(&[]);
+        let state = tempfile::tempdir().unwrap();
+        let options = Options {
+            ca_file: None,
+            proxy: "http://anna:c%40n%25ary@10.0.0.5:4003".parse().unwrap(),
+            ..options(&root, &[])
+        };
+        let canary = "c%40n%25ary";
+        let first = plan(&options).unwrap();
+        let shown = format!("{first:?} {:?} {}", options, options.proxy);
+        assert!(!shown.contains(canary), "{shown}");
+        let rendered = first.render();
+        assert!(
+            rendered.contains("+HTTPS_PROXY=\"http://anna:***@10.0.0.5:4003\""),
+            "{rendered}"
+        );
+        first.apply(state.path()).unwrap();
+        let secrets = root.path().join(SECRETS.trim_start_matches('/'));
+        assert_eq!(
+            fs::read_to_string(&secrets).unwrap(),
+            format!("HTTPS_PROXY=\"http://anna:{canary}@10.0.0.5:4003\"\n")
+        );
+        assert_eq!(
+            fs::metadata(&secrets).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let drop_in = there(&root, DROP_IN).unwrap();
+        assert!(
+            drop_in.contains("EnvironmentFile=/etc/docker/darter-proxy.env\n"),
+            "{drop_in}"
+        );
+        assert!(!drop_in.contains("anna"), "{drop_in}");
+        assert!(plan(&options).unwrap().changes.is_empty(), "a second time");
+        let undo = super::super::undo(root.path(), state.path()).unwrap();
+        assert!(!undo.render().contains(canary));
+        undo.apply(state.path()).unwrap();
+        assert!(!secrets.exists() && there(&root, DROP_IN).is_none());
+    }
+
+    #[test]
+    fn addresses_that_are_no_proxy_are_told_without_their_password() {
+        for wrong in [
+            "ftp://u:canary@h:1",
+            "http://u:canary@h:1/path",
+            "http://u:canary@h:1?x",
+            "h:1",
+        ] {
+            let error = wrong.parse::<ProxyAddress>().unwrap_err().to_string();
+            assert!(error.contains("no proxy") && !error.contains("canary"), "{error}");
+        }
     }
 
     #[test]

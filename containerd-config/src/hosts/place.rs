@@ -83,6 +83,7 @@ impl Place {
             before: before.clone(),
             after: Some(after.into_bytes()),
             restart: false,
+            private: false,
         });
         Ok(before)
     }
