@@ -22,7 +22,7 @@ mod upstream;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use darter_origin::{Credentials, OriginError};
+use darter_origin::{ContentAddress, Credentials, OriginError};
 use darter_types::{ContentKind, OriginLocator, RegistryName};
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
@@ -168,6 +168,30 @@ impl Access {
             return Ok(permit);
         }
         self.ask_as_caller(&subject, who, proof, problem).await
+    }
+
+    /// Whether this address of a caller's own gives the right to read a content. It is asked each time: what signs an address
+    /// runs out, and who else has another one has shown nothing.
+    ///
+    /// # Errors
+    /// As [`Access::check`].
+    pub(crate) async fn check_address(
+        &self,
+        content: &OriginLocator,
+        address: &Arc<ContentAddress>,
+    ) -> Result<Permit, Arc<OriginError>> {
+        let credentials = Credentials::Address(Arc::clone(address));
+        let head = self.inner.upstream.head(content.clone(), credentials.clone());
+        let head = head.await?;
+        let key = CallerKey::address(&self.inner.hash_key, address.url.as_str());
+        Ok(Permit {
+            credentials,
+            public: false,
+            head: Some(head),
+            stale: false,
+            caller: Some(key),
+            grant: Grant::alone(content.clone(), Instant::now()),
+        })
     }
 
     /// What a tag points to now, and the right to read that.

@@ -2,7 +2,8 @@
 //!
 //! Start at [`Forward::serve`]. A CONNECT becomes a tunnel that is passed on unread, unless its host is one whose TLS ends
 //! here ([`intercept`]). What is then read, and what comes with an absolute address, goes by [`rules`] and by what it is:
-//! blobs and manifests are answered as the mirror answers them, all else is passed on ([`relay`]). Nothing is cached here.
+//! blobs and manifests, and what a rule finds by its digest ([`naming`]), are answered as the mirror answers them, all else is
+//! passed on ([`relay`]). Nothing is cached here.
 //!
 //! What must hold: it reaches no address that the guard of `darter_origin` refuses; what a client shows to this proxy
 //! leaves it never; a content that the mirror cannot give is asked of its host, so that no pull fails because of us.
@@ -10,6 +11,7 @@
 mod config;
 mod intercept;
 mod metrics;
+mod naming;
 mod relay;
 mod rules;
 mod server;
@@ -24,7 +26,7 @@ use std::time::Duration;
 use darter_origin::Origins;
 use darter_service::http_server::hygiene;
 use darter_service::supervise::Tasks;
-use darter_types::RegistryName;
+use darter_types::{Digest, RegistryName};
 use http::header::{HOST, PROXY_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -39,7 +41,7 @@ use crate::mirror::reply::{self, Code, Reply};
 
 use intercept::Interceptor;
 use metrics::Way;
-use rules::{Action, Rules, Site};
+use rules::{Action, Rule, Rules, Site};
 use server::{Connected, Pending};
 use users::Users;
 
@@ -267,7 +269,8 @@ impl Forward {
     /// Answers a request that is admitted: by its rule, else by what it is for.
     async fn dispatch(&self, site: Site, inside: bool, parts: Parts, body: Incoming) -> Reply {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let rule = self.inner.rules.find(&site.url(path));
+        let url = site.url(path);
+        let rule = self.inner.rules.find(&url);
         let action = match rule {
             Some(rule) => rule.action,
             None if inside || self.is_registry(&site) || self.is_intercepted(&site) => Action::P2p,
@@ -286,7 +289,7 @@ impl Forward {
             }
         };
         if action == Action::P2p
-            && let Some(reply) = self.share(&site, &parts, &body).await
+            && let Some(reply) = self.share(&site, rule, &url, &parts, &body).await
         {
             self.inner.metrics.answered(Way::Shared, reply.status());
             return reply;
@@ -297,15 +300,37 @@ impl Forward {
     }
 
     /// The mirror's answer, for what the mirror serves, if it has one.
-    async fn share(&self, site: &Site, parts: &Parts, body: &Incoming) -> Option<Reply> {
+    async fn share(
+        &self,
+        site: &Site,
+        rule: Option<&Rule>,
+        url: &str,
+        parts: &Parts,
+        body: &Incoming,
+    ) -> Option<Reply> {
         let reading = parts.method == Method::GET || parts.method == Method::HEAD;
         if !reading || !body.is_end_stream() {
             return None;
+        }
+        if let Some((rule, digest)) = rule.and_then(|rule| Some((rule, rule.digest_in(url)?))) {
+            return self.share_address(site, rule, digest, parts).await;
         }
         let target = path::content_at(&site.registry(), parts.uri.path())?;
         let reply = self.inner.mirror.answer_content(parts.clone(), target).await;
         // The client has no other host to go to than the one that it asked.
         (!reply::is_own_refusal(&reply)).then_some(reply)
+    }
+
+    /// The content of a digest that a rule found. Whatever else than the content there is to say, its host says itself: that a
+    /// signature has run out, or what HEAD is worth to an address that is signed for GET.
+    async fn share_address(&self, site: &Site, rule: &Rule, digest: Digest, parts: &Parts) -> Option<Reply> {
+        if parts.method != Method::GET {
+            return None;
+        }
+        let (target, address) = naming::content(site, parts, digest, &rule.ignore_query)?;
+        let mirror = &self.inner.mirror;
+        let reply = mirror.answer_address(parts.clone(), target, address).await;
+        reply.status().is_success().then_some(reply)
     }
 }
 

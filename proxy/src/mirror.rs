@@ -30,7 +30,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_origin::OriginError;
+use darter_origin::{ContentAddress, OriginError};
 use darter_service::http_server::hygiene;
 use darter_types::{OriginLocator, RegistryName};
 use http::header::AUTHORIZATION;
@@ -90,7 +90,16 @@ struct Ask {
     method: Method,
     headers: HeaderMap,
     target: Target,
+    /// Where the client was told to ask, where that is no path of the specification.
+    address: Option<Arc<ContentAddress>>,
     arrived: Instant,
+}
+
+/// A content that was found without reading a path of the mirror's own.
+#[derive(Debug)]
+struct Found {
+    target: Target,
+    address: Option<Arc<ContentAddress>>,
 }
 
 impl Ask {
@@ -170,14 +179,30 @@ impl Mirror {
 
     /// Answers one request for a content that [`path::content_at`] found.
     pub(crate) async fn answer_content(&self, parts: http::request::Parts, target: Target) -> Reply {
-        self.within_limits(parts, Instant::now(), Some(target)).await
+        let found = Found {
+            target,
+            address: None,
+        };
+        self.within_limits(parts, Instant::now(), Some(found)).await
+    }
+
+    /// Answers one request for a blob that lies at an address of the client's own.
+    pub(crate) async fn answer_address(
+        &self,
+        parts: http::request::Parts,
+        target: Target,
+        address: ContentAddress,
+    ) -> Reply {
+        let address = Some(Arc::new(address));
+        let found = Found { target, address };
+        self.within_limits(parts, Instant::now(), Some(found)).await
     }
 
     async fn within_limits(
         &self,
         parts: http::request::Parts,
         arrived: Instant,
-        target: Option<Target>,
+        found: Option<Found>,
     ) -> Reply {
         let head = parts.method == Method::HEAD;
         let (label, reply) = match Arc::clone(&self.inner.requests).try_acquire_owned() {
@@ -186,8 +211,8 @@ impl Mirror {
                 reply::busy("this mirror answers as many requests as it may"),
             ),
             Ok(slot) => {
-                let (label, reply, entry) = match target {
-                    Some(target) => self.endpoint(parts, arrived, target).await,
+                let (label, reply, entry) = match found {
+                    Some(found) => self.endpoint(parts, arrived, found).await,
                     None => self.route(parts, arrived).await,
                 };
                 if let Some(entry) = &entry {
@@ -232,14 +257,18 @@ impl Mirror {
             Ok(Route::Endpoint(target)) => target,
             Err(problem) => return ("other", reply::route_error(&problem), None),
         };
-        self.endpoint(parts, arrived, target).await
+        let found = Found {
+            target,
+            address: None,
+        };
+        self.endpoint(parts, arrived, found).await
     }
 
     async fn endpoint(
         &self,
         parts: http::request::Parts,
         arrived: Instant,
-        target: Target,
+        Found { target, address }: Found,
     ) -> (&'static str, Reply, Option<Entry>) {
         let label = target.endpoint.label();
         let entry = self.inner.journal.request(
@@ -253,6 +282,7 @@ impl Mirror {
             method: parts.method,
             headers: parts.headers,
             target,
+            address,
             arrived,
         };
         let answer = async {
@@ -296,8 +326,15 @@ fn refuse(reply: Reply) -> Box<Reply> {
 
 impl Mirror {
     /// Which proof the caller's right needs, given which registry the bytes here came from.
-    fn proof(&self, content: &OriginLocator, held: Option<&KnownContent>) -> Proof {
+    fn proof(&self, ask: &Ask, content: &OriginLocator, held: Option<&KnownContent>) -> Proof {
         let origin = held.and_then(|held| held.origin.as_ref());
+        if ask.address.is_some() {
+            // Anybody may put something else at an address that names this digest: only the very place is the same.
+            return match held.is_none() || origin == Some(content) {
+                true => Proof::Named,
+                false => Proof::Itself,
+            };
+        }
         let foreign = !self.inner.memory.is_source(content)
             && origin.is_some_and(|origin| {
                 !self
@@ -317,7 +354,12 @@ impl Mirror {
         held: Option<&KnownContent>,
     ) -> Result<Permit, Box<Reply>> {
         let access = &self.inner.access;
-        let proof = self.proof(content, held);
+        if let Some(address) = &ask.address {
+            let check = access.check_address(content, address);
+            let answer = self.in_time(ask, &content.registry, self.patience(held), check);
+            return answer.await.map_err(|problem| refuse(ask.origin_error(&problem)));
+        }
+        let proof = self.proof(ask, content, held);
         let check = access.check(content, ask.authorization(), proof);
         let problem = match self
             .in_time(ask, &content.registry, self.patience(held), check)

@@ -27,7 +27,7 @@ use std::time::Duration;
 use darter_engine::Event;
 use darter_origin::Credentials;
 use darter_store::ContentFacts;
-use darter_types::{ByteRange, ChainState, PieceSet, RegistryName, TaskId};
+use darter_types::{ByteRange, ChainState, OriginLocator, PieceSet, RegistryName, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
@@ -73,7 +73,7 @@ impl Pulls {
         let metrics = Arc::clone(&self.env.metrics);
         let mut running = self.env.running();
         if let Some(shared) = running.get(&task) {
-            self.admit(&request, shared.registry(), shared.is_public())?;
+            self.admit(&request, shared.locator(), shared.is_public())?;
             shared.add_credentials(&request.locator.registry, request.credentials);
             return Ok(Pull {
                 shared: Arc::clone(shared),
@@ -83,7 +83,7 @@ impl Pulls {
         }
         if let Some(shared) = self.complete(task) {
             if !request.vouched {
-                self.admit(&request, shared.registry(), shared.is_public())?;
+                self.admit(&request, shared.locator(), shared.is_public())?;
             }
             return Ok(Pull {
                 shared,
@@ -92,8 +92,7 @@ impl Pulls {
             });
         }
         if let Some(facts) = self.env.store.find(task).map(|stored| stored.facts()) {
-            let from = facts.origin.as_ref().map(|origin| &origin.registry);
-            self.admit(&request, from, facts.public)?;
+            self.admit(&request, facts.origin.as_ref(), facts.public)?;
         }
         let limit = self.env.config.pulls_max;
         if running.len() >= limit {
@@ -123,14 +122,21 @@ impl Pulls {
     }
 
     /// Whether what is here, from one registry, is open to who was sent by another: a registry that names a digest need
-    /// not have what it stands for.
+    /// not have what it stands for. Nor need an address that names it: only the very place that it came from has.
     fn admit(
         &self,
         request: &PullRequest,
-        from: Option<&RegistryName>,
+        from: Option<&OriginLocator>,
         public: bool,
     ) -> Result<(), PullError> {
-        if self.env.is_open(public, from, &request.locator.registry) {
+        let open = match &request.credentials {
+            Credentials::Address(_) => public || from == Some(&request.locator),
+            _ => {
+                let from = from.map(|from| &from.registry);
+                self.env.is_open(public, from, &request.locator.registry)
+            }
+        };
+        if open {
             return Ok(());
         }
         let asked = &request.locator.registry;

@@ -42,7 +42,7 @@ mod version;
 
 pub use body::RelayBody;
 pub use config::{LargeBlobsConfig, OriginConfigError, RegistriesConfig, RegistryConfig};
-pub use credentials::Credentials;
+pub use credentials::{ContentAddress, Credentials};
 pub use error::OriginError;
 pub use fetch::Fetch;
 pub use gateway::Destination;

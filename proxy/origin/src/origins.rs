@@ -34,6 +34,7 @@ mod large;
 mod reached;
 
 pub use head::Head;
+use head::{manifest_head, probe};
 
 /// Registries that are known at the same time: clients choose the names.
 const REGISTRIES_MAX: usize = 256;
@@ -191,7 +192,10 @@ impl Origins {
             inner: &self.inner,
             registry: &registry,
         };
-        let mut ask = content(&registry, Method::HEAD, locator);
+        if let Credentials::Address(_) = credentials {
+            return probe(&exchange, locator, credentials).await;
+        }
+        let mut ask = content(&registry, Method::HEAD, locator, credentials);
         let answer = match exchange.run(&ask, credentials).await {
             Err(error) if error.status() == Some(StatusCode::METHOD_NOT_ALLOWED) => {
                 // The head of GET says the same; the body is left where it is.
@@ -238,7 +242,7 @@ impl Origins {
         if wanted.end.is_some_and(|end| end <= wanted.start) {
             return Err(exchange.unusable("no byte of a content was asked"));
         }
-        let mut ask = content(&registry, Method::GET, wanted.locator);
+        let mut ask = content(&registry, Method::GET, wanted.locator, credentials);
         if let Some(range) = headers::range_value(wanted.start, wanted.end) {
             ask.headers.insert(header::RANGE, range);
         }
@@ -415,7 +419,7 @@ fn ask(registry: &Registry, method: Method, path_and_query: &str, repository: Op
 }
 
 /// A request for a content.
-fn content(registry: &Registry, method: Method, locator: &OriginLocator) -> Ask {
+fn content(registry: &Registry, method: Method, locator: &OriginLocator, credentials: &Credentials) -> Ask {
     let blob = locator.kind == ContentKind::Blob && method == Method::GET;
     let accept = match locator.kind {
         ContentKind::Blob => "*/*",
@@ -429,6 +433,9 @@ fn content(registry: &Registry, method: Method, locator: &OriginLocator) -> Ask 
     );
     ask.headers
         .insert(header::ACCEPT, HeaderValue::from_static(accept));
+    if let Credentials::Address(address) = credentials {
+        ask.url = address.url.clone();
+    }
     Ask { blob, ..ask }
 }
 
@@ -451,16 +458,6 @@ fn repository_of(path_and_query: &str) -> Option<String> {
     let path = path_and_query.split('?').next()?.strip_prefix("/v2/")?;
     let (name, _) = path.rsplit_once('/')?.0.rsplit_once('/')?;
     name.parse::<Repository>().ok().map(String::from)
-}
-
-/// What HEAD told, if that is enough.
-fn manifest_head(answer: &Answer) -> Option<Head> {
-    let head = Head::of(&answer.headers);
-    let useful = head.digest.is_some()
-        && head.length.is_some()
-        && !headers::is_html(&answer.headers)
-        && !headers::is_encoded(&answer.headers);
-    useful.then_some(head)
 }
 
 /// Reads a manifest for its digest.

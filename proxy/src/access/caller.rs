@@ -21,6 +21,11 @@ impl CallerKey {
         Self(keyed_hash(key, authorization.as_bytes()))
     }
 
+    /// Whoever has this address, by what signs it.
+    pub(super) fn address(key: &[u8; 32], address: &str) -> Self {
+        Self(keyed_hash(key, format!("\0{address}").as_bytes()))
+    }
+
     /// The node itself, for callers that bring nothing. No header can hold this text.
     pub(super) fn node(key: &[u8; 32]) -> Self {
         Self(keyed_hash(key, b"\0node"))

@@ -25,6 +25,14 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// One answer about one content, which is kept by nobody else.
+    pub(super) fn alone(root: OriginLocator, now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            root,
+            checked: Mutex::new(Some(now)),
+        })
+    }
+
     fn checked(&self) -> Option<Instant> {
         *self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,10 +122,7 @@ impl Grants {
             grant.set_checked(Some(now));
             return grant;
         }
-        let grant = Arc::new(Grant {
-            root: content.clone(),
-            checked: Mutex::new(Some(now)),
-        });
+        let grant = Grant::alone(content.clone(), now);
         self.grants.insert((caller, content), Arc::clone(&grant));
         grant
     }

@@ -49,6 +49,7 @@ impl Registry {
             Credentials::Anonymous => "anybody".to_owned(),
             Credentials::Node => "node".to_owned(),
             Credentials::Caller(value) => value.to_str().unwrap().to_owned(),
+            Credentials::Address(_) => unreachable!("no test of access asks so"),
         };
         state.asked.push(format!("{who} {what}"));
         let status = |code: StatusCode| {

@@ -1,9 +1,12 @@
 //! What happens to a request, by the address that it is for. Pure: the address is a text, nothing is connected to.
 
 use darter_service::config::Problems;
+use darter_types::Digest;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use url::{Position, Url};
+
+use super::naming;
 
 /// Bytes that a compiled expression may take.
 const EXPRESSION_BYTES_MAX: usize = 1024 * 1024;
@@ -23,13 +26,18 @@ pub struct RuleConfig {
     /// client sends along, stay as they are. Not for tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// Parameters of the query that do not say which content is meant, such as those that sign an address. They are sent to
+    /// the host as they are. Only where `url` names a digest, by a group `digest` (`sha256:…`) or `hex`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore_query: Vec<String>,
 }
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
-    /// Contents that are named by a digest are shared between nodes; all else is passed on.
+    /// Contents that are named by a digest, at a path of the distribution specification or where the rule's expression finds it,
+    /// are shared between nodes; all else is passed on.
     P2p,
     /// Passed on to the host itself.
     #[default]
@@ -48,6 +56,14 @@ pub(super) struct Rule {
     url: Regex,
     pub(super) action: Action,
     pub(super) to: Option<Site>,
+    pub(super) ignore_query: Vec<String>,
+}
+
+impl Rule {
+    /// The digest that the rule finds in an address.
+    pub(super) fn digest_in(&self, url: &str) -> Option<Digest> {
+        naming::digest_in(&self.url, url)
+    }
 }
 
 /// A scheme, a host and a port.
@@ -119,6 +135,7 @@ impl Rules {
                 url: expression(&rule.url)?,
                 action: rule.action,
                 to: rule.to.as_deref().map(site).transpose()?,
+                ignore_query: rule.ignore_query.clone(),
             })
         });
         compiled.collect::<Result<_, String>>().map(Self)
@@ -151,6 +168,32 @@ pub(super) fn check(rules: &[RuleConfig], problems: &mut Problems) {
         if rule.to.is_some() && rule.action == Action::Block {
             problems.add(&at("to"), "means nothing where the action is block; remove one");
         }
+        check_naming(rule, &at, problems);
+    }
+}
+
+/// What is wrong with how a rule finds digests.
+fn check_naming(rule: &RuleConfig, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
+    let groups = expression(&rule.url).map_or([false; 2], |url| naming::names_digest(&url));
+    let names = groups.contains(&true);
+    if groups == [true; 2] {
+        problems.add(&at("url"), "has both groups, digest and hex; remove one");
+    }
+    if names && rule.action != Action::P2p {
+        let what = "names a digest, which means nothing but where the action is p2p";
+        problems.add(&at("url"), what);
+    }
+    if !names && !rule.ignore_query.is_empty() {
+        let what = "means nothing where no digest is known: let url find it by a group, (?<digest>sha256:[0-9a-f]{64}) or \
+                    (?<hex>[0-9a-f]{64})";
+        problems.add(&at("ignoreQuery"), what);
+    }
+    let bad = |name: &&String| name.is_empty() || name.contains(['&', '=', '?', '#', ' ']);
+    if let Some(name) = rule.ignore_query.iter().find(bad) {
+        problems.add(
+            &at("ignoreQuery"),
+            format!("{name:?} is not the name of a parameter, as an address has it before the ="),
+        );
     }
 }
 
@@ -177,6 +220,7 @@ mod tests {
             url: url.to_owned(),
             action,
             to: to.map(str::to_owned),
+            ignore_query: Vec::new(),
         }
     }
 
@@ -220,6 +264,35 @@ mod tests {
             "rules.6.url",
         ];
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn digests_and_what_is_ignored_must_make_sense() {
+        let naming = |url: &str, action: Action, ignored: &[&str]| RuleConfig {
+            ignore_query: ignored.iter().map(|name| (*name).to_owned()).collect(),
+            ..rule(url, action, None)
+        };
+        let wrong = [
+            naming("(?<digest>a)(?<hex>b)", Action::P2p, &[]),
+            naming("(?<hex>b)", Action::Direct, &[]),
+            naming("x", Action::P2p, &["sig"]),
+            naming("(?<hex>b)", Action::P2p, &["sig", "a=b"]),
+            naming("(?<hex>b)", Action::P2p, &[""]),
+        ];
+        let mut problems = Problems::new();
+        check(&wrong, &mut problems);
+        let keys: Vec<_> = problems.found().iter().map(|(key, _)| key.as_str()).collect();
+        let expected = [
+            "rules.0.url",
+            "rules.1.url",
+            "rules.2.ignoreQuery",
+            "rules.3.ignoreQuery",
+            "rules.4.ignoreQuery",
+        ];
+        assert_eq!(keys, expected);
+        let mut problems = Problems::new();
+        check(&[naming("(?<hex>b)", Action::P2p, &["sig"])], &mut problems);
+        assert!(problems.found().is_empty());
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Mirror {
     async fn serve_stale_tag(&self, ask: &Ask, head: ContentHead, problem: &Arc<OriginError>) -> Answer {
         let content = locator(ask, head.digest);
         let held = self.inner.contents.holds(head.digest.into());
-        let proof = self.proof(&content, held.as_ref());
+        let proof = self.proof(ask, &content, held.as_ref());
         let Some(mut permit) =
             self.inner
                 .access

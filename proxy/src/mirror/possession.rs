@@ -28,7 +28,7 @@ impl Mirror {
         permit: &Permit,
         held: Option<&KnownContent>,
     ) -> Result<(), Box<Reply>> {
-        match held.filter(|held| self.proof(content, Some(held)) == Proof::Itself) {
+        match held.filter(|held| self.proof(ask, content, Some(held)) == Proof::Itself) {
             Some(held) => self.prove_possession(ask, content, permit, held).await,
             None => Ok(()),
         }
@@ -57,7 +57,9 @@ impl Mirror {
             tracing::warn!(registry = %content.registry, digest = %content.digest, "registry does not have what it names");
             return Err(refuse(ask.pull_error(&PullError::WrongContent)));
         }
-        self.inner.memory.remember_source(content);
+        if ask.address.is_none() {
+            self.inner.memory.remember_source(content);
+        }
         Ok(())
     }
 

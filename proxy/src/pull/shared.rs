@@ -7,7 +7,7 @@ use darter_engine::Event;
 use darter_origin::{Credentials, OriginError};
 use darter_service::limit::Limiter;
 use darter_store::{ContentFacts, StoredTask};
-use darter_types::{ByteRange, PieceLayout, RegistryName};
+use darter_types::{ByteRange, OriginLocator, PieceLayout, RegistryName};
 use tokio::sync::mpsc;
 
 use super::availability::Availability;
@@ -27,8 +27,8 @@ pub(crate) struct Shared {
     /// A node that can give the content was reached: patience is worth it.
     hopeful: AtomicBool,
     complete: bool,
-    /// Which registry gives it; unknown for what was stored without.
-    registry: Option<RegistryName>,
+    /// Where it comes from; unknown for what was stored without.
+    locator: Option<OriginLocator>,
     public: bool,
 }
 
@@ -51,7 +51,7 @@ impl Shared {
             }),
             hopeful: AtomicBool::new(false),
             complete: false,
-            registry: Some(request.locator.registry.clone()),
+            locator: Some(request.locator.clone()),
             public: request.public,
         }
     }
@@ -72,7 +72,7 @@ impl Shared {
             origin: Mutex::default(),
             hopeful: AtomicBool::new(true),
             complete: true,
-            registry: origin.map(|origin| origin.registry),
+            locator: origin,
             public,
         }
     }
@@ -132,9 +132,9 @@ impl Shared {
             .unwrap_or(Credentials::Anonymous)
     }
 
-    /// Which registry gives it, where that is known.
-    pub(super) fn registry(&self) -> Option<&RegistryName> {
-        self.registry.as_ref()
+    /// Where it comes from, where that is known.
+    pub(super) fn locator(&self) -> Option<&OriginLocator> {
+        self.locator.as_ref()
     }
 
     /// Whether anybody may have it.
@@ -145,10 +145,16 @@ impl Shared {
     /// Another caller's credentials, should the first ones be refused. They go to the registry that they are for, or
     /// nowhere.
     pub(super) fn add_credentials(&self, registry: &RegistryName, credentials: Credentials) {
-        if self.registry.as_ref() != Some(registry) {
+        if self.locator.as_ref().map(|locator| &locator.registry) != Some(registry) {
             return;
         }
         let mut origin = self.origin();
+        let by_address = |credentials: &Credentials| matches!(credentials, Credentials::Address(_));
+        // Neither is of use where the other is.
+        let other = |known: &Credentials| by_address(known) != by_address(&credentials);
+        if origin.credentials.iter().any(other) {
+            return;
+        }
         if origin.credentials.len() < CREDENTIALS_MAX && !origin.credentials.contains(&credentials) {
             origin.credentials.push(credentials);
         }

@@ -29,6 +29,9 @@ impl Exchange<'_> {
         let home = &self.registry.target;
         match (credentials, &self.registry.logins) {
             (Credentials::Caller(value), _) => self.follow(ask, Some(value), home).await,
+            (Credentials::Address(address), _) => {
+                self.follow(ask, address.authorization.as_ref(), home).await
+            }
             (Credentials::Node, Some(logins)) => {
                 self.with_token(ask, &self.registry.node_tokens, Some(logins))
                     .await

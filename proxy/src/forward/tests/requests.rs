@@ -200,6 +200,7 @@ async fn rules_send_elsewhere_and_refuse() {
                 url: r"^http://alias\.test/".into(),
                 action: RuleAction::P2p,
                 to: Some(format!("https://localhost:{}", running.addr.port())),
+                ..RuleConfig::default()
             },
             RuleConfig {
                 url: r"/v2/straight/".into(),
