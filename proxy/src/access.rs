@@ -133,6 +133,11 @@ impl Access {
         }
     }
 
+    /// Grants and refusals that are kept.
+    pub(crate) fn kept(&self) -> [usize; 2] {
+        self.grants().kept()
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &AccessConfig {
         &self.inner.config

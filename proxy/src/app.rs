@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::config::{Config, NodeRole};
 use crate::forward::{Forward, ForwardError, ForwardMetrics, ForwardParts};
-use crate::metrics::{PeerMetrics, PullMetrics, StoreCollector};
+use crate::metrics::{MemoryCollector, PeerMetrics, PullMetrics, StoreCollector};
 use crate::mirror::{Mirror, MirrorMetrics};
 use crate::peer::{PeerConfig, PeerServer, Peers};
 use crate::pull::{Env, EnvParts, Pulls, Sharing};
@@ -123,7 +123,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let (sockets, all) = (Arc::clone(&network), rate.clone());
     let origins = Origins::with_metrics(&config.origin, sockets, rng.random(), metrics.origin, all)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
-    let peers = Peers::new(&config.peer, &host, &network, tls_peers, &tasks, rate);
+    let counts = Arc::clone(&metrics.peer);
+    let peers = Peers::new(&config.peer, &host, &network, tls_peers, &tasks, rate, counts);
     let env = Env::new(EnvParts {
         config: config.pull.clone(),
         origins: origins.clone(),
@@ -140,6 +141,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let instance = rng.random();
     let own = origins.clone();
     let mirror = mirror_of(&config, &pulls, own, metrics.mirror, instance, rng.random());
+    registry.register_collector(Box::new(MemoryCollector::new(mirror.clone())));
     let forward = forward(&config, &mirror, origins, registry, &tasks, &mut rng)?;
     let forward_address = serve_forward(forward, &config, &*network, &tasks, &stop).await?;
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);

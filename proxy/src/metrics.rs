@@ -1,7 +1,9 @@
 //! What a node counts. One struct a component, made and registered when the node is put together.
 
+mod memory;
 mod store;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use darter_engine::ParentFailure;
@@ -12,6 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use memory::MemoryCollector;
 pub use store::StoreCollector;
 
 /// Where bytes that a client gets came from.
@@ -89,6 +92,7 @@ pub struct PullMetrics {
     delayed: Family<Limit, Counter>,
     past_store: Counter,
     scrubbed: Family<Outcome, Counter>,
+    refused: Counter,
 }
 
 impl PullMetrics {
@@ -150,12 +154,22 @@ impl PullMetrics {
             "Stored pieces that were read back and linked again, by result",
             metrics.scrubbed.clone(),
         );
+        registry.register(
+            "pulls_refused",
+            "Contents that were not fetched because pull.pullsMax were",
+            metrics.refused.clone(),
+        );
         metrics
     }
 
     /// A stored piece was read back.
     pub(crate) fn scrubbed(&self, good: bool) {
         self.scrubbed.get_or_create(&Outcome::of(good)).inc();
+    }
+
+    /// A pull did not begin because as many run as may.
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
     }
 
     pub(crate) fn past_store(&self) {
@@ -223,12 +237,16 @@ impl PullMetrics {
     }
 }
 
-/// What the peer server counts.
+/// What the exchange with other nodes counts.
 #[derive(Debug, Default)]
 pub struct PeerMetrics {
     sent: Counter<u64, AtomicU64>,
     delayed: Family<Limit, Counter>,
     uploads_running: Gauge,
+    uploads_refused: Counter,
+    requests_running: Gauge,
+    buffered: Gauge,
+    buffer_waits: Counter,
     cut: Family<Limit, Counter>,
 }
 
@@ -252,6 +270,27 @@ impl PeerMetrics {
             "peer_uploads_running",
             "Requests for pieces that are being answered",
             metrics.uploads_running.clone(),
+        );
+        registry.register(
+            "peer_uploads_refused",
+            "Requests for pieces that were answered 503 because peer.uploadsMax were being answered",
+            metrics.uploads_refused.clone(),
+        );
+        registry.register(
+            "peer_requests_running",
+            "Requests for pieces to other nodes that are under way",
+            metrics.requests_running.clone(),
+        );
+        registry.register_with_unit(
+            "peer_buffered",
+            "Room that is set aside for pieces that are not verified yet",
+            Unit::Bytes,
+            metrics.buffered.clone(),
+        );
+        registry.register(
+            "peer_buffer_waits",
+            "Requests for pieces that waited because of peer.bufferBytesMax",
+            metrics.buffer_waits.clone(),
         );
         registry.register(
             "peer_connections_cut",
@@ -293,8 +332,41 @@ impl PeerMetrics {
         self.uploads_running.dec();
     }
 
+    pub(crate) fn upload_refused(&self) {
+        self.uploads_refused.inc();
+    }
+
+    /// A request for pieces waits for room.
+    pub(crate) fn buffer_waits(&self) {
+        self.buffer_waits.inc();
+    }
+
+    /// A request for pieces has room for so many bytes, and runs until the result is dropped.
+    pub(crate) fn request_began(self: &Arc<Self>, bytes: u32) -> RunningRequest {
+        self.requests_running.inc();
+        self.buffered.inc_by(bytes.into());
+        RunningRequest {
+            metrics: Arc::clone(self),
+            bytes,
+        }
+    }
+
     /// Requests that are being answered.
     pub(crate) fn uploads_running(&self) -> u32 {
         u32::try_from(self.uploads_running.get()).unwrap_or(0)
+    }
+}
+
+/// A request for pieces that is under way.
+#[derive(Debug)]
+pub(crate) struct RunningRequest {
+    metrics: Arc<PeerMetrics>,
+    bytes: u32,
+}
+
+impl Drop for RunningRequest {
+    fn drop(&mut self) {
+        self.metrics.requests_running.dec();
+        self.metrics.buffered.dec_by(self.bytes.into());
     }
 }

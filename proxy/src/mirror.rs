@@ -300,6 +300,18 @@ impl Mirror {
 }
 
 impl Mirror {
+    /// How much of each kind is remembered of earlier answers.
+    pub(crate) fn remembered(&self) -> [(&'static str, usize); 4] {
+        let [tags, lengths] = self.inner.memory.kept();
+        let [grants, refusals] = self.inner.access.kept();
+        [
+            ("tags", tags),
+            ("lengths", lengths),
+            ("grants", grants),
+            ("refusals", refusals),
+        ]
+    }
+
     /// How long and large the head of a request may be.
     pub(crate) fn heads(&self) -> server::Heads {
         server::Heads::of(&self.inner.config)

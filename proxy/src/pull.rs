@@ -96,6 +96,7 @@ impl Pulls {
         }
         let limit = self.env.config.pulls_max;
         if running.len() >= limit {
+            self.env.metrics.refused();
             return Err(PullError::Busy { limit });
         }
         let span = span_of(&request, background);

@@ -44,6 +44,8 @@ pub struct NodeSpec {
     pub rate: Rate,
     /// Its disk.
     pub store: MemoryStore,
+    /// What its configuration has besides.
+    pub edit: fn(&mut Config),
 }
 
 /// One life of a node: from its start to a stop or a crash.
@@ -127,6 +129,7 @@ impl SimNode {
             segment_length: ByteSize::kib(256),
             read_ahead_max: ByteSize::mib(4),
         };
+        (self.spec.edit)(&mut config);
         config
     }
 

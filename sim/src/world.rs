@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_proxy::config::NodeRole;
+use darter_proxy::config::{Config as NodeConfig, NodeRole};
 use darter_scheduler::config::Config as SchedulerConfig;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
@@ -127,6 +127,7 @@ pub struct World {
     /// What each scheduler believes the ring to be, by its number.
     rings: Vec<Vec<usize>>,
     scheduler_rates: Vec<Rate>,
+    edit: fn(&mut NodeConfig),
     /// For what a test leaves to chance.
     pub rng: StdRng,
     /// The registry.
@@ -160,8 +161,13 @@ impl fmt::Debug for World {
 impl World {
     /// Builds a cluster and lets it start.
     pub fn new(seed: u64, shape: Shape) -> Self {
+        Self::with(seed, shape, |_| {})
+    }
+
+    /// The same, with nodes that are configured in some other way.
+    pub fn with(seed: u64, shape: Shape, edit: fn(&mut NodeConfig)) -> Self {
         let all: Vec<usize> = (0..shape.schedulers).collect();
-        let mut world = Self::without_nodes(seed, shape, vec![all; shape.schedulers]);
+        let mut world = Self::without_nodes(seed, shape, vec![all; shape.schedulers], edit);
         world.begin();
         world
     }
@@ -169,14 +175,14 @@ impl World {
     /// The same, with schedulers that do not agree on who they are: each has a ring of its own.
     pub fn disagreeing(seed: u64, shape: Shape, rings: &[&[usize]]) -> Self {
         let rings = rings.iter().map(|ring| ring.to_vec()).collect();
-        let mut world = Self::without_nodes(seed, shape, rings);
+        let mut world = Self::without_nodes(seed, shape, rings, |_| {});
         world.standing.insert("schedulers disagree".to_owned());
         world.start_all_nodes();
         world.run_for(GRACE * 2);
         world
     }
 
-    fn without_nodes(seed: u64, shape: Shape, rings: Vec<Vec<usize>>) -> Self {
+    fn without_nodes(seed: u64, shape: Shape, rings: Vec<Vec<usize>>, edit: fn(&mut NodeConfig)) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let sim = turmoil::Builder::new()
             .rng_seed(rng.random())
@@ -195,6 +201,7 @@ impl World {
             shape,
             rings,
             scheduler_rates: Vec::new(),
+            edit,
             rng,
             origin,
             origin_rate: Rate::new(shape.origin_rate),
@@ -315,6 +322,7 @@ impl World {
             seed: self.rng.random(),
             rate: Rate::new(self.shape.node_rate),
             store: MemoryStore::new(QUOTA),
+            edit: self.edit,
         });
         self.nodes.push(node.clone());
         let (fates, host) = (Rc::clone(&self.fates), name.to_owned());
@@ -346,6 +354,11 @@ impl World {
         });
         self.clients.push((name, orders));
         number
+    }
+
+    /// All nodes, in the order in which they came.
+    pub fn nodes(&self) -> &[SimNode] {
+        &self.nodes
     }
 
     /// The node of this name.

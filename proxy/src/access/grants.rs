@@ -67,6 +67,11 @@ impl Grants {
         }
     }
 
+    /// Grants and refusals that are kept.
+    pub(super) fn kept(&self) -> [usize; 2] {
+        [self.grants.len(), self.refusals.len()]
+    }
+
     /// The grant, if it needs no new question. With `itself`, only one whose question was about this very content.
     pub(super) fn fresh(
         &mut self,

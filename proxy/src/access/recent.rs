@@ -27,6 +27,11 @@ impl<K: Ord + Clone, V> Recent<K, V> {
         }
     }
 
+    /// Entries.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The value, which counts as used now.
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
         let (used, value) = self.entries.get_mut(key)?;

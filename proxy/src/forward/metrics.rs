@@ -40,6 +40,8 @@ pub struct ForwardMetrics {
     passed: Family<Direction, Counter>,
     tunnels: Gauge,
     pub(super) handshakes_failed: Counter,
+    /// Tunnels and requests on which nothing moved for `forward.idleTimeout`.
+    pub(super) idle_ends: Counter,
     /// Connections beyond `forward.connectionsMax`.
     pub(super) refused: Counter,
 }
@@ -68,6 +70,11 @@ impl ForwardMetrics {
             "forward_handshakes_failed",
             "Tunnels to be looked into whose client did not trust the authority, or spoke no TLS",
             metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "forward_idle_ends",
+            "Tunnels and requests that were passed on and ended because of forward.idleTimeout",
+            metrics.idle_ends.clone(),
         );
         registry.register(
             "forward_connections_refused",

@@ -97,13 +97,17 @@ impl Forward {
             .await
             .map_err(broken)?;
         let idle = self.inner.config.idle_timeout.as_duration();
+        let idle_ends = self.inner.metrics.idle_ends.clone();
         self.inner.tasks.spawn("forwarded request", async move {
             tokio::select! {
                 biased;
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "the connection of a forwarded request ended");
                 },
-                () = watch.silence(idle) => tracing::debug!("a forwarded request was silent for too long"),
+                () = watch.silence(idle) => {
+                    idle_ends.inc();
+                    tracing::debug!("a forwarded request was silent for too long");
+                }
             }
         });
         let answer = sender.send_request(request).await.map_err(broken)?;

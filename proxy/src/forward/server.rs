@@ -99,7 +99,10 @@ impl Forward {
             ended = copy_bidirectional(&mut client, &mut host) => if let Err(error) = ended {
                 tracing::debug!(%error, "a tunnel broke");
             },
-            () = watch.silence(idle) => tracing::debug!("a tunnel was silent for too long"),
+            () = watch.silence(idle) => {
+                self.inner.metrics.idle_ends.inc();
+                tracing::debug!("a tunnel was silent for too long");
+            }
         }
         end(client.into_inner()).await;
     }

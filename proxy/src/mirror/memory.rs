@@ -35,6 +35,11 @@ impl Memory {
         }
     }
 
+    /// Tags and lengths that are kept.
+    pub(super) fn kept(&self) -> [usize; 2] {
+        [lock(&self.tags).len(), lock(&self.lengths).len()]
+    }
+
     /// What a tag pointed to, and when the registry said so.
     pub(super) fn tag(&self, query: &TagQuery) -> Option<(ContentHead, Instant)> {
         lock(&self.tags).get(&tag_key(query)).cloned()

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::pool::{ConnectError, Connection, Pool};
 use super::{HOST_HEADER, PeerConfig, REGISTRY_HEADER, Remote};
+use crate::metrics::{PeerMetrics, RunningRequest};
 use darter_engine::ParentFailure;
 
 /// Contents that came along with news and wait to be asked for.
@@ -43,6 +44,7 @@ struct Inner {
     rate: Limiter,
     /// Kilobytes of pieces that may wait in memory.
     room: Semaphore,
+    metrics: Arc<PeerMetrics>,
     inline: Mutex<BTreeMap<InlineKey, Bytes>>,
     /// Time and bytes of pieces by parent since the last report.
     costs: Mutex<BTreeMap<HostId, Cost>>,
@@ -64,6 +66,7 @@ impl Peers {
         tls: Option<TlsConnector>,
         tasks: &Tasks,
         rate: Limiter,
+        metrics: Arc<PeerMetrics>,
     ) -> Self {
         let pool = Pool::new(
             Arc::clone(network),
@@ -76,6 +79,7 @@ impl Peers {
             host: host.clone(),
             pool,
             rate,
+            metrics,
             silence_max: config.silence_max.into(),
             room: Semaphore::new(
                 usize::try_from(config.buffer_bytes_max.as_u64() / 1024).unwrap_or(usize::MAX >> 3),
@@ -88,10 +92,20 @@ impl Peers {
         }
     }
 
-    /// Waits until a piece of so many bytes may be held in memory; the room is free again when the result is dropped.
-    pub(super) async fn room(&self, bytes: u32) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed, and configuration makes it larger than the largest piece.
-        self.inner.room.acquire_many(bytes.div_ceil(1024)).await.ok()
+    /// Waits until a piece of so many bytes may be held in memory; the request counts as running, and the room is free again,
+    /// until and when the result is dropped.
+    pub(super) async fn room(&self, bytes: u32) -> (RunningRequest, Option<SemaphorePermit<'_>>) {
+        let Inner { room, metrics, .. } = &*self.inner;
+        let units = bytes.div_ceil(1024);
+        let permit = match room.try_acquire_many(units) {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                metrics.buffer_waits();
+                // The semaphore is never closed, and configuration makes it larger than the largest piece.
+                room.acquire_many(units).await.ok()
+            }
+        };
+        (metrics.request_began(bytes), permit)
     }
 
     /// The rate of all that the node receives.

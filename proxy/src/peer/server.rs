@@ -175,10 +175,10 @@ impl PeerServer {
             return Err(StatusCode::NOT_FOUND);
         }
         let turn = timeout(QUEUE, Arc::clone(&self.inner.uploads).acquire_owned()).await;
-        let turn = turn
-            .ok()
-            .and_then(Result::ok)
-            .ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        let Some(turn) = turn.ok().and_then(Result::ok) else {
+            self.inner.metrics.upload_refused();
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        };
         self.inner.metrics.upload_began();
         let upload = Upload {
             stored,

@@ -99,6 +99,8 @@ async fn tunnels_are_bounded_and_a_slot_comes_back() {
     let authority = lab.authority();
     let first = lab.tunnel(&authority).await.unwrap();
     assert_eq!(lab.tunnel(&authority).await.unwrap_err(), 503);
+    let refused = "darter_proxy_forward_requests_total{way=\"refused\",code=\"503\"}";
+    assert_eq!(lab.metric(refused), 1);
     drop(first);
     while let Err(status) = lab.tunnel(&authority).await {
         assert_eq!(status, 503);
@@ -111,6 +113,7 @@ async fn a_silent_tunnel_is_ended() {
     let mut connection = RawConnection::new(lab.tunnel(&lab.authority()).await.unwrap());
     let (bytes, end) = connection.read_to_end().await.unwrap();
     assert_eq!((bytes.len(), end), (0, End::Fin));
+    assert_eq!(lab.metric("darter_proxy_forward_idle_ends_total "), 1);
 }
 
 #[tokio::test]
