@@ -21,6 +21,7 @@ mod inspect;
 
 pub use crate::hosts::fuzz_hosts;
 
+pub(crate) use inspect::entry;
 pub use inspect::{Entry, Inspection, inspect};
 
 /// Where `hosts.toml` files go if containerd has no `config_path` yet.

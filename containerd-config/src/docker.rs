@@ -19,7 +19,10 @@ use crate::{Error, Mirror, Note, Plan, Registry, Runtime, backup, rooted};
 use daemon::Daemon;
 
 mod daemon;
+mod inspect;
 pub mod proxy;
+
+pub use inspect::{Inspection, inspect};
 
 /// Where Docker's packages put it.
 const CONFIG: &str = "/etc/docker/daemon.json";
@@ -28,6 +31,8 @@ const HOSTS_DIRECTORY: &str = "/etc/docker/certs.d";
 const DATA_ROOT: &str = "/var/lib/docker";
 /// Storage drivers that only the classic store has.
 const CLASSIC_DRIVERS: [&str; 4] = ["overlay2", "vfs", "aufs", "devicemapper"];
+/// What names a proxy for TLS in a unit or an environment file.
+const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY=", "https_proxy="];
 const MIRROR_FLAG: &str = "--registry-mirror";
 /// Where a flag for the daemon can stand: units of systemd, their drop-ins, and environment files.
 const UNIT_DIRECTORIES: [&str; 4] = [

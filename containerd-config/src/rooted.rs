@@ -10,6 +10,7 @@ use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::Error;
 
@@ -87,6 +88,15 @@ pub(crate) fn read(root: &Path, path: &Path) -> Result<Option<Vec<u8>>, Error> {
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io("read", path, error))?;
     Ok(Some(bytes))
+}
+
+/// When the file was changed last, or `None` if there is no such file.
+pub(crate) fn modified(root: &Path, path: &Path) -> Result<Option<SystemTime>, Error> {
+    match fs::metadata(resolve(root, path)?).and_then(|metadata| metadata.modified()) {
+        Ok(time) => Ok(Some(time)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(Error::io("look at", path, error)),
+    }
 }
 
 /// Whether `path` is a directory below the root.

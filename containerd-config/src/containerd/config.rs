@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use toml_edit::{DocumentMut, Item, Value};
 
 use crate::document::{self, child, indentation, wrong_type};
@@ -176,6 +177,16 @@ impl Config {
     /// The version of the main file.
     pub(super) fn version(&self) -> i64 {
         self.files.first().map_or(NEW_FILE_VERSION, |main| main.version)
+    }
+
+    /// When one of the files was changed last.
+    pub(super) fn changed(&self, root: &Path) -> Result<Option<SystemTime>, Error> {
+        let times = self
+            .files
+            .iter()
+            .map(|file| rooted::modified(root, &file.path))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(times.into_iter().flatten().max())
     }
 
     /// Whether any file disables CRI.

@@ -1,6 +1,7 @@
 //! What containerd does at present: which file it reads for a registry, and what that says of the proxy. Reads only.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use toml_edit::{Item, TableLike};
 
@@ -16,6 +17,8 @@ pub struct Inspection {
     pub config: PathBuf,
     /// Whether that sets `config_path`; without it no `hosts.toml` is read.
     pub config_path: bool,
+    /// When that or a file that it imports was changed last: containerd reads them only at its start.
+    pub changed: Option<SystemTime>,
     /// Whether CRI is disabled: Kubernetes does not pull through this containerd.
     pub cri_disabled: bool,
     /// The `hosts.toml` that counts for the registry.
@@ -51,6 +54,7 @@ fn inspect_one(options: &Options, registry: &Registry, path: &Path) -> Result<In
     let mut seen = Inspection {
         config: path.to_path_buf(),
         config_path: directories.is_some(),
+        changed: config.changed(&options.root)?,
         cri_disabled: config.cri_disabled(),
         hosts: None,
         entry: None,
@@ -58,13 +62,14 @@ fn inspect_one(options: &Options, registry: &Registry, path: &Path) -> Result<In
     let place = place::find(&options.root, &directories.unwrap_or_default(), registry)?;
     let hosts = place.shadowed_default.unwrap_or(place.path);
     if let Some(bytes) = rooted::read(&options.root, &hosts)? {
-        seen.entry = entry(&hosts, &bytes, &options.mirror.to_string())?;
+        seen.entry = entry(&hosts, &bytes, options.mirror.as_str())?;
         seen.hosts = Some(hosts);
     }
     Ok(seen)
 }
 
-fn entry(path: &Path, bytes: &[u8], mirror: &str) -> Result<Option<Entry>, Error> {
+/// What a `hosts.toml` says of the proxy.
+pub(crate) fn entry(path: &Path, bytes: &[u8], mirror: &str) -> Result<Option<Entry>, Error> {
     let document = document::parse(path, bytes)?;
     let Some(hosts) = document.get("host").and_then(Item::as_table_like) else {
         return Ok(None);
@@ -112,6 +117,7 @@ mod tests {
     fn a_node_that_was_never_set_up() {
         let seen = seen(&[], "docker.io");
         assert!(!seen.config_path);
+        assert_eq!(seen.changed, None);
         assert_eq!((seen.hosts, seen.entry), (None, None));
     }
 
@@ -120,7 +126,7 @@ mod tests {
         let hosts = "[host.\"http://127.0.0.1:4001\"]\ndial_timeout = \"200ms\"\n";
         let default = ("etc/containerd/certs.d/_default/hosts.toml", hosts);
         let found = seen(&[CONFIG, default], "docker.io");
-        assert!(found.config_path);
+        assert!(found.config_path && found.changed.is_some());
         assert_eq!(
             found.hosts.as_deref(),
             Some(Path::new("/etc/containerd/certs.d/_default/hosts.toml"))

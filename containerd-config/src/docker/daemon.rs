@@ -65,6 +65,19 @@ impl<'t> Daemon<'t> {
             .unwrap_or_default())
     }
 
+    /// Whether the proxy is the first of the mirrors; `None` if it is none of them.
+    pub(super) fn place_of(&self, ours: &Mirror) -> Result<Option<bool>, Error> {
+        let mirrors = self.mirrors()?;
+        let place = mirrors.iter().position(|mirror| ours.is_host_key(mirror));
+        Ok(place.map(|place| place == 0))
+    }
+
+    /// The proxy for TLS that is set.
+    pub(super) fn proxy(&self) -> Result<Option<String>, Error> {
+        let proxies: Option<BTreeMap<String, String>> = self.get("proxies", "an object of texts")?;
+        Ok(proxies.and_then(|proxies| proxies.get("https-proxy").cloned()))
+    }
+
     /// The mirrors that are set, without the proxy.
     pub(super) fn other_mirrors(&self, ours: &Mirror) -> Result<Vec<String>, Error> {
         let mut mirrors = self.mirrors()?;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use url::Url;
 
 use super::daemon::Daemon;
-use super::{CONFIG, HOSTS_DIRECTORY, unit_files};
+use super::{CONFIG, HOSTS_DIRECTORY, PROXY_VARIABLES, unit_files};
 use crate::plan::{Change, without_passwords};
 use crate::{Error, Note, Plan, Registry, Runtime, rooted};
 
@@ -22,8 +22,6 @@ const DROP_IN: &str = "/etc/systemd/system/docker.service.d/90-darter-proxy.conf
 const SECRETS: &str = "/etc/docker/darter-proxy.env";
 /// The authority's certificate in a registry's directory: Docker trusts every `.crt` there.
 const AUTHORITY: &str = "darter-interception.crt";
-/// What names a proxy for TLS in a unit or an environment file.
-const VARIABLES: [&str; 2] = ["HTTPS_PROXY=", "https_proxy="];
 
 /// What `darter setup docker --proxy` was asked for.
 #[derive(Debug, Clone)]
@@ -186,7 +184,7 @@ fn refuse_other_proxies(options: &Options) -> Result<(), Error> {
         let bytes = rooted::read(root, &path)?.unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.lines().map(str::trim_start);
-        let sets = |line: &str| VARIABLES.iter().any(|variable| line.contains(variable));
+        let sets = |line: &str| PROXY_VARIABLES.iter().any(|variable| line.contains(variable));
         if lines.any(|line| !line.starts_with(['#', ';']) && sets(line)) {
             return Err(Error::OtherProxy { path });
         }
