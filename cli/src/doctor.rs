@@ -3,6 +3,7 @@
 //! Each file below looks at one thing and gives [`Finding`]s; nothing is changed but by `--pull`. What must hold: every
 //! check has an end of its own, so that a dead network costs seconds; a check that cannot be made says so.
 
+mod asks;
 mod canary;
 mod cluster;
 mod environment;
@@ -12,6 +13,8 @@ mod mirror;
 mod registry;
 mod runtime;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +32,8 @@ use crate::role::ConfigArguments;
 use crate::up::reachable;
 use crate::{proxy, system};
 
+use asks::Question;
+use canary::{Canary, Puller};
 use finding::Finding;
 
 /// Where a proxy's configuration is, by the units.
@@ -38,7 +43,8 @@ const EXAMPLES: &str = "\
 Examples:
   darter doctor
   darter doctor --config /etc/darter/proxy.yaml --registry registry.example:5000
-  darter doctor --pull docker.io/library/busybox:latest     with a pull through containerd, as root
+  darter doctor --pull docker.io/library/busybox:latest     with a pull by the node's runtime, as root
+  darter doctor --pull docker.io/library/busybox:latest --with podman
   darter doctor --json | jq '.findings[] | select(.state != \"ok\")'
 
 It ends with 1 when something failed, with 0 when there were warnings at most.";
@@ -52,9 +58,12 @@ pub(crate) struct Doctor {
     /// The registry whose images are looked at, as they name it
     #[arg(long, value_name = "NAME", default_value = "docker.io")]
     registry: Registry,
-    /// Pull this image with `ctr`, say where its bytes came from, and remove it again
+    /// Pull this image, say where its bytes came from, and remove it again
     #[arg(long, value_name = "IMAGE")]
     pull: Option<String>,
+    /// What --pull pulls with [default: the client that asks the proxy]
+    #[arg(long, value_name = "PROGRAM", value_enum, requires = "pull")]
+    with: Option<Puller>,
     /// Give this to `ctr images pull`; may be repeated
     #[arg(long, value_name = "FLAG", requires = "pull", allow_hyphen_values = true)]
     ctr: Vec<String>,
@@ -101,9 +110,18 @@ impl Doctor {
             cluster::check(config, host.as_str()),
             registry::check(config, &registry),
         );
-        let mut findings = runtimes;
+        let mut findings = runtime::findings(&runtimes);
+        let mut asking = Vec::new();
         if let Some(mirror) = &mirror {
-            findings.extend(runtime::asks_mirror(&self.root, mirror, &self.registry));
+            let question = Question {
+                root: &self.root,
+                mirror,
+                forward: &config.forward,
+                registry: &self.registry,
+            };
+            let answer = question.put(&runtimes);
+            findings.extend(answer.findings);
+            asking = answer.asking;
             findings.extend(environment::check(&self.root, mirror));
         }
         findings.push(mirror::answers(&config.mirror.listen));
@@ -113,8 +131,17 @@ impl Doctor {
         findings.extend(cluster);
         findings.extend(registry);
         if let Some(image) = &self.pull {
-            let pulled = canary::pull(image, &self.hosts_dir, &config.admin.listen, &self.ctr);
-            findings.push(pulled.await);
+            let there = runtimes.iter().map(|one| one.kind);
+            let canary = Canary {
+                image,
+                puller: self
+                    .with
+                    .unwrap_or_else(|| Puller::of(asking.into_iter().chain(there))),
+                hosts_dir: &self.hosts_dir,
+                proxy: &config.admin.listen,
+                more: &self.ctr,
+            };
+            findings.push(canary.pull().await);
         }
         Ok(findings)
     }

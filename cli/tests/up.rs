@@ -266,7 +266,6 @@ fn doctor_finds(registry: &str, keys: &[&str]) {
     );
     for (check, expected) in [
         ("runtime", "fail"),
-        ("hosts.toml", "fail"),
         ("mirror", "ok"),
         ("ready", "ok"),
         ("scheduler", "ok"),
