@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::clock::until;
 use crate::containerd::{Containerd, Pull, wait_all};
-use crate::darter::{Darter, MIRROR, Role, Surroundings};
+use crate::darter::{Darter, Role, Surroundings};
 use crate::image::{Fixtures, Image, Set, prepare};
 use crate::lab::Lab;
 use crate::netns::{Namespace, Traffic};
@@ -126,7 +126,7 @@ impl Cluster {
             cluster
                 .proxies
                 .push(Darter::proxy(node.host(), Role::Peer, &folder, &around)?);
-            node.set_hosts(&cluster.registry.url(), &[MIRROR])?;
+            node.set_up()?;
         }
         Ok(cluster)
     }
@@ -181,6 +181,16 @@ impl Cluster {
             payload: after.payload - before.payload,
             wire: after.wire - before.wire,
         })
+    }
+
+    /// Unpacks an image on every node at once and runs a container of it on each; what each said.
+    ///
+    /// # Errors
+    /// When a pull or a container fails.
+    pub fn run_everywhere(&mut self, image: &Image, words: &[&str]) -> Result<Vec<String>> {
+        let pulls: Result<Vec<Pull>> = self.nodes.iter_mut().map(|node| node.pull(image)).collect();
+        self.finish_pulls(pulls?, image)?;
+        self.nodes.iter().map(|node| node.run(image, words)).collect()
     }
 
     /// What left the registry since it started; waits until it is quiet.

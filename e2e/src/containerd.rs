@@ -1,4 +1,4 @@
-//! A real containerd for one host: its own root, state, socket and `hosts.d`.
+//! A real containerd for one host: its own root, state, socket and `hosts.toml` files.
 //!
 //! Pulls go through `ctr`, which fetches in its own process and therefore runs on the host's namespace too.
 //! `fetch` brings an image's content; `pull` unpacks it as well, which costs far more than moving it; `run`
@@ -18,6 +18,11 @@ use crate::process::Process;
 
 /// The registry's name in references. It does not resolve: `hosts.toml` says where it is.
 pub const REGISTRY: &str = "registry.test";
+
+/// What `darter setup` takes for the node's file system, below the host's directory.
+const ROOT: &str = "root";
+/// Where setup writes `hosts.toml` files.
+const HOSTS: &str = "root/etc/containerd/certs.d";
 
 const START: Duration = Duration::from_secs(60);
 /// Nothing here takes minutes; a pull that hangs does.
@@ -45,7 +50,7 @@ impl Containerd {
     /// # Errors
     /// When it does not start.
     pub fn start(host: &Namespace, folder: &Path, content: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder.join("hosts.d").join(REGISTRY))?;
+        std::fs::create_dir_all(folder.join(HOSTS).join(REGISTRY))?;
         let config = folder.join("config.toml");
         std::fs::write(&config, configuration(folder, content))?;
         let name = format!("containerd on {}", host.name());
@@ -80,8 +85,19 @@ impl Containerd {
                 "\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
             ));
         }
-        let path = self.folder.join("hosts.d").join(REGISTRY).join("hosts.toml");
+        let path = self.folder.join(HOSTS).join(REGISTRY).join("hosts.toml");
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Puts the proxy in front of the hosts that [`Self::set_hosts`] wrote, as an operator does: by `darter setup containerd`.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn set_up(&self) -> Result<()> {
+        let mut setup = Command::new(darter::binary()?);
+        setup.args(["setup", "containerd", "--registry", REGISTRY, "--root"]);
+        setup.arg(self.folder.join(ROOT));
+        run(setup.arg("--state-dir").arg(self.folder.join("setup")))
     }
 
     /// Starts fetching the image's content, without unpacking it.
@@ -152,7 +168,7 @@ impl Containerd {
         doctor
             .args(["doctor", "--json", "--registry", REGISTRY, "--config"])
             .arg(self.folder.join("proxy.yaml"));
-        doctor.arg("--hosts-dir").arg(self.folder.join("hosts.d"));
+        doctor.arg("--hosts-dir").arg(self.folder.join(HOSTS));
         doctor.args(arguments);
         Ok(doctor)
     }
@@ -183,7 +199,7 @@ impl Containerd {
         let mut ctr = self.ctr();
         ctr.args(words)
             .arg("--hosts-dir")
-            .arg(self.folder.join("hosts.d"))
+            .arg(self.folder.join(HOSTS))
             .arg(image.reference());
         let name = format!("pull of {} on {}", image.reference(), self.host.name());
         Ok(Pull {

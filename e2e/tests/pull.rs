@@ -1,5 +1,5 @@
-//! The main job: containerd on four nodes pulls a real image through Darter, runs it, and the registry sends
-//! each blob once.
+//! The main job: containerd on four nodes, set up by `darter setup containerd`, pulls a real image through Darter, runs it, and
+//! the registry sends each blob once.
 
 use anyhow::{Result, ensure};
 use darter_e2e::cluster::{Cluster, Sent, Size};
@@ -32,7 +32,7 @@ fn check_sent_once(sent: Sent, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// All nodes at once, then a second image that shares layers, and a container of each.
+/// All nodes at once, then a second image that shares layers, and a container of each; a small one runs on every node.
 #[test]
 fn gzip_image_leaves_the_registry_once() -> Result<()> {
     let mut cluster = Cluster::with_darter(SIZE)?;
@@ -51,6 +51,13 @@ fn gzip_image_leaves_the_registry_once() -> Result<()> {
         .node(0)?
         .run(&second, &["python3", "-c", "import tokenizers; print('here')"])?;
     ensure!(words.trim() == "here", "the container said '{words}'");
+
+    let small = cluster.image("bb", "gzip")?;
+    let said = cluster.run_everywhere(&small, &["/bin/busybox", "echo", "here"])?;
+    ensure!(
+        said.len() == usize::from(SIZE.nodes) && said.iter().all(|words| words.trim() == "here"),
+        "the containers said {said:?}"
+    );
     cluster.passed();
     Ok(())
 }
