@@ -6,7 +6,19 @@ use darter_e2e::command::output;
 use darter_e2e::darter::binary;
 use serde_json::Value;
 
-/// An image that another node holds: the canary pull gets it from there, and both commands say so.
+/// The last finding of a check.
+fn finding<'r>(report: &'r Value, check: &str) -> Option<&'r Value> {
+    let mut findings = report["findings"].as_array().into_iter().flatten();
+    findings.rfind(|finding| finding["check"] == check)
+}
+
+/// What the canary pull came to.
+fn pulled(report: &Value) -> String {
+    finding(report, "pull").map_or_else(String::new, |finding| finding["seen"].to_string())
+}
+
+/// An image that another node holds: the canary pull gets it from there, a second one from this node's store, and both
+/// commands say so.
 #[test]
 fn doctor_pulls_a_canary_and_why_draws_it() -> Result<()> {
     let mut cluster = Cluster::with_darter(Size {
@@ -19,14 +31,13 @@ fn doctor_pulls_a_canary_and_why_draws_it() -> Result<()> {
     cluster.pull_everywhere(&image)?;
 
     let reference = image.reference();
-    let mut doctor = asking.doctor(&["--pull", &reference, "--ctr", "--platform=linux/amd64"])?;
-    let told = doctor.output().context("darter doctor")?;
-    let report: Value = serde_json::from_slice(&told.stdout)
-        .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
-    let finding = |check: &str| {
-        let mut findings = report["findings"].as_array().into_iter().flatten();
-        findings.rfind(|finding| finding["check"] == check)
+    let canary = || -> Result<Value> {
+        let mut doctor = asking.doctor(&["--pull", &reference, "--ctr", "--platform=linux/amd64"])?;
+        let told = doctor.output().context("darter doctor")?;
+        serde_json::from_slice(&told.stdout)
+            .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())
     };
+    let report = canary()?;
     for check in [
         "runtime",
         "mirror",
@@ -36,12 +47,14 @@ fn doctor_pulls_a_canary_and_why_draws_it() -> Result<()> {
         "registry",
         "pull",
     ] {
-        let state = finding(check).map(|finding| &finding["state"]);
+        let state = finding(&report, check).map(|finding| &finding["state"]);
         ensure!(state == Some(&Value::from("ok")), "{check}: {report:#}");
     }
-    let seen = finding("pull").map(|finding| finding["seen"].to_string());
+    ensure!(pulled(&report).contains("bytes from peer"), "{report:#}");
+    let report = canary()?;
+    let again = pulled(&report);
     ensure!(
-        seen.is_some_and(|seen| seen.contains("bytes from peer")),
+        again.contains("bytes from cache") && !again.contains("peer"),
         "{report:#}"
     );
 
