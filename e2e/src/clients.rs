@@ -4,23 +4,27 @@
 //! `direct`, which bears the names that images have and speaks TLS. Both serve the same images, so the two logs tell
 //! which way every byte went. Names are in a file that only the scene's own commands see as `/etc/hosts`.
 
+mod parts;
+mod ways;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::clock::until;
 use crate::command::run;
-use crate::darter::{Darter, Role, Surroundings, binary, proxy_config};
+use crate::darter::{Darter, binary};
 use crate::image::{Descriptor, Fixtures, Image, Set, prepare};
 use crate::lab::Lab;
 use crate::netns::Namespace;
-use crate::registry::{Door, Registry};
+use crate::registry::Registry;
 use crate::shape::{Cap, limit_upload};
+
+use parts::{configuration, forward, give_credentials, sees_names, serve, start_proxy};
+pub use ways::{Ways, verify_layout};
 
 /// The registry's name in images for clients that can be given any.
 pub const UPSTREAM: &str = "upstream.test";
@@ -28,6 +32,8 @@ pub const UPSTREAM: &str = "upstream.test";
 pub const UPSTREAM_WITH_PORT: &str = "upstream.test:443";
 /// Where the forward proxy of [`Scene::forwarding`] listens.
 pub const FORWARD: &str = "127.0.0.1:4003";
+/// Names of the registry that the proxy knows.
+const NAMES: [&str; 3] = [UPSTREAM, UPSTREAM_WITH_PORT, "docker.io"];
 /// Where Docker looks for Docker Hub.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 /// The user that private registries know.
@@ -59,8 +65,39 @@ pub struct Scene {
     pub direct: Registry,
     /// The images that both hold.
     pub fixtures: Fixtures,
+    config: Value,
+    /// The registry that the proxy reaches, whose link is capped.
+    source: Namespace,
     node: Namespace,
     lab: Lab,
+}
+
+/// What differs between scenes.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    visibility: Visibility,
+    mbit: u32,
+    set: Set,
+    /// Whether the proxy reaches the registry by its name, as its clients do.
+    by_name: bool,
+}
+
+impl Setting {
+    fn new(visibility: Visibility, mbit: u32) -> Self {
+        Self {
+            visibility,
+            mbit,
+            set: Set::Small,
+            by_name: false,
+        }
+    }
+
+    fn by_name(visibility: Visibility, mbit: u32) -> Self {
+        Self {
+            by_name: true,
+            ..Self::new(visibility, mbit)
+        }
+    }
 }
 
 impl Scene {
@@ -69,7 +106,17 @@ impl Scene {
     /// # Errors
     /// When something does not start.
     pub fn start(visibility: Visibility, origin_mbit: u32) -> Result<Self> {
-        Self::start_with(visibility, origin_mbit, |_, _| Ok(()))
+        let setting = Setting::new(visibility, origin_mbit);
+        Self::start_with(&setting, |_, _| Ok(()))
+    }
+
+    /// A scene of private images whose proxy has credentials of its own, for clients that bring none.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn sharing(origin_mbit: u32) -> Result<Self> {
+        let setting = Setting::new(Visibility::Private, origin_mbit);
+        Self::start_with(&setting, give_credentials)
     }
 
     /// A scene in which Docker pulls through the forward proxy, which opens the tunnels to [`UPSTREAM`] with an authority of
@@ -77,68 +124,57 @@ impl Scene {
     ///
     /// # Errors
     /// When something does not start.
-    pub fn forwarding(visibility: Visibility, origin_mbit: u32) -> Result<Self> {
-        Self::start_with(visibility, origin_mbit, |lab, config| {
+    pub fn forwarding(visibility: Visibility, mbit: u32) -> Result<Self> {
+        let setting = Setting::by_name(visibility, mbit);
+        Self::start_with(&setting, |lab, config| {
             let pki = lab.folder_of("n0").join("root/pki");
             std::fs::create_dir_all(&pki)?;
             let mut certs = Command::new(binary()?);
             certs.args(["certs", "interception-ca", "--host", UPSTREAM, "--dir"]);
             run(certs.arg(&pki))?;
-            config["forward"] = json!({
-                "listen": FORWARD,
-                "intercept": {
-                    "hosts": [UPSTREAM],
-                    "caCertFile": pki.join("interception-ca.pem"),
-                    "caKeyFile": pki.join("interception-ca.key"),
-                },
+            forward(lab, config);
+            config["forward"]["intercept"] = json!({
+                "hosts": [UPSTREAM],
+                "caCertFile": pki.join("interception-ca.pem"),
+                "caKeyFile": pki.join("interception-ca.key"),
             });
-            config["origin"]["registries"][UPSTREAM] = json!({ "caFile": lab.folder().join("ca.pem") });
             Ok(())
         })
     }
 
-    fn start_with(
-        visibility: Visibility,
-        origin_mbit: u32,
-        change: impl FnOnce(&Lab, &mut Value) -> Result<()>,
-    ) -> Result<Self> {
+    /// The same, with tunnels that nobody looks into.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn tunnelling(visibility: Visibility, mbit: u32) -> Result<Self> {
+        let setting = Setting::by_name(visibility, mbit);
+        Self::start_with(&setting, |lab, config| {
+            forward(lab, config);
+            Ok(())
+        })
+    }
+
+    fn start_with(setting: &Setting, change: impl FnOnce(&Lab, &mut Value) -> Result<()>) -> Result<Self> {
         let mut lab = Lab::start()?;
-        let fixtures = prepare(Set::Small)?;
+        let fixtures = prepare(setting.set)?;
         let (node, origin, direct) = (
             lab.host("n0", 10)?,
             lab.host("origin", 1)?,
             lab.host("direct", 4)?,
         );
-        limit_upload(&origin, Cap::mbit(origin_mbit))?;
-        let folder = lab.folder().to_owned();
-        let users = folder.join("htpasswd");
-        std::fs::write(&users, HTPASSWD)?;
-        let users = (visibility == Visibility::Private).then_some(users.as_path());
-        let (certificate, key) = certificates(&folder)?;
-        let plain = Door {
-            users,
-            ..Door::default()
-        };
-        let tls = Door {
-            port: 443,
-            tls: Some((&certificate, &key)),
-            users,
-        };
-        let names = format!(
-            "127.0.0.1 localhost\n{} {UPSTREAM} {DOCKER_HUB}\n",
-            direct.address()
-        );
-        std::fs::write(folder.join("hosts"), names)?;
-        let origin = Registry::serve_at(&origin, &fixtures.store, &lab.folder_of("origin"), &plain)?;
-        let direct = Registry::serve_at(&direct, &fixtures.store, &lab.folder_of("direct"), &tls)?;
+        let source = if setting.by_name { &direct } else { &origin }.clone();
+        limit_upload(&source, Cap::mbit(setting.mbit))?;
+        let (origin, direct) = serve(&lab, &fixtures, setting.visibility, &origin, &direct)?;
         let mut config = configuration(&node, &lab.folder_of("n0").join("store"), &origin.url());
         change(&lab, &mut config)?;
-        let proxy = Darter::proxy_as(&node, &lab.folder_of("n0"), &config, &sees_names(&lab))?;
+        let proxy = start_proxy(&lab, &node, &config)?;
         Ok(Self {
             proxy,
             origin,
             direct,
             fixtures,
+            config,
+            source,
             node,
             lab,
         })
@@ -209,8 +245,13 @@ impl Scene {
         command
             .args(rest)
             .arg(program)
-            .env("SSL_CERT_FILE", self.lab.folder().join("ca.pem"));
+            .env("SSL_CERT_FILE", self.authority());
         command
+    }
+
+    /// The certificate of the authority that the registry under the images' names has its own from.
+    pub fn authority(&self) -> PathBuf {
+        self.lab.folder().join("ca.pem")
     }
 
     /// The image `e2e/NAME:TAG`.
@@ -239,7 +280,7 @@ impl Scene {
     /// # Errors
     /// When it does not come so far.
     pub fn kill_proxy_at(&mut self, image: &Image, percent: u64) -> Result<()> {
-        let host = self.origin.host()?.clone();
+        let host = self.source.clone();
         let goal = host.traffic()?.sent + image.bytes() * percent / 100;
         until("the pull to be in its middle", PROGRESS, || {
             Ok((host.traffic()?.sent >= goal).then_some(()))
@@ -247,127 +288,27 @@ impl Scene {
         self.proxy.process().kill()
     }
 
+    /// Starts the proxy that was killed again, as systemd does: with the store that it had.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart_proxy(&mut self) -> Result<()> {
+        self.proxy = start_proxy(&self.lab, &self.node, &self.config)?;
+        Ok(())
+    }
+
+    /// No secret is in the proxy's log.
+    ///
+    /// # Errors
+    /// When the password is.
+    pub fn ensure_discreet(&self) -> Result<()> {
+        let log = std::fs::read_to_string(self.lab.folder_of("n0").join("proxy.log"))?;
+        ensure!(!log.contains(PASSWORD), "the proxy's log holds the password");
+        Ok(())
+    }
+
     /// The test reached its end.
     pub fn passed(mut self) {
         self.lab.passed();
     }
-}
-
-/// Body bytes by the way that they took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ways {
-    /// Through the proxy: what its registry sent.
-    pub origin: u64,
-    /// Past it.
-    pub direct: u64,
-}
-
-impl Ways {
-    /// What was sent since `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            origin: self.origin - before.origin,
-            direct: self.direct - before.direct,
-        }
-    }
-
-    /// Everything took the way through the proxy.
-    ///
-    /// # Errors
-    /// Unless the contents came through the proxy, from its registry, and nothing past it.
-    pub fn ensure_through(self, image: &Image) -> Result<()> {
-        ensure!(self.direct == 0, "{} bytes went past the proxy", self.direct);
-        ensure!(
-            self.origin >= image.bytes(),
-            "the proxy fetched {} bytes of {}",
-            self.origin,
-            image.bytes()
-        );
-        Ok(())
-    }
-
-    /// Nothing was sent by a registry.
-    ///
-    /// # Errors
-    /// Unless everything came from the proxy's store.
-    pub fn ensure_none(self) -> Result<()> {
-        let none = Self { origin: 0, direct: 0 };
-        ensure!(self == none, "{self:?} was sent for what the proxy holds");
-        Ok(())
-    }
-}
-
-/// Checks that an OCI layout on disk holds the image whole: every content, by size and digest of its file.
-///
-/// # Errors
-/// Naming the first content that is missing or differs.
-pub fn verify_layout(layout: &Path, image: &Image) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Index {
-        manifests: Vec<Descriptor>,
-    }
-    let index = std::fs::read(layout.join("index.json")).context("there is no index")?;
-    let index: Index = serde_json::from_slice(&index)?;
-    ensure!(
-        index
-            .manifests
-            .iter()
-            .any(|found| found.digest == image.manifest.digest),
-        "the layout holds another manifest"
-    );
-    for content in image.contents() {
-        content.verify_file(&layout.join("blobs/sha256").join(content.hex()?))?;
-    }
-    Ok(())
-}
-
-/// Runs what follows with the scene's names in `/etc/hosts`, and the files of [`Scene::root`] in `/etc/docker` if there are any.
-fn sees_names(lab: &Lab) -> Vec<String> {
-    let script = "mount --bind \"$0\" /etc/hosts; [ ! -d \"$1\" ] || mount --bind \"$1\" /etc/docker; shift; exec \"$@\"";
-    let docker = lab.folder_of("n0").join("root/etc/docker");
-    let files = [lab.folder().join("hosts"), docker].map(|path| path.display().to_string());
-    let words = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "slave",
-        "sh",
-        "-ec",
-        script,
-    ];
-    words.map(str::to_owned).into_iter().chain(files).collect()
-}
-
-fn configuration(node: &Namespace, store: &Path, origin: &str) -> Value {
-    let around = Surroundings {
-        schedulers: Vec::new(),
-        registry: origin.to_owned(),
-    };
-    let mut config = proxy_config(node, Role::Peer, store, &around);
-    let registries = config.pointer_mut("/origin/registries");
-    if let Some(registries) = registries.and_then(Value::as_object_mut) {
-        for name in [UPSTREAM, UPSTREAM_WITH_PORT, "docker.io"] {
-            registries.insert(name.to_owned(), json!({ "endpoint": origin }));
-        }
-    }
-    config
-}
-
-/// An authority in `ca.pem`, and a certificate of it for the names of the direct registry.
-fn certificates(folder: &Path) -> Result<(PathBuf, PathBuf)> {
-    let mut ca = CertificateParams::new(Vec::new())?;
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate()?;
-    std::fs::write(folder.join("ca.pem"), ca.self_signed(&ca_key)?.pem())?;
-    let issuer = Issuer::new(ca, ca_key);
-    let names = vec![UPSTREAM.to_owned(), DOCKER_HUB.to_owned()];
-    let key = KeyPair::generate()?;
-    let (certificate, key_file) = (folder.join("direct.pem"), folder.join("direct.key"));
-    std::fs::write(
-        &certificate,
-        CertificateParams::new(names)?.signed_by(&key, &issuer)?.pem(),
-    )?;
-    std::fs::write(&key_file, key.serialize_pem())?;
-    Ok((certificate, key_file))
 }

@@ -18,6 +18,7 @@ pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod containerd;
+pub mod containers;
 pub mod darter;
 pub mod docker;
 pub mod faults;
