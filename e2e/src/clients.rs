@@ -119,6 +119,25 @@ impl Scene {
         Self::start_with(&setting, give_credentials)
     }
 
+    /// A scene with an image for lazy readers. They name no registry, so that [`UPSTREAM`] is the proxy's default; private ones
+    /// are read by the proxy's own credentials.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn lazy(visibility: Visibility, origin_mbit: u32) -> Result<Self> {
+        let setting = Setting {
+            set: Set::Lazy,
+            ..Setting::new(visibility, origin_mbit)
+        };
+        Self::start_with(&setting, |lab, config| {
+            config["mirror"]["defaultRegistry"] = json!(UPSTREAM);
+            match visibility {
+                Visibility::Public => Ok(()),
+                Visibility::Private => give_credentials(lab, config),
+            }
+        })
+    }
+
     /// A scene in which Docker pulls through the forward proxy, which opens the tunnels to [`UPSTREAM`] with an authority of
     /// its own, and reaches it by its name. The authority's files are in `pki` below [`Self::root`].
     ///

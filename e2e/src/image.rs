@@ -148,7 +148,7 @@ pub fn prepare(set: Set) -> Result<Fixtures> {
 }
 
 /// `$DARTER_E2E_CACHE`, or `e2e-cache` beside the build's own files.
-fn cache_folder() -> PathBuf {
+pub(crate) fn cache_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("DARTER_E2E_CACHE") {
         return PathBuf::from(folder);
     }
@@ -176,7 +176,7 @@ pub fn sha256_of_file(path: &Path) -> Result<String> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -31,4 +31,5 @@ pub mod process;
 pub mod registry;
 pub mod scratch;
 pub mod shape;
+pub mod stargz;
 pub mod tools;

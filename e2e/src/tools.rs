@@ -13,13 +13,15 @@ use rustix::fs::FlockOperation;
 use crate::command::{command, run};
 
 /// Program, and the Debian 12 package that has it.
-const TOOLS: [(&str, &str); 20] = [
+const TOOLS: [(&str, &str); 22] = [
     ("buildah", "buildah"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
+    ("ctr-remote", "stargz-snapshotter"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("dockerd", "docker.io"),
+    ("go", "golang-go"),
     ("gzip", "gzip"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
@@ -35,6 +37,15 @@ const TOOLS: [(&str, &str); 20] = [
     ("tc", "iproute2"),
     ("umoci", "umoci"),
 ];
+
+/// Where the distribution keeps the sources of Go libraries: a `GOPATH`.
+pub const GO_LIBRARIES: &str = "/usr/share/gocode";
+
+/// A library below [`GO_LIBRARIES`], and its package.
+const LIBRARY: (&str, &str) = (
+    "src/github.com/containerd/stargz-snapshotter/fs",
+    "golang-github-containerd-stargz-snapshotter-dev",
+);
 
 /// One installation at a time on this machine, whoever runs the tests.
 const LOCK: &str = "/run/lock/darter-e2e-apt.lock";
@@ -62,7 +73,7 @@ pub fn ensure_ready() -> Result<()> {
     let still = missing();
     ensure!(
         still.is_empty(),
-        "installed, but their programs are not in PATH: {}",
+        "installed, but what they bring is not where it was looked for: {}",
         still.join(" ")
     );
     Ok(())
@@ -86,6 +97,9 @@ fn missing() -> Vec<&'static str> {
         .filter(|(program, _)| !in_path(program))
         .map(|(_, p)| *p)
         .collect();
+    if !Path::new(GO_LIBRARIES).join(LIBRARY.0).is_dir() {
+        packages.push(LIBRARY.1);
+    }
     if !has_pip() {
         packages.push("python3-pip");
     }

@@ -3,11 +3,13 @@
 
 use anyhow::Result;
 use darter_e2e::image::{self, Set};
-use darter_e2e::{lab, tools};
+use darter_e2e::{lab, stargz, tools};
 
 fn main() -> Result<()> {
     tools::ensure_ready()?;
     lab::remove_kept();
     image::prepare(Set::Small)?;
+    image::prepare(Set::Lazy)?;
+    stargz::binary()?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Layer tars stay in the cache, keyed by their recipe, for the next set that has them. A set appears under its
 //! final name only when it is whole.
 
+mod estargz;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,6 +51,12 @@ pub(super) fn build(set: Set, cache: &Path, folder: &Path) -> Result<()> {
             make_layout(recipe, &layers, &layout)
         })?;
         images.push(push(recipe, "gzip", &layout, &registry)?);
+        if set.is_lazy() {
+            timed(&format!("image {} with eStargz", recipe.name), || {
+                estargz::convert(recipe, &registry)
+            })?;
+            images.push(read_back(recipe, "estargz", &registry)?);
+        }
         if recipe.zstd {
             let zstd = work.join(format!("{}-zstd", recipe.name));
             timed(&format!("image {} with zstd", recipe.name), || {
@@ -259,9 +267,8 @@ fn recompress(layout: &Path, target: &Path) -> Result<()> {
 
 /// Pushes the layout and reads back what the registry then has under the tag.
 fn push(recipe: &Recipe, tag: &str, layout: &Path, registry: &Registry) -> Result<Image> {
-    let repository = format!("e2e/{}", recipe.name);
     let from = format!("oci:{}:{tag}", layout.display());
-    let to = format!("docker://{}/{repository}:{tag}", registry.address());
+    let to = format!("docker://{}/e2e/{}:{tag}", registry.address(), recipe.name);
     run(&mut command([
         "skopeo",
         "copy",
@@ -270,6 +277,13 @@ fn push(recipe: &Recipe, tag: &str, layout: &Path, registry: &Registry) -> Resul
         &from,
         &to,
     ]))?;
+    read_back(recipe, tag, registry)
+}
+
+/// What the registry has under the tag.
+fn read_back(recipe: &Recipe, tag: &str, registry: &Registry) -> Result<Image> {
+    let repository = format!("e2e/{}", recipe.name);
+    let to = format!("docker://{}/{repository}:{tag}", registry.address());
     let raw = output(&mut command([
         "skopeo",
         "inspect",

@@ -10,6 +10,8 @@ const BUILD_VERSION: u32 = 1;
 pub enum Set {
     /// `bb` (1 MB), `mid` (200 MB in three layers, `gzip` and `zstd`) and `mid2`, which shares two of them.
     Small,
+    /// `lazy`: a Python of 80 MB, tagged `gzip` and, for readers of parts, `estargz`.
+    Lazy,
     /// `ai`: 1.2 GB in six layers, one of them over 500 MB. For benchmarks.
     Large,
 }
@@ -90,6 +92,13 @@ const SMALL: &[Recipe] = &[
     },
 ];
 
+const LAZY: &[Recipe] = &[Recipe {
+    name: "lazy",
+    layers: &[PYTHON],
+    entrypoint: "/usr/bin/python3",
+    zstd: false,
+}];
+
 const LARGE: &[Recipe] = &[Recipe {
     name: "ai",
     layers: &[
@@ -118,6 +127,7 @@ impl Set {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
+            Self::Lazy => "lazy",
             Self::Large => "large",
         }
     }
@@ -126,8 +136,14 @@ impl Set {
     pub(super) fn recipes(self) -> &'static [Recipe] {
         match self {
             Self::Small => SMALL,
+            Self::Lazy => LAZY,
             Self::Large => LARGE,
         }
+    }
+
+    /// Is there an `estargz` tag of each image?
+    pub(super) fn is_lazy(self) -> bool {
+        self == Self::Lazy
     }
 
     /// The cache folder's name: it changes with the recipe.
