@@ -7,6 +7,7 @@
 mod parts;
 mod ways;
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -324,6 +325,31 @@ impl Scene {
         let log = std::fs::read_to_string(self.lab.folder_of("n0").join("proxy.log"))?;
         ensure!(!log.contains(PASSWORD), "the proxy's log holds the password");
         Ok(())
+    }
+
+    /// `darter doctor` for a node that has `program` and what is below [`Self::root`], which pulls an image as well.
+    ///
+    /// # Errors
+    /// When the program cannot be put there.
+    pub fn doctor(&self, program: &str, registry: &str, image: &str) -> Result<Command> {
+        let place = self.root().join(program.trim_start_matches('/'));
+        if !place.exists() {
+            std::fs::create_dir_all(place.parent().unwrap_or(Path::new("/")))?;
+            symlink(program, &place).with_context(|| format!("cannot link {}", place.display()))?;
+        }
+        let mut doctor = self.command(&binary()?.display().to_string());
+        doctor.args([
+            "doctor",
+            "--json",
+            "--registry",
+            registry,
+            "--pull",
+            image,
+            "--root",
+        ]);
+        doctor.arg(self.root()).arg("--config");
+        doctor.arg(self.lab.folder_of("n0").join("proxy.yaml"));
+        Ok(doctor)
     }
 
     /// The test reached its end.

@@ -70,11 +70,15 @@ impl Docker {
     /// A command to the daemon.
     pub fn client(&self, words: &[&str]) -> Command {
         let mut client = Command::new(CLIENT);
+        self.show(client.args(words));
         client
+    }
+
+    /// Shows a command that runs Docker's client where the daemon is.
+    pub fn show<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
             .env("DOCKER_HOST", &self.socket)
             .env("DOCKER_CONFIG", self.folder.join("login"))
-            .args(words);
-        client
     }
 
     /// Starts pulling an image of Docker Hub.

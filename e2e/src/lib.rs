@@ -21,6 +21,7 @@ pub mod containerd;
 pub mod containers;
 pub mod darter;
 pub mod docker;
+pub mod doctor;
 pub mod faults;
 pub mod host;
 pub mod image;

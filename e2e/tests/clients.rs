@@ -10,6 +10,7 @@ use darter_e2e::command::{output, run};
 use darter_e2e::containerd::Containerd;
 use darter_e2e::darter::MIRROR;
 use darter_e2e::docker::{Docker, hub_name};
+use darter_e2e::doctor::Report;
 use darter_e2e::image::Image;
 
 const FAST: u32 = 1000;
@@ -64,6 +65,43 @@ fn docker_pulls_and_builds_through_the_mirror() -> Result<()> {
 
     docker.remove(&small)?;
     docker.pull(&small)?;
+    drop(docker);
+    scene.passed();
+    Ok(())
+}
+
+/// `darter doctor` on a node with Docker alone: its pull is Docker's, goes away again, and says where the bytes came from; an image
+/// that was there stays.
+#[test]
+fn doctor_pulls_through_docker() -> Result<()> {
+    let scene = Scene::start(Visibility::Public, FAST)?;
+    let image = scene.image("bb", "gzip")?;
+    scene.setup("docker", &[])?;
+    let docker = Docker::start(&scene)?;
+    let name = hub_name(&image);
+    let look = || -> Result<Report> {
+        let mut doctor = scene.doctor("/usr/sbin/dockerd", "docker.io", &name)?;
+        // Debian's client, whatever else a machine has in its PATH.
+        Report::of(docker.show(doctor.env("PATH", "/usr/bin:/usr/sbin:/bin:/sbin")))
+    };
+    for source in ["origin", "cache"] {
+        let report = look()?;
+        ensure!(
+            report.healthy && report.state("docker") == Some("ok") && report.state("hosts.toml").is_none(),
+            "{report:#?}"
+        );
+        let seen = report.seen("pull");
+        ensure!(seen.contains(&format!("bytes from {source}")), "{report:#?}");
+        let held = run(&mut docker.client(&["image", "inspect", &name]));
+        ensure!(held.is_err(), "the image is still there");
+    }
+    docker.pull(&image)?;
+    let report = look()?;
+    ensure!(
+        report.state("pull") == Some("warn") && report.healthy,
+        "{report:#?}"
+    );
+    docker.remove(&image)?;
     drop(docker);
     scene.passed();
     Ok(())

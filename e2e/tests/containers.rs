@@ -6,8 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use darter_e2e::clients::{Scene, UPSTREAM, UPSTREAM_WITH_PORT, Visibility};
 use darter_e2e::containers::{TOOLS, Tool, set_up};
-use darter_e2e::darter::binary;
-use serde_json::Value;
+use darter_e2e::doctor::Report;
 
 const FAST: u32 = 1000;
 /// Slow enough for a pull of 1 MB to have a middle.
@@ -144,43 +143,18 @@ fn doctor_on_a_node_with_podman_alone() -> Result<()> {
     let scene = Scene::start(Visibility::Public, FAST)?;
     let image = scene.image("bb", "gzip")?;
     set_up(&scene)?;
-    let program = scene.write("usr/bin/podman", "")?;
-    std::fs::remove_file(&program)?;
-    std::os::unix::fs::symlink("/usr/bin/podman", &program)?;
     let name = format!("{UPSTREAM}/{}:{}", image.repository, image.tag);
+    let registries = scene.root().join("etc/containers/registries.conf");
     for source in ["origin", "cache"] {
-        let mut doctor = scene.command(&binary()?.display().to_string());
-        let registries = scene.root().join("etc/containers/registries.conf");
-        doctor.env("CONTAINERS_REGISTRIES_CONF", registries);
-        doctor.args([
-            "doctor",
-            "--json",
-            "--registry",
-            UPSTREAM,
-            "--pull",
-            &name,
-            "--root",
-        ]);
-        doctor.arg(scene.root());
-        doctor
-            .arg("--config")
-            .arg(scene.root().with_file_name("proxy.yaml"));
-        let told = doctor.output()?;
-        let report: Value = serde_json::from_slice(&told.stdout)
-            .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
-        ensure!(told.status.success(), "{report:#}");
-        let finding = |check: &str| {
-            let findings = report["findings"].as_array().into_iter().flatten();
-            let mut of_check = findings.filter(|finding| finding["check"] == check);
-            of_check.next()
-        };
-        for check in ["podman", "pull"] {
-            let state = finding(check).map(|finding| &finding["state"]);
-            ensure!(state == Some(&Value::from("ok")), "{check}: {report:#}");
-        }
-        ensure!(finding("hosts.toml").is_none(), "{report:#}");
-        let seen = finding("pull").map_or_else(String::new, |finding| finding["seen"].to_string());
-        ensure!(seen.contains(&format!("bytes from {source}")), "{report:#}");
+        let mut doctor = scene.doctor("/usr/bin/podman", UPSTREAM, &name)?;
+        let report = Report::of(doctor.env("CONTAINERS_REGISTRIES_CONF", &registries))?;
+        ensure!(report.healthy, "{report:#?}");
+        ensure!(
+            report.state("podman") == Some("ok") && report.state("hosts.toml").is_none(),
+            "{report:#?}"
+        );
+        let seen = report.seen("pull");
+        ensure!(seen.contains(&format!("bytes from {source}")), "{report:#?}");
     }
     scene.passed();
     Ok(())

@@ -4,18 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use darter_e2e::cluster::{Cluster, Size};
 use darter_e2e::command::output;
 use darter_e2e::darter::binary;
-use serde_json::Value;
-
-/// The last finding of a check.
-fn finding<'r>(report: &'r Value, check: &str) -> Option<&'r Value> {
-    let mut findings = report["findings"].as_array().into_iter().flatten();
-    findings.rfind(|finding| finding["check"] == check)
-}
-
-/// What the canary pull came to.
-fn pulled(report: &Value) -> String {
-    finding(report, "pull").map_or_else(String::new, |finding| finding["seen"].to_string())
-}
+use darter_e2e::doctor::Report;
 
 /// An image that another node holds: the canary pull gets it from there, a second one from this node's store, and both
 /// commands say so.
@@ -31,11 +20,9 @@ fn doctor_pulls_a_canary_and_why_draws_it() -> Result<()> {
     cluster.pull_everywhere(&image)?;
 
     let reference = image.reference();
-    let canary = || -> Result<Value> {
+    let canary = || {
         let mut doctor = asking.doctor(&["--pull", &reference, "--ctr", "--platform=linux/amd64"])?;
-        let told = doctor.output().context("darter doctor")?;
-        serde_json::from_slice(&told.stdout)
-            .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())
+        Report::of(&mut doctor)
     };
     let report = canary()?;
     for check in [
@@ -47,15 +34,14 @@ fn doctor_pulls_a_canary_and_why_draws_it() -> Result<()> {
         "registry",
         "pull",
     ] {
-        let state = finding(&report, check).map(|finding| &finding["state"]);
-        ensure!(state == Some(&Value::from("ok")), "{check}: {report:#}");
+        ensure!(report.state(check) == Some("ok"), "{check}: {report:#?}");
     }
-    ensure!(pulled(&report).contains("bytes from peer"), "{report:#}");
+    ensure!(report.seen("pull").contains("bytes from peer"), "{report:#?}");
     let report = canary()?;
-    let again = pulled(&report);
+    let again = report.seen("pull");
     ensure!(
         again.contains("bytes from cache") && !again.contains("peer"),
-        "{report:#}"
+        "{report:#?}"
     );
 
     let mut why = asking.host().command(binary()?);
