@@ -167,7 +167,7 @@ fn decided(seed: u64, shape: Shape, fault: impl Fn(&mut World)) -> Duration {
     let pull = world.pull(0, &blob);
     world.settle(Duration::from_secs(10));
     assert_eq!(pull.progress().hand_overs, 0);
-    let first = pull.progress().first_byte.unwrap();
+    let first = pull.progress().first_byte.expect("its first byte came");
     world.finish();
     first
 }
