@@ -17,7 +17,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
 use crate::config::ByteSize;
-use crate::traces::Traces;
+use crate::traces::{self, Traces};
 use bounded::{Bounded, Flow};
 
 /// The section `log` of every role.
@@ -207,7 +207,7 @@ impl Setup<'_> {
         } else {
             lines.json().flatten_event(true).with_span_list(false).boxed()
         };
-        let spans = self.traces.map(Traces::layer);
+        let spans = traces::layer(self.traces);
         let subscriber = tracing_subscriber::registry()
             .with(lines.with_filter(events))
             .with(spans);

@@ -14,8 +14,8 @@ use opentelemetry_sdk::trace::SpanExporter as SpanExporterTrait;
 use opentelemetry_sdk::trace::{SdkTracerProvider, TracerProviderBuilder};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
@@ -100,20 +100,12 @@ impl Traces {
         Self { provider }
     }
 
-    /// What the subscriber hands spans to, and what is logged in the middle of them. Only this project's: the exporter's own
-    /// connection must not trace itself.
+    /// What a subscriber hands spans to.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
     {
-        tracing_opentelemetry::layer()
-            .with_tracer(self.provider.tracer("darter"))
-            .with_filter(
-                filter_fn(|metadata| {
-                    metadata.target().starts_with("darter") && *metadata.level() <= Level::INFO
-                })
-                .with_max_level_hint(LevelFilter::INFO),
-            )
+        layer(Some(self))
     }
 
     /// Sends what is left, for three seconds at most, and ends. The last step of a program.
@@ -124,6 +116,20 @@ impl Traces {
             tracing::debug!(%error, "the last spans were not sent");
         }
     }
+}
+
+/// What a subscriber hands spans to, and what is logged in the middle of them. Only this project's: the exporter's own
+/// connection must not trace itself. Where they go nowhere it takes none, and its filter says so before one is made.
+pub(crate) fn layer<S>(traces: Option<&Traces>) -> impl Layer<S> + Send + Sync + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
+    let most = traces.map_or(LevelFilter::OFF, |_| LevelFilter::INFO);
+    let filter =
+        filter_fn(move |metadata| *metadata.level() <= most && metadata.target().starts_with("darter"));
+    let spans =
+        traces.map(|traces| tracing_opentelemetry::layer().with_tracer(traces.provider.tracer("darter")));
+    spans.with_filter(filter.with_max_level_hint(most))
 }
 
 fn builder(role: &str) -> TracerProviderBuilder {
