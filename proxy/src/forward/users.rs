@@ -178,15 +178,21 @@ mod tests {
         }
     }
 
-    /// Welch's t between the times that two questions take, asked in turns. Times of a moment when the machine did something
-    /// else are left out, as many of either kind (Reparaz and others, "Dude, is my code constant time?").
+    /// Welch's t between the times that two questions take, asked in an order that nothing follows, each made anew where the
+    /// one before lay: two places in memory would show as well. Times of a moment when the machine did something else are
+    /// left out, as many of either kind (Reparaz and others, "Dude, is my code constant time?").
     #[expect(clippy::disallowed_methods, reason = "times are what is looked at")]
-    fn welch(mut ask: impl FnMut(bool) -> bool) -> f64 {
+    fn welch<T>(make: impl Fn(bool) -> T, ask: impl Fn(&T) -> bool) -> f64 {
         let mut times: [Vec<f64>; 2] = Default::default();
-        for turn in 0..2 * samples() {
-            let first = (turn ^ (turn >> 3)) & 1 == 1;
+        let mut random = 1u64;
+        for _ in 0..2 * samples() {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let first = random & 1 == 1;
+            let question = make(first);
             let began = std::time::Instant::now();
-            let known = std::hint::black_box(ask(first));
+            let known = std::hint::black_box(ask(&question));
             times[usize::from(first)].push(began.elapsed().as_secs_f64() * 1e9);
             assert!(!known);
         }
@@ -218,20 +224,24 @@ mod tests {
             headers.insert(PROXY_AUTHORIZATION, HeaderValue::from_str(&value).unwrap());
             headers
         };
-        let at_first = shown(format!("anna:x{}", &password[1..]));
-        let at_last = shown(format!("anna:{}x", &password[1..]));
-        let t = welch(|first| users.know(if first { &at_first } else { &at_last }));
+        let (at_first, at_last) = (
+            format!("anna:x{}", &password[1..]),
+            format!("anna:{}x", &password[1..]),
+        );
+        let make = |first| shown(if first { at_first.clone() } else { at_last.clone() });
+        let t = welch(make, |headers| users.know(headers));
         // What a comparison that stops at the first difference looks like.
-        let (secret, early, late) = ([7u8; 4096], [0u8; 4096], {
-            let mut late = [7u8; 4096];
-            late[4095] = 0;
-            late
-        });
+        let secret = [7u8; 4096];
+        let differs = |first| {
+            let mut shown = secret;
+            shown[if first { 0 } else { 4095 }] = 0;
+            shown
+        };
         let stops = |shown: &[u8; 4096]| {
             let mut pairs = shown.iter().zip(std::hint::black_box(&secret));
             pairs.all(|(one, other)| std::hint::black_box(one == other))
         };
-        let leak = welch(|first| stops(if first { &early } else { &late }));
+        let leak = welch(differs, stops);
         if samples() > 1000 {
             assert!(leak.abs() > 4.5, "a leak would not be seen: {leak}");
             assert!(t.abs() < 4.5, "t = {t}");
