@@ -33,6 +33,7 @@ struct Case {
     mbit: u32,
 }
 
+/// Links so slow that they bind: what sixteen nodes receive over 100 Mbit/s keeps two cores busy to 80 %.
 const CASES: [Case; 2] = [
     Case {
         nodes: 8,
@@ -42,7 +43,7 @@ const CASES: [Case; 2] = [
     Case {
         nodes: 16,
         size: 128 << 20,
-        mbit: 100,
+        mbit: 50,
     },
 ];
 
