@@ -24,6 +24,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::secret_file::{self, SecretFileError};
+
 pub use certificate::{Certificate, CertificateRole, Fingerprint, NotACertificate, NotAName, Serial};
 pub use identity::NodeIdentity;
 pub use link::{Protocol, TlsConnector, TlsWrap};
@@ -146,7 +148,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?)
+    PrivateKeyDer::from_pem_slice(&secret(path)?)
         .map_err(|error| unusable(path, &format!("no private key in PEM: {error}")))
 }
 
@@ -178,6 +180,19 @@ fn certificate_ders(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
         return Err(unusable(path, &"there is no certificate in it"));
     }
     Ok(certificates)
+}
+
+/// A key that others than its owner and group can read is not theirs alone, and not used.
+fn secret(path: &Path) -> Result<Vec<u8>, TlsError> {
+    secret_file::read(path).map_err(|error| match error {
+        SecretFileError::Read { source, .. } => unusable(path, &format!("cannot be read: {source}")),
+        SecretFileError::NotAFile(_) => unusable(path, &"cannot be read: it is not a regular file"),
+        SecretFileError::TooLong(_) => unusable(path, &"is too long for a key"),
+        SecretFileError::Open { mode, .. } => {
+            let reason = format!("others can read or change the key (mode {mode:04o}); run chmod 600 on it");
+            unusable(path, &reason)
+        }
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

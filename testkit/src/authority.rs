@@ -1,5 +1,7 @@
 //! An authority for nodes, and what it signs, as files.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -89,6 +91,7 @@ impl Authority {
         };
         std::fs::write(&files.cert_file, params.signed_by(&key, &self.issuer)?.pem())?;
         std::fs::write(&files.key_file, key.serialize_pem())?;
+        std::fs::set_permissions(&files.key_file, Permissions::from_mode(0o600))?;
         Ok(files)
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ClientConnection, ServerConnection};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
 
 /// A CA and what it signed, as files.
@@ -46,8 +47,13 @@ impl Authority {
         };
         fs::write(&tls.cert_file, certificate.pem()).unwrap();
         fs::write(&tls.key_file, key.serialize_pem()).unwrap();
+        set_mode(&tls.key_file, 0o600);
         tls
     }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A handshake without a socket.
@@ -180,6 +186,7 @@ fn errors_name_the_file_and_the_reason() {
             );
         }
     }
+    set_mode(&good.cert_file, 0o600);
     let text = error(&NodeTls {
         key_file: good.cert_file.clone(),
         ..good.clone()
@@ -191,6 +198,22 @@ fn errors_name_the_file_and_the_reason() {
         ..good.clone()
     });
     assert!(text.starts_with(&good.cert_file.display().to_string()), "{text}");
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    let ours = Authority::new();
+    let node = ours.node("node");
+    for (mode, good) in [(0o640, true), (0o400, true), (0o644, false), (0o620, false)] {
+        set_mode(&node.key_file, mode);
+        let loaded = node.load();
+        assert_eq!(loaded.is_ok(), good, "{mode:o}");
+        if let Err(error) = loaded {
+            let text = error.to_string();
+            assert!(text.starts_with(&node.key_file.display().to_string()), "{text}");
+            assert!(text.contains("chmod 600"), "{text}");
+        }
+    }
 }
 
 #[test]
