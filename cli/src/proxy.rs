@@ -127,6 +127,7 @@ pub(crate) fn parts(config: Config, log: LogHandle, stop: Stop) -> Result<RunPar
         host: config.host.clone().map_or_else(system::host_name, Ok)?,
         network: Arc::new(TokioNetwork),
         seed: system::random(),
+        secret: system::secret()?,
         notify: Notifier::none(),
         config,
         log,

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use darter_service::notify::{NOTIFY_SOCKET, Notifier};
 use darter_service::shutdown::Stop;
 use darter_types::HostId;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// Set to 1, it leaves core dumps and debuggers alone.
@@ -64,6 +66,16 @@ pub(crate) fn data_dir(is_root: bool, env: impl Fn(&str) -> Option<String>) -> R
         Some(home) => Ok(home.join(".local/share/darter")),
         None => bail!("neither XDG_DATA_HOME nor HOME is set: say where to keep data with --store DIR"),
     }
+}
+
+/// A secret that nobody can foresee, from the operating system itself: it is no number of a generator whose others are
+/// published.
+pub(crate) fn secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    SysRng
+        .try_fill_bytes(&mut secret)
+        .context("the operating system gives no random bytes, and secrets are made of them")?;
+    Ok(secret)
 }
 
 /// Another number at each start, for choices by chance.

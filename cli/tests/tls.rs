@@ -84,6 +84,7 @@ impl Cluster {
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             seed: 7,
+            secret: [7; 32],
         };
         let node = start(parts).await.unwrap();
         let up = async {

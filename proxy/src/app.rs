@@ -23,7 +23,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Access;
+use crate::access::{Access, keyed_hash};
 use crate::config::{Config, NodeRole};
 use crate::forward::{Forward, ForwardError, ForwardMetrics, ForwardParts};
 use crate::metrics::{MemoryCollector, PeerMetrics, PullMetrics, StoreCollector};
@@ -49,8 +49,11 @@ pub struct NodeParts<'a> {
     pub registry: &'a mut Registry,
     pub tasks: Tasks,
     pub stop: CancellationToken,
-    /// Seed of all its randomness.
+    /// Seed of all its randomness but that of its secrets: numbers that come of it are published.
     pub seed: u64,
+    /// What nobody else may guess: the keys under which it remembers callers and users come of it. A process takes it from
+    /// the operating system.
+    pub secret: [u8; 32],
 }
 
 /// A node that runs until its `stop`.
@@ -109,6 +112,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         tasks,
         stop,
         seed,
+        secret,
     } = parts;
     let mut rng = StdRng::seed_from_u64(seed);
     // Before any port is open: there is no way from files that cannot be used to a plain connection.
@@ -140,9 +144,9 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
 
     let instance = rng.random();
     let own = origins.clone();
-    let mirror = mirror_of(&config, &pulls, own, metrics.mirror, instance, rng.random());
+    let mirror = mirror_of(&config, &pulls, own, metrics.mirror, instance, &secret);
     registry.register_collector(Box::new(MemoryCollector::new(mirror.clone())));
-    let forward = forward(&config, &mirror, origins, registry, &tasks, &mut rng)?;
+    let forward = forward(&config, &mirror, origins, registry, &tasks, &secret)?;
     let forward_address = serve_forward(forward, &config, &*network, &tasks, &stop).await?;
     serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
@@ -250,8 +254,9 @@ fn mirror_of(
     origins: Origins,
     metrics: MirrorMetrics,
     instance: u64,
-    hash_key: [u8; 32],
+    secret: &[u8; 32],
 ) -> Mirror {
+    let hash_key = keyed_hash(secret, b"callers");
     let access = Access::new(Arc::new(origins.clone()), config.access.clone(), hash_key);
     let contents = Arc::new(pulls.clone());
     Mirror::new(
@@ -272,7 +277,7 @@ fn forward(
     origins: Origins,
     registry: &mut Registry,
     tasks: &Tasks,
-    rng: &mut StdRng,
+    secret: &[u8; 32],
 ) -> Result<Option<Forward>, ForwardError> {
     if config.forward.listen.is_none() {
         return Ok(None);
@@ -284,7 +289,7 @@ fn forward(
         tasks: tasks.clone(),
         metrics: ForwardMetrics::register(registry.sub_registry_with_prefix("darter_proxy")),
         header_timeout: config.origin.header_timeout.into(),
-        hash_key: rng.random(),
+        hash_key: keyed_hash(secret, b"users"),
     };
     Forward::new(parts).map(Some)
 }

@@ -49,8 +49,10 @@ pub struct RunParts {
     pub stop: Stop,
     /// Who hears that it is ready, alive and stopping.
     pub notify: Notifier,
-    /// Seed of all its randomness.
+    /// Seed of all its randomness but that of its secrets.
     pub seed: u64,
+    /// What nobody else may guess, from the operating system.
+    pub secret: [u8; 32],
 }
 
 /// Where a node that runs can be reached.
@@ -111,6 +113,14 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     ended
 }
 
+/// With what every process counts.
+fn metrics(log: &LogHandle) -> Registry {
+    let mut registry = Registry::default();
+    build_info::register(&mut registry);
+    log.register(&mut registry);
+    registry
+}
+
 async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
     let RunParts {
         mut config,
@@ -120,13 +130,12 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         stop,
         notify,
         seed,
+        secret,
     } = parts;
     let readiness = Readiness::new();
     let starting = readiness.latch("store and ports");
     let (tasks, serving) = (Tasks::new(), CancellationToken::new());
-    let mut registry = Registry::default();
-    build_info::register(&mut registry);
-    log.register(&mut registry);
+    let mut registry = metrics(&log);
 
     if config.peer.advertise.is_none() {
         // Without it: the host name, which not every cluster can resolve.
@@ -147,6 +156,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         tasks: tasks.clone(),
         stop: serving.clone(),
         seed,
+        secret,
         config,
     });
     let node = node.await?;

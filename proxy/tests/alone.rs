@@ -66,6 +66,7 @@ async fn world_with(change: impl FnOnce(&mut Config)) -> World {
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
+        secret: [7; 32],
     };
     let node = start(parts).await.unwrap();
     World {

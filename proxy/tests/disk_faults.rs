@@ -53,6 +53,7 @@ async fn world() -> World {
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
+        secret: [7; 32],
     };
     let node = start(parts).await.unwrap();
     World {

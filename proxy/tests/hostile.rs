@@ -72,6 +72,7 @@ async fn world() -> World {
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
+        secret: [7; 32],
     };
     World {
         _alone: alone,

@@ -90,6 +90,7 @@ async fn broken(address: &str) -> Result<(), RunError> {
         stop: Stop::default(),
         notify: Notifier::none(),
         seed: 1,
+        secret: [7; 32],
     };
     run(parts, |_| now.cancel()).await
 }

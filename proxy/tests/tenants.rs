@@ -72,6 +72,7 @@ impl World {
             tasks: tasks.clone(),
             stop: stop.clone(),
             seed: 7,
+            secret: [7; 32],
         };
         let node = start(parts).await.unwrap();
         Self {

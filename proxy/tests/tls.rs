@@ -104,6 +104,7 @@ impl World {
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             seed: 7,
+            secret: [7; 32],
         })
         .await
     }

@@ -92,6 +92,7 @@ impl SimNode {
             tasks: tasks.clone(),
             stop: stop.clone(),
             seed: self.spec.seed ^ ((number as u64) << 48),
+            secret: [0; 32],
         })
         .await?;
         self.lives.borrow_mut().push(Life {

@@ -97,6 +97,7 @@ async fn node(
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
+        secret: [7; 32],
     })
     .await
 }
