@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use darter_types::{ContentKind, Digest, OriginLocator};
 use oci_spec::image::MediaType;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use thiserror::Error;
 
 /// Most contents of one manifest that are remembered.
@@ -13,6 +14,9 @@ const CHILDREN_MAX: usize = 4096;
 /// Docker's own names, which the image specification does not have.
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// In the media types of layers that registries need not have, of the image specification and Docker's own.
+const FOREIGN: [&str; 2] = [".layer.nondistributable.", ".rootfs.foreign."];
 
 /// What a media type says of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,8 @@ struct Descriptor {
     media_type: String,
     digest: String,
     size: u64,
+    /// Where the content is to be had, if not from the registry of the manifest.
+    urls: Option<IgnoredAny>,
 }
 
 impl Document {
@@ -103,7 +109,9 @@ impl Document {
         self.media_type.clone().unwrap_or_else(|| by_form.to_string())
     }
 
-    /// The contents that it names, with their lengths in bytes. Those that cannot be named are left out.
+    /// The contents that it names, with their lengths in bytes. Those that cannot be named are left out, and those that the
+    /// registry need not have: it takes a manifest without looking whether such a layer is in the repository, so that
+    /// naming one says nothing.
     pub fn children(&self, parent: &OriginLocator) -> impl Iterator<Item = (OriginLocator, u64)> {
         let lists = [&self.layers, &self.blobs, &self.manifests];
         let listed = lists.into_iter().flatten().flatten();
@@ -111,6 +119,7 @@ impl Document {
             .iter()
             .chain(listed)
             .take(CHILDREN_MAX)
+            .filter(|child| !child.is_foreign())
             .filter_map(|child| {
                 let digest: Digest = child.digest.parse().ok()?;
                 let locator = OriginLocator {
@@ -124,6 +133,11 @@ impl Document {
 }
 
 impl Descriptor {
+    /// Whether it stands for a layer that is fetched from elsewhere.
+    fn is_foreign(&self) -> bool {
+        self.urls.is_some() || FOREIGN.iter().any(|part| self.media_type.contains(part))
+    }
+
     /// An index may name blobs as well (build caches do), so the media type decides.
     fn kind(&self) -> ContentKind {
         match form(&self.media_type) {
@@ -233,6 +247,38 @@ mod tests {
             .collect();
         assert_eq!(children, [(ContentKind::Manifest, 7), (ContentKind::Blob, 8)]);
         assert_eq!(document.media_type(), MediaType::ImageIndex.to_string());
+    }
+
+    #[test]
+    fn what_the_registry_need_not_have_is_no_child() {
+        let layer = |more: &str| format!(r#"{{"digest":"{ONE}","size":7,{more}}}"#);
+        for (descriptor, children) in [
+            (
+                layer(r#""mediaType":"application/vnd.oci.image.layer.v1.tar+gzip""#),
+                1,
+            ),
+            (layer(r#""urls":null"#), 1),
+            (layer(r#""urls":["https://elsewhere.test/layer"]"#), 0),
+            (layer(r#""urls":"nonsense""#), 0),
+            (
+                layer(r#""mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd""#),
+                0,
+            ),
+            (
+                layer(r#""mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip""#),
+                0,
+            ),
+        ] {
+            let text = format!(r#"{{"schemaVersion":2,"layers":[{descriptor}]}}"#);
+            let document = Document::parse(text.as_bytes()).unwrap();
+            let parent = OriginLocator {
+                registry: "r.test".parse().unwrap(),
+                repository: "a".parse().unwrap(),
+                kind: ContentKind::Manifest,
+                digest: Digest::of(darter_types::Algorithm::Sha256, b""),
+            };
+            assert_eq!(document.children(&parent).count(), children, "{descriptor}");
+        }
     }
 
     #[test]
