@@ -252,6 +252,68 @@ async fn private_content_is_fetched_once_and_read_by_those_who_may() {
     running.end().await;
 }
 
+/// Lets a user read a repository, by a token that is named after him.
+fn reader(origin: &Origin, user: &str, repository: &str) {
+    origin.set_access(repository, Access::Bearer { public: false });
+    origin.add_user(user, "pw");
+    origin.allow(repository, user);
+    let life = Duration::from_secs(300);
+    origin.add_token(&format!("{user}-token"), Some(user), &[repository], life);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_opens_no_other_repositorys_content_on_another_node_either() {
+    let running = Running::new().await;
+    let (cluster, origin) = (&running.cluster, &running.origin);
+    let content = Content::generated(1, 3_000_001);
+    let digest = origin.add_blob("secret", content.clone());
+    reader(origin, "alice", "secret");
+    reader(origin, "bob", "own");
+    let text = format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":3000001}},"layers":[{{"digest":"{digest}","size":3000001}}]}}"#
+    );
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = origin.add_manifest("own", None, media_type, text);
+    let alice = [("authorization", "Bearer alice-token")];
+    let bob = [("authorization", "Bearer bob-token")];
+    let ask = async |node: &Node, path: String, who: &[(&str, &str)]| {
+        let target = format!("{path}?ns=registry.test");
+        get(node.mirror_address.parse().unwrap(), &target, who)
+            .await
+            .unwrap()
+    };
+    let first = cluster.node("127.0.0.2", NodeRole::Peer).await;
+    let answer = ask(&first, format!("/v2/secret/blobs/{digest}"), &alice).await;
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+
+    let second = cluster.node("127.0.0.3", NodeRole::Peer).await;
+    let named = format!("/v2/own/manifests/{manifest}");
+    assert_eq!(ask(&second, named.clone(), &bob).await.status, 200);
+    let stolen = ask(&second, format!("/v2/own/blobs/{digest}"), &bob).await;
+    // The manifest tells a length, so headers may have gone before the registry said no.
+    let nothing = stolen.status != 200 || stolen.body.is_empty();
+    assert!(nothing, "bytes of it were given away: {stolen:?}");
+
+    // It is in his repository by now: he may have it, and from the node that has it.
+    origin.add_blob("own", content.clone());
+    let third = cluster.node("127.0.0.4", NodeRole::Peer).await;
+    assert_eq!(ask(&third, named, &bob).await.status, 200);
+    let answer = ask(&third, format!("/v2/own/blobs/{digest}"), &bob).await;
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == content.read(0..content.len()), "wrong bytes");
+    let path = format!("/v2/own/blobs/{digest}");
+    assert!(
+        origin.requests(&http::Method::HEAD, &path) > 0,
+        "nobody asked about the content itself"
+    );
+    assert_eq!(
+        origin.bytes_sent_for(&digest),
+        content.len(),
+        "the third node did not get it from the first"
+    );
+    running.end().await;
+}
+
 /// A role that is to be refused, as a process, and the address that it must never listen on.
 struct Attempt {
     child: Child,

@@ -39,10 +39,10 @@ pub use upstream::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};
 /// What proof a content needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// A manifest that names it is enough: its bytes come from that registry.
+    /// A manifest that names it is enough: its bytes come from that repository, or anybody may have them.
     Named,
-    /// The registry must be asked about this very content: the bytes here came from another registry, so a
-    /// manifest that merely names the digest proves nothing.
+    /// The registry must be asked about this very content: the bytes here came from another registry, or in confidence
+    /// from another repository, so a manifest that merely names the digest proves nothing.
     Itself,
 }
 
@@ -449,6 +449,11 @@ impl Permit {
             caller: caller.map(|(key, _)| key),
             grant,
         }
+    }
+
+    /// Whether the registry was asked about this very content, not about a manifest that names it.
+    pub fn is_about(&self, content: &OriginLocator) -> bool {
+        self.grant.root == *content
     }
 
     fn stale(mut self) -> Self {

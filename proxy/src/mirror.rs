@@ -53,7 +53,7 @@ use reply::Code;
 use room::Room;
 
 pub use config::MirrorConfig;
-pub use content::{ContentStream, Contents, KnownContent, OpenContent};
+pub use content::{ContentStream, Contents, KnownContent, OpenContent, Source};
 pub use metrics::MirrorMetrics;
 pub use reply::{BodyError, Reply, ReplyBody};
 
@@ -337,25 +337,44 @@ fn refuse(reply: Reply) -> Box<Reply> {
 }
 
 impl Mirror {
-    /// Which proof the caller's right needs, given which registry the bytes here came from.
+    /// Which proof the caller's right needs, given where what is here came from. Whoever may write to a repository can
+    /// push a manifest that names anything: it opens what the registry gave for another repository to anybody, and nothing
+    /// that it gave in confidence.
     fn proof(&self, ask: &Ask, content: &OriginLocator, held: Option<&KnownContent>) -> Proof {
-        let origin = held.and_then(|held| held.origin.as_ref());
         if ask.address.is_some() {
-            // Anybody may put something else at an address that names this digest: only the very place is the same.
-            return match held.is_none() || origin == Some(content) {
-                true => Proof::Named,
-                false => Proof::Itself,
+            return match held.is_some_and(|held| self.must_show(ask, content, held)) {
+                true => Proof::Itself,
+                false => Proof::Named,
             };
         }
-        let foreign = !self.inner.memory.is_source(content)
-            && origin.is_some_and(|origin| {
-                !self
-                    .inner
-                    .access
-                    .config()
-                    .trust_each_other(&origin.registry, &content.registry)
-            });
-        if foreign { Proof::Itself } else { Proof::Named }
+        let source = self.inner.contents.source(content.digest.into());
+        let confided = source.is_some_and(|source| {
+            let beside = source.origin.is_some_and(|origin| origin.is_beside(content));
+            !source.public && !beside
+        });
+        if confided || self.is_foreign(content, held) {
+            Proof::Itself
+        } else {
+            Proof::Named
+        }
+    }
+
+    /// Whether who says yes must show that it has what is here. Anybody may put something else at an address that names its
+    /// digest: only the very place is the same.
+    fn must_show(&self, ask: &Ask, content: &OriginLocator, held: &KnownContent) -> bool {
+        match ask.address {
+            Some(_) => held.origin.as_ref() != Some(content),
+            None => self.is_foreign(content, Some(held)),
+        }
+    }
+
+    /// Whether the whole that is here came from a registry that does not vouch for this one, which did not show either
+    /// that it has it.
+    fn is_foreign(&self, content: &OriginLocator, held: Option<&KnownContent>) -> bool {
+        let origin = held.and_then(|held| held.origin.as_ref());
+        let trust = self.inner.access.config();
+        !self.inner.memory.is_source(content)
+            && origin.is_some_and(|origin| !trust.trust_each_other(&origin.registry, &content.registry))
     }
 
     /// The right to read a content; a refusal is the answer to send.
@@ -365,13 +384,28 @@ impl Mirror {
         content: &OriginLocator,
         held: Option<&KnownContent>,
     ) -> Result<Permit, Box<Reply>> {
-        let access = &self.inner.access;
         if let Some(address) = &ask.address {
-            let check = access.check_address(content, address);
+            let check = self.inner.access.check_address(content, address);
             let answer = self.in_time(ask, &content.registry, self.patience(held), check);
             return answer.await.map_err(|problem| refuse(ask.origin_error(&problem)));
         }
         let proof = self.proof(ask, content, held);
+        let permit = self.permit_by(ask, content, held, proof).await?;
+        // While the registry was asked, somebody else's pull of it may have begun.
+        if proof == Proof::Named && !permit.is_about(content) && self.proof(ask, content, held) == Proof::Itself {
+            return self.permit_by(ask, content, held, Proof::Itself).await;
+        }
+        Ok(permit)
+    }
+
+    async fn permit_by(
+        &self,
+        ask: &Ask,
+        content: &OriginLocator,
+        held: Option<&KnownContent>,
+        proof: Proof,
+    ) -> Result<Permit, Box<Reply>> {
+        let access = &self.inner.access;
         let check = access.check(content, ask.authorization(), proof);
         let problem = match self
             .in_time(ask, &content.registry, self.patience(held), check)

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use darter_service::config::{ByteSize, Period};
 use darter_service::net::Address;
-use darter_types::{HostId, RegistryName};
+use darter_types::HostId;
 use serde::{Deserialize, Serialize};
+
+use crate::pull::Right;
 
 pub use client::Peers;
 pub(crate) use fetch::PeerFetch;
@@ -27,6 +29,10 @@ pub(crate) use watch::PeerWatch;
 pub(crate) const HOST_HEADER: &str = "darter-host";
 /// Header that names the registry by whose right the content is asked for.
 pub(crate) const REGISTRY_HEADER: &str = "darter-registry";
+/// Header that names the repository which that right is for.
+pub(crate) const REPOSITORY_HEADER: &str = "darter-repository";
+/// Header that says, by being there, that the registry was asked about this very content.
+pub(crate) const ASKED_HEADER: &str = "darter-asked";
 /// Header of a `have` request: contents of at most so many bytes may come along in the answer.
 pub(crate) const INLINE_HEADER: &str = "darter-inline";
 /// Longest content that travels with the first answer, in bytes.
@@ -37,8 +43,8 @@ pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) struct Remote<'a> {
     pub(crate) host: &'a HostId,
     pub(crate) address: &'a str,
-    /// Which registry gave the right to what it is asked for.
-    pub(crate) registry: &'a RegistryName,
+    /// By which right it is asked.
+    pub(crate) right: &'a Right,
 }
 
 /// Whether contents that need a credential at their registry are exchanged with other nodes.

@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use darter_engine::Event;
 use darter_origin::Credentials;
-use darter_store::ContentFacts;
-use darter_types::{ByteRange, ChainState, OriginLocator, PieceSet, RegistryName, TaskId};
+use darter_store::{ContentFacts, StoredTask};
+use darter_types::{ByteRange, ChainState, OriginLocator, PieceSet, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
@@ -36,13 +36,14 @@ use tracing::{Instrument as _, Span};
 pub use availability::Availability;
 pub use env::{Env, EnvParts, PullConfig, Sharing};
 pub use reader::Reader;
-pub use request::{PullError, PullRequest};
+pub use request::{PullError, PullRequest, Right};
 pub(crate) use shared::Shared;
 
 use self::changes::Changes;
 use self::driver::{Driver, EVENTS_MAX};
 use crate::journal::Journal;
 use crate::metrics::PullMetrics;
+use crate::mirror::Source;
 
 /// The running pulls of one node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -73,8 +74,8 @@ impl Pulls {
         let metrics = Arc::clone(&self.env.metrics);
         let mut running = self.env.running();
         if let Some(shared) = running.get(&task) {
-            self.admit(&request, shared.locator(), shared.is_public())?;
-            shared.add_credentials(&request.locator.registry, request.credentials);
+            self.admit(&request, shared.source())?;
+            shared.add_caller(&request);
             return Ok(Pull {
                 shared: Arc::clone(shared),
                 metrics,
@@ -82,8 +83,9 @@ impl Pulls {
             });
         }
         if let Some(shared) = self.complete(task) {
-            if !request.vouched {
-                self.admit(&request, shared.locator(), shared.is_public())?;
+            let shown = request.vouched && (shared.source().public || request.asked);
+            if !shown {
+                self.admit(&request, shared.source())?;
             }
             return Ok(Pull {
                 shared,
@@ -91,9 +93,11 @@ impl Pulls {
                 patience,
             });
         }
-        if let Some(facts) = self.env.store.find(task).map(|stored| stored.facts()) {
-            self.admit(&request, facts.origin.as_ref(), facts.public)?;
+        let source = self.stored_source(&request)?;
+        if let Some(source) = source.as_ref().filter(|_| !background) {
+            self.admit(&request, source)?;
         }
+        let source = source.unwrap_or_else(|| request.source());
         let limit = self.env.config.pulls_max;
         if running.len() >= limit {
             self.env.metrics.refused();
@@ -101,7 +105,7 @@ impl Pulls {
         }
         let span = span_of(&request, background);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let shared = Arc::new(Shared::new(&request, sender));
+        let shared = Arc::new(Shared::new(&request, source, sender));
         running.insert(task, Arc::clone(&shared));
         self.env.metrics.running(running.len());
         drop(running);
@@ -122,27 +126,52 @@ impl Pulls {
         })
     }
 
-    /// Whether what is here, from one registry, is open to who was sent by another: a registry that names a digest need
-    /// not have what it stands for. Nor need an address that names it: only the very place that it came from has.
-    fn admit(
-        &self,
-        request: &PullRequest,
-        from: Option<&OriginLocator>,
-        public: bool,
-    ) -> Result<(), PullError> {
+    /// Whether what is here, from one place, is open to who was sent by another: a registry that names a digest need not
+    /// have what it stands for, and a repository neither. Nor need an address that names it: only the very place that it
+    /// came from has.
+    fn admit(&self, request: &PullRequest, source: &Source) -> Result<(), PullError> {
         let open = match &request.credentials {
-            Credentials::Address(_) => public || from == Some(&request.locator),
-            _ => {
-                let from = from.map(|from| &from.registry);
-                self.env.is_open(public, from, &request.locator.registry)
-            }
+            Credentials::Address(_) => source.public || source.origin.as_ref() == Some(&request.locator),
+            _ => self.env.is_open(source, &request.right()),
         };
         if open {
             return Ok(());
         }
-        let asked = &request.locator.registry;
-        tracing::debug!(task = %request.task(), registry = %asked, "what is here came from another registry");
+        let OriginLocator {
+            registry, repository, ..
+        } = &request.locator;
+        tracing::debug!(task = %request.task(), %registry, %repository, "what is here came from elsewhere");
         Err(PullError::Elsewhere)
+    }
+
+    /// Where what the store has of a content came from, if it has some.
+    fn stored_source(&self, request: &PullRequest) -> Result<Option<Source>, PullError> {
+        let Some(stored) = self.env.store.find(request.task()) else {
+            return Ok(None);
+        };
+        let source = Source::from(stored.facts());
+        if is_something(&*stored) {
+            return Ok(Some(source));
+        }
+        if source != request.source() {
+            // Somebody was to get it from another place, and nothing came: it may not be there. What comes now is not said to
+            // be from there.
+            let failed = |error: darter_store::StoreError| PullError::Store(error.to_string());
+            self.env.store.remove(request.task()).map_err(failed)?;
+        }
+        Ok(None)
+    }
+
+    /// Where what is here of a content came from, be it the whole, a part, or still on its way.
+    pub(crate) fn source(&self, task: TaskId) -> Option<Source> {
+        if let Some(shared) = self.env.running().get(&task) {
+            return Some(shared.source().clone());
+        }
+        if let Some(shared) = self.complete(task) {
+            return Some(shared.source().clone());
+        }
+        let stored = self.env.store.find(task)?;
+        is_something(&*stored).then(|| stored.facts().into())
     }
 
     /// A pull of a content that the store holds whole, linked in this life of the process.
@@ -185,6 +214,7 @@ impl Pulls {
             credentials: Credentials::Anonymous,
             public: facts.public,
             vouched: false,
+            asked: false,
         };
         Some(self.start(request, false).ok()?.shared.availability.clone())
     }
@@ -204,7 +234,11 @@ impl Pulls {
     /// Fetches for the cluster, under a lease.
     pub(crate) fn lease(&self, request: PullRequest, event: Event) -> Result<(), PullError> {
         let task = request.task();
-        self.start(request, true)?;
+        let runs = self.env.running().contains_key(&task);
+        // What runs asks the origin for its own callers.
+        if !runs {
+            self.start(request, true)?;
+        }
         self.deliver(task, event);
         Ok(())
     }
@@ -230,13 +264,29 @@ impl Pulls {
         self.env.shares(false)
     }
 
-    /// Whether a content goes to another node that asks for it by the right of `registry`. What anybody may read does; the
-    /// rest where it is exchanged, and only to those who were sent by the registry that gave it, or one that it trusts:
-    /// whoever else says yes to its digest need not have it.
-    pub(crate) fn may_leave(&self, facts: &ContentFacts, registry: Option<&RegistryName>) -> bool {
-        let from = facts.origin.as_ref().map(|origin| &origin.registry);
-        let open = registry.is_some_and(|asked| self.env.is_open(facts.public, from, asked));
-        facts.public || (open && self.env.shares(false))
+    /// Whether a content goes to another node that asks for it by this right. What anybody may read does; the rest where it
+    /// is exchanged, and only to those who were sent by the repository that it came from, or whose registry, being asked
+    /// about it, said yes.
+    pub(crate) fn may_leave(&self, task: TaskId, right: Option<&Right>) -> Leave {
+        let Some(source) = self.source(task) else {
+            return Leave::Unknown;
+        };
+        if source.public {
+            return Leave::Yes;
+        }
+        if !self.env.shares(false) {
+            return Leave::Unknown;
+        }
+        let open = |right: &Right| self.env.is_open(&source, right);
+        let asked = |right: &Right| Right {
+            asked: true,
+            ..right.clone()
+        };
+        match right {
+            Some(right) if open(right) => Leave::Yes,
+            Some(right) if open(&asked(right)) => Leave::Elsewhere,
+            _ => Leave::Refused,
+        }
     }
 
     /// Borders of a content's chain that the store knows, the first included.
@@ -277,6 +327,24 @@ fn span_of(request: &PullRequest, background: bool) -> Span {
         cache_bytes = Empty,
         error = Empty,
     )
+}
+
+/// Whether a content goes to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It does.
+    Yes,
+    /// It would, if the registry of the one who asks had said yes to this very content: it came from another repository.
+    Elsewhere,
+    /// Contents like it do, but not by this right.
+    Refused,
+    /// There is nothing here, or nothing that anybody may hear of.
+    Unknown,
+}
+
+/// Whether a store has any piece of a content.
+fn is_something(stored: &dyn StoredTask) -> bool {
+    !stored.present().is_empty() || !stored.claimed().is_empty()
 }
 
 /// One content that somebody reads.

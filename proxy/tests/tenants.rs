@@ -106,7 +106,17 @@ impl World {
     }
 
     async fn get(&self, digest: &str, registry: &str, headers: &[(&str, &str)]) -> Response {
-        let target = format!("/v2/secret/blobs/{digest}?ns={registry}");
+        self.get_from("secret", digest, registry, headers).await
+    }
+
+    async fn get_from(
+        &self,
+        repository: &str,
+        digest: &str,
+        registry: &str,
+        headers: &[(&str, &str)],
+    ) -> Response {
+        let target = format!("/v2/{repository}/blobs/{digest}?ns={registry}");
         get(self.node.mirror_address.parse().unwrap(), &target, headers)
             .await
             .unwrap()
@@ -172,6 +182,85 @@ async fn what_comes_in_for_one_tenant_is_not_joined_by_another_registrys() {
     );
     assert_eq!(world.get(&digest, "ours.test", &[]).await.status, 401);
     assert_eq!(world.get(&digest, "hostile.test", &[]).await.status, 502);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_joined_a_pull_is_asked_for_at_a_place_of_his_own() {
+    let world = World::new().await;
+    let (digest, content) = world.private();
+    world.ours.add_blob("team", content.clone());
+    world.ours.set_access("team", Access::Bearer { public: false });
+    world.ours.add_user("carol", "pw");
+    world.ours.allow("team", "carol");
+    let life = Duration::from_secs(300);
+    world
+        .ours
+        .add_token("carol-token", Some("carol"), &["team"], life);
+    let stall = Fault::Stall { at: PART };
+    let stall = world
+        .ours
+        .inject(Match::digest(&digest).get(), When::Always, stall);
+    let carol = [("authorization", "Bearer carol-token")];
+    let second = async {
+        until("a part", || world.ours.bytes_sent_for(&digest) >= PART).await;
+        let changes = async {
+            until("a question", || world.ours.tokens_seen().contains("carol-token")).await;
+            // From now on nothing comes for Alice.
+            world.ours.revoke("secret", "alice");
+            world.ours.heal(stall);
+        };
+        let answer = world.get_from("team", &digest, "ours.test", &carol);
+        tokio::join!(answer, changes).0
+    };
+    let (_, answer) = tokio::join!(world.get(&digest, "ours.test", &[ALICE]), second);
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == content.read(0..LENGTH), "wrong bytes");
+    let strayed = world.ours.count(|request| {
+        let authorization = request.header("authorization").unwrap_or_default();
+        request.path.starts_with("/v2/secret/") && authorization.contains("carol")
+    });
+    assert_eq!(strayed, 0, "her credential was shown for another repository");
+    assert!(
+        world.ours.bytes_sent_for(&digest) < LENGTH + PART,
+        "what had come was thrown away"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_never_was_where_it_was_first_asked_for_is_not_said_to_be_from_there() {
+    let world = World::new().await;
+    let (digest, content) = world.private();
+    world.ours.set_access("own", Access::Bearer { public: false });
+    world.ours.add_user("bob", "pw");
+    world.ours.allow("own", "bob");
+    let life = Duration::from_secs(300);
+    world.ours.add_token("bob-token", Some("bob"), &["own"], life);
+    let bob = [("authorization", "Bearer bob-token")];
+    let text = format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":{LENGTH}}},"layers":[{{"digest":"{digest}","size":{LENGTH}}}]}}"#
+    );
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = world.ours.add_manifest("own", None, media_type, text);
+    let target = format!("/v2/own/manifests/{manifest}?ns=ours.test");
+    let mirror = world.node.mirror_address.parse().unwrap();
+    assert_eq!(get(mirror, &target, &bob).await.unwrap().status, 200);
+    // Nobody has it here, so the manifest is enough to ask, and the registry says no.
+    let own = || world.get_from("own", &digest, "ours.test", &bob);
+    let first = own().await;
+    assert!(first.status != 200 || first.body.is_empty(), "{first:?}");
+    // What broke off is handed over for a while, whoever asks.
+    let answer = loop {
+        let answer = world.get(&digest, "ours.test", &[ALICE]).await;
+        if answer.status != 503 {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == content.read(0..LENGTH), "wrong bytes");
+    assert_eq!(own().await.status, 404, "the store opened it");
     world.stop().await;
 }
 

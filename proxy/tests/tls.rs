@@ -23,7 +23,7 @@ use darter_testkit::content::Content;
 use darter_testkit::origin::{Access, Origin, RunningOrigin};
 use darter_testkit::stranger::{Stranger, knock};
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 /// Two authorities, and a place for a node.
@@ -324,27 +324,60 @@ async fn pull_as_alice(node: &Node, digest: &str) {
     assert_eq!(answer.unwrap().status, 200);
 }
 
+/// By which right a node asks.
+fn right(registry: &str, repository: &str) -> String {
+    format!("darter-registry: {registry}\r\ndarter-repository: {repository}\r\n")
+}
+
 #[tokio::test]
-async fn private_pieces_go_to_nodes_that_were_sent_by_their_registry() {
+async fn private_pieces_go_to_nodes_that_were_sent_by_their_repository() {
     let world = World::new().await;
     let (digest, content) = private(&world);
     let files = section(world.ours.node("node").unwrap());
     let node = world.start("127.0.0.1:0", files).await.unwrap();
     pull_as_alice(&node, &digest).await;
     let other = world.connector(&world.ours, "other");
-    for (registry, served) in [
-        ("darter-registry: registry.test\r\n", true),
-        ("darter-registry: hostile.test\r\n", false),
-        ("", false),
+    let asked = "darter-asked: yes\r\n";
+    for (right, served) in [
+        (right("registry.test", "secret"), true),
+        (right("hostile.test", "secret"), false),
+        (right("hostile.test", "secret") + asked, false),
+        // Whoever names the digest in a manifest of his own was not told by the registry that it is there.
+        (right("registry.test", "own"), false),
+        (right("registry.test", "own") + asked, true),
+        ("darter-registry: registry.test\r\n".to_owned(), false),
+        (String::new(), false),
     ] {
         let stream = other.connect("node", connect(&node.peer_address).await);
-        let answer = ask_as(stream.await.unwrap(), &digest, registry).await;
+        let answer = ask_as(stream.await.unwrap(), &digest, &right).await;
         let status: &[u8] = if served { b"HTTP/1.1 206" } else { b"HTTP/1.1 404" };
-        assert!(answer.starts_with(status), "{registry}");
-        assert_eq!(answer.ends_with(&content.read(0..262_144)), served, "{registry}");
+        assert!(answer.starts_with(status), "{right}");
+        assert_eq!(answer.ends_with(&content.read(0..262_144)), served, "{right}");
     }
     world.stop.cancel();
     world.tasks.shut_down(Duration::from_secs(5)).await;
+}
+
+/// What a node says of a content within its first words; to whom it has nothing to say it says that it lives.
+async fn first_news(node: &Node, digest: &str) -> String {
+    let mut stream = connect(&node.peer_address).await;
+    let right = right("registry.test", "secret");
+    let request = format!("GET /v1/tasks/{digest}/have HTTP/1.1\r\nHost: node\r\n{right}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut lines = tokio::io::BufReader::new(stream).lines();
+    let mut said = Vec::new();
+    while said.len() < 3 {
+        // Heads of chunks and of the answer are not what is meant.
+        let line = lines.next_line().await.unwrap().unwrap();
+        let word = line.split(' ').next().unwrap_or_default();
+        if ["ping", "length", "have", "elsewhere", "end"].contains(&word) {
+            said.push(word.to_owned());
+        }
+        if word == "end" {
+            break;
+        }
+    }
+    said.join(" ")
 }
 
 #[tokio::test]
@@ -363,11 +396,16 @@ async fn without_certificates_private_pieces_stay_unless_an_operator_says_otherw
             .unwrap();
         pull_as_alice(&node, &digest).await;
         let stream = connect(&node.peer_address).await;
-        let answer = ask_as(stream, &digest, "darter-registry: registry.test\r\n").await;
+        let answer = ask_as(stream, &digest, &right("registry.test", "secret")).await;
         assert!(
             answer.starts_with(format!("HTTP/1.1 {status}").as_bytes()),
             "{share:?}"
         );
+        let unknown = format!("sha256:{}", "0".repeat(64));
+        let news = first_news(&node, &digest).await;
+        let of_nothing = first_news(&node, &unknown).await;
+        assert_eq!(news == of_nothing, status == "404", "{share:?}: {news}");
+        assert_eq!(news.contains("length"), status == "206", "{share:?}: {news}");
         world.stop.cancel();
         world.tasks.shut_down(Duration::from_secs(5)).await;
     }

@@ -29,6 +29,11 @@ pub struct OriginLocator {
 }
 
 impl OriginLocator {
+    /// Whether both are of one repository: a right to read is given for a repository.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.registry == other.registry && self.repository == other.repository
+    }
+
     /// The path at the registry, by the distribution specification.
     pub fn path(&self) -> String {
         let kind = match self.kind {

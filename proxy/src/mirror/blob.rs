@@ -137,6 +137,7 @@ impl Mirror {
             credentials: permit.credentials.clone(),
             public: permit.public,
             vouched,
+            asked: permit.is_about(content),
         }
     }
 

@@ -27,6 +27,15 @@ pub struct KnownContent {
     pub origin: Option<OriginLocator>,
 }
 
+/// Where what is here of a content came from, be it the whole, a part, or still on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The place; unknown for what was stored without.
+    pub origin: Option<OriginLocator>,
+    /// Whether its registry gives it to anybody.
+    pub public: bool,
+}
+
 /// Whatever opens contents. Implemented by the node's pulls.
 pub trait Contents: Debug + Send + Sync + 'static {
     /// Starts to read a content, or joins those who do. Cheap: nothing is fetched before somebody asks for bytes
@@ -38,6 +47,9 @@ pub trait Contents: Debug + Send + Sync + 'static {
 
     /// What is known of a content of which the store holds every byte, proved.
     fn holds(&self, task: TaskId) -> Option<KnownContent>;
+
+    /// Where what is here of a content came from; `None` if nothing is.
+    fn source(&self, task: TaskId) -> Option<Source>;
 }
 
 /// One content that somebody reads.

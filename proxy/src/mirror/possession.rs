@@ -11,7 +11,7 @@ use darter_origin::OriginError;
 use darter_types::{ByteRange, OriginLocator};
 use futures_util::StreamExt as _;
 
-use crate::access::{Permit, Proof};
+use crate::access::Permit;
 use crate::pull::PullError;
 
 use super::{Ask, KnownContent, Mirror, Reply, refuse};
@@ -28,7 +28,7 @@ impl Mirror {
         permit: &Permit,
         held: Option<&KnownContent>,
     ) -> Result<(), Box<Reply>> {
-        match held.filter(|held| self.proof(ask, content, Some(held)) == Proof::Itself) {
+        match held.filter(|held| self.must_show(ask, content, held)) {
             Some(held) => self.prove_possession(ask, content, permit, held).await,
             None => Ok(()),
         }

@@ -11,7 +11,7 @@ use darter_service::limit::Limiter;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
 use darter_service::tls::TlsConnector;
-use darter_types::{HostId, RegistryName, TaskId};
+use darter_types::{HostId, TaskId};
 use http::{Request, Response, header};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -19,8 +19,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::pool::{ConnectError, Connection, Pool};
-use super::{HOST_HEADER, PeerConfig, REGISTRY_HEADER, Remote};
+use super::{ASKED_HEADER, HOST_HEADER, PeerConfig, REGISTRY_HEADER, REPOSITORY_HEADER, Remote};
 use crate::metrics::{PeerMetrics, RunningRequest};
+use crate::pull::Right;
 use darter_engine::ParentFailure;
 
 /// Contents that came along with news and wait to be asked for.
@@ -33,7 +34,7 @@ pub struct Peers {
 }
 
 /// Who sent a content along, and by whose right it was asked for: no other one opens it.
-type InlineKey = (HostId, RegistryName, TaskId);
+type InlineKey = (HostId, Right, TaskId);
 
 #[derive(Debug)]
 struct Inner {
@@ -130,11 +131,17 @@ impl Peers {
         loop {
             let taken = self.inner.pool.take(remote).await;
             let (mut connection, used) = taken.map_err(|error| not_connected(remote, &error))?;
-            let request = Request::get(path)
+            let right = remote.right;
+            let mut request = Request::get(path)
                 .header(header::HOST, remote.address)
                 .header(HOST_HEADER, self.inner.host.as_str())
-                .header(REGISTRY_HEADER, remote.registry.to_string())
-                .header(name.clone(), value)
+                .header(REGISTRY_HEADER, right.registry.as_str())
+                .header(REPOSITORY_HEADER, right.repository.as_str())
+                .header(name.clone(), value);
+            if right.asked {
+                request = request.header(ASKED_HEADER, "yes");
+            }
+            let request = request
                 .body(Empty::new())
                 .map_err(|_| ParentFailure::Unreachable)?;
             match timeout(self.inner.silence_max, connection.send_request(request)).await {
@@ -191,7 +198,7 @@ impl Peers {
 }
 
 fn inline_key(remote: Remote<'_>, task: TaskId) -> InlineKey {
-    (remote.host.clone(), remote.registry.clone(), task)
+    (remote.host.clone(), remote.right.clone(), task)
 }
 
 /// Nodes come and go, but one whose certificate is wrong stays wrong until somebody looks.

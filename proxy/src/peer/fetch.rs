@@ -9,13 +9,13 @@ use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, ParentFailure};
 use darter_service::limit::{Limiter, Pacer};
 use darter_store::StoredTask;
-use darter_types::{HostId, PieceHasher, PieceProof, PieceRun, RegistryName};
+use darter_types::{HostId, PieceHasher, PieceProof, PieceRun};
 use http::{StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Peers, Remote};
-use crate::pull::Shared;
+use crate::pull::{Right, Shared};
 
 /// One request to a parent.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct PeerFetch {
     pub(crate) fetch: FetchId,
     pub(crate) host: HostId,
     pub(crate) address: String,
-    pub(crate) registry: RegistryName,
+    pub(crate) right: Right,
     pub(crate) run: PieceRun,
     /// One for each piece of the run.
     pub(crate) proofs: Vec<PieceProof>,
@@ -39,7 +39,7 @@ impl PeerFetch {
         Remote {
             host: &self.host,
             address: &self.address,
-            registry: &self.registry,
+            right: &self.right,
         }
     }
 }

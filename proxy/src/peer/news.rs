@@ -6,6 +6,7 @@
 //! inline 1024        followed by so many raw bytes: the whole content
 //! ping
 //! end                nothing will be added: all is there
+//! elsewhere          it is here, from another repository: the registry has to be asked about it first
 //! ```
 //!
 //! Lines are ASCII and end with `\n`. Text rather than frames: it costs a few bytes a piece, and `curl` shows it.
@@ -33,6 +34,8 @@ pub enum News {
     Ping,
     /// Nothing will be added.
     End,
+    /// It came from another repository than the one whose right was shown.
+    Elsewhere,
 }
 
 /// Why bytes are not news.
@@ -131,6 +134,7 @@ fn parse(line: &str) -> Option<News> {
     match word {
         "ping" => Some(News::Ping),
         "end" => Some(News::End),
+        "elsewhere" => Some(News::Elsewhere),
         "length" => {
             Some(News::Length(number(rest)?)).filter(|_| number::<u64>(rest) <= Some(PieceLayout::LENGTH_MAX))
         }
@@ -229,6 +233,7 @@ mod tests {
             "inline 65537",
             "inline 4294967296",
             "nonsense",
+            "elsewhere?",
             "\u{e4}",
             " ping",
         ] {

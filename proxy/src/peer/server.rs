@@ -10,7 +10,7 @@ use darter_service::limit::Limiter;
 use darter_service::net::PeerAddr;
 use darter_service::tls::PeerIdentity;
 use darter_store::StoredTask;
-use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, RegistryName, TaskId};
+use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, TaskId};
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
@@ -20,9 +20,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::news::write_have;
 use super::rates::Rates;
-use super::{HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER};
+use super::{
+    ASKED_HEADER, HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER,
+    REPOSITORY_HEADER,
+};
 use crate::metrics::PeerMetrics;
-use crate::pull::{Availability, PullError, Pulls};
+use crate::pull::{Availability, Leave, PullError, Pulls, Right};
 
 /// Body of an answer.
 type PeerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, PullError>;
@@ -115,7 +118,7 @@ impl PeerServer {
         let parts = parts.and_then(|(task, what)| Some((task, Route::of(what)?)));
         let answer = match (request.method(), parts) {
             (&Method::GET, Some((task, Route::Pieces))) => self.pieces(task, request.headers(), node).await,
-            (&Method::GET, Some((task, Route::Have))) => Ok(self.have(task, request.headers())),
+            (&Method::GET, Some((task, Route::Have))) => self.have(task, request.headers()),
             (&Method::GET, _) => Err(StatusCode::NOT_FOUND),
             _ => Err(StatusCode::METHOD_NOT_ALLOWED),
         };
@@ -145,10 +148,6 @@ impl PeerServer {
         uploads.available_permits() * 4 <= *uploads_max * 3
     }
 
-    fn may_leave(&self, stored: &Arc<dyn StoredTask>, registry: Option<&RegistryName>) -> bool {
-        self.inner.pulls.may_leave(&stored.facts(), registry)
-    }
-
     // === pieces ===
 
     async fn pieces(
@@ -157,6 +156,9 @@ impl PeerServer {
         headers: &HeaderMap,
         node: PeerAddr,
     ) -> Result<Response<PeerBody>, StatusCode> {
+        if self.inner.pulls.may_leave(task, right(headers).as_ref()) != Leave::Yes {
+            return Err(StatusCode::NOT_FOUND);
+        }
         let availability = self.find(task).ok_or(StatusCode::NOT_FOUND)?;
         let (stored, layout) = availability.stored().ok_or(StatusCode::NOT_FOUND)?;
         let range = match headers.get(header::RANGE) {
@@ -171,7 +173,7 @@ impl PeerServer {
             return Err(StatusCode::RANGE_NOT_SATISFIABLE);
         }
         let run = layout.pieces_of(range);
-        if !self.may_leave(&stored, registry(headers).as_ref()) || !availability.has(run) {
+        if !availability.has(run) {
             return Err(StatusCode::NOT_FOUND);
         }
         let turn = timeout(QUEUE, Arc::clone(&self.inner.uploads).acquire_owned()).await;
@@ -208,7 +210,11 @@ impl PeerServer {
 
     // === news ===
 
-    fn have(&self, task: TaskId, headers: &HeaderMap) -> Response<PeerBody> {
+    fn have(&self, task: TaskId, headers: &HeaderMap) -> Result<Response<PeerBody>, StatusCode> {
+        let right = right(headers);
+        if self.inner.pulls.may_leave(task, right.as_ref()) == Leave::Refused {
+            return Err(StatusCode::NOT_FOUND);
+        }
         let text = |name| {
             headers
                 .get(name)
@@ -222,7 +228,7 @@ impl PeerServer {
             server: self.clone(),
             task,
             child,
-            registry: registry(headers),
+            right,
             inline_max: INLINE_BYTES_MAX.min(inline),
             told: None,
             withdrawals: 0,
@@ -234,7 +240,7 @@ impl PeerServer {
             let bytes = story.next().await?;
             Some((Ok(Frame::data(bytes)), story))
         });
-        Response::new(StreamBody::new(lines).boxed_unsync())
+        Ok(Response::new(StreamBody::new(lines).boxed_unsync()))
     }
 }
 
@@ -247,9 +253,15 @@ fn is_honest<B>(request: &Request<B>) -> bool {
     said.to_str().is_ok_and(|said| proved.may_be(said))
 }
 
-/// By whose right a content is asked for.
-fn registry(headers: &HeaderMap) -> Option<RegistryName> {
-    headers.get(REGISTRY_HEADER)?.to_str().ok()?.parse().ok()
+/// By which right a content is asked for. Nodes of releases before this one do not say all of it: they get what anybody may
+/// have.
+fn right(headers: &HeaderMap) -> Option<Right> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Some(Right {
+        registry: text(REGISTRY_HEADER)?.parse().ok()?,
+        repository: text(REPOSITORY_HEADER)?.parse().ok()?,
+        asked: headers.contains_key(ASKED_HEADER),
+    })
 }
 
 fn plain(status: StatusCode) -> Response<PeerBody> {
@@ -354,7 +366,7 @@ struct Story {
     server: PeerServer,
     task: TaskId,
     child: Option<HostId>,
-    registry: Option<RegistryName>,
+    right: Option<Right>,
     inline_max: u64,
     /// Pieces that the child was told of.
     told: Option<PieceSet>,
@@ -392,11 +404,19 @@ impl Story {
         }
     }
 
-    /// The content may be about to begin here: the child was sent ahead of the lease.
+    /// The content may be about to begin here: the child was sent ahead of the lease. One that does not go to the child is
+    /// waited for as well, so that nobody hears that it is here.
     async fn wait_for_content(&mut self) -> Option<Bytes> {
         let mut arrivals = self.server.inner.pulls.arrivals();
         arrivals.mark_seen();
-        if let Some(availability) = self.server.find(self.task) {
+        let leave = self.server.inner.pulls.may_leave(self.task, self.right.as_ref());
+        if leave == Leave::Elsewhere {
+            self.over = true;
+            return Some(Bytes::from_static(b"elsewhere\n"));
+        }
+        if leave == Leave::Yes
+            && let Some(availability) = self.server.find(self.task)
+        {
             if let Some(child) = &self.child {
                 availability.child_joined(child);
             }
@@ -411,12 +431,11 @@ impl Story {
         Some(Bytes::from_static(b"ping\n"))
     }
 
-    /// A small content as a whole, if it may be given away.
-    fn inline(&self, availability: &Availability, length: u64) -> Option<Bytes> {
+    /// A small content as a whole.
+    fn inline(availability: &Availability, length: u64) -> Option<Bytes> {
         let (stored, _) = availability.stored()?;
         let content = stored.read(ByteRange::new(0, length)).ok()?;
-        let may = self.server.may_leave(&stored, self.registry.as_ref());
-        (may && content.len() as u64 == length).then_some(content)
+        (content.len() as u64 == length).then_some(content)
     }
 
     /// What the child was not told yet.
@@ -443,7 +462,7 @@ impl Story {
         if complete
             && length > 0
             && length <= self.inline_max
-            && let Some(content) = self.inline(availability, length)
+            && let Some(content) = Self::inline(availability, length)
         {
             bytes.extend(format!("{lines}inline {length}\n").into_bytes());
             bytes.extend(&content);

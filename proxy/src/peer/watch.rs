@@ -1,7 +1,10 @@
 //! Listening to what a parent has.
 
+use std::sync::Weak;
+
 use darter_engine::{Event, ParentFailure};
-use darter_types::{HostId, RegistryName, TaskId};
+use darter_origin::Origins;
+use darter_types::{HostId, TaskId};
 use http::StatusCode;
 use http::header::HeaderName;
 use http_body_util::BodyExt as _;
@@ -10,6 +13,7 @@ use tokio::time::timeout;
 
 use super::news::{Item, News, NewsReader};
 use super::{INLINE_BYTES_MAX, INLINE_HEADER, Peers, Remote};
+use crate::pull::{Right, Shared};
 
 /// A parent to listen to.
 #[derive(Debug)]
@@ -17,33 +21,62 @@ pub(crate) struct PeerWatch {
     pub(crate) task: TaskId,
     pub(crate) host: HostId,
     pub(crate) address: String,
-    pub(crate) registry: RegistryName,
+    /// The pull that it is for; whoever listens does not keep it.
+    pub(crate) shared: Weak<Shared>,
+    pub(crate) origins: Origins,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
 impl PeerWatch {
-    fn remote(&self) -> Remote<'_> {
+    fn remote<'a>(&'a self, right: &'a Right) -> Remote<'a> {
         Remote {
             host: &self.host,
             address: &self.address,
-            registry: &self.registry,
+            right,
         }
     }
+}
+
+/// How news end that do not fail.
+enum Ended {
+    /// All was told.
+    Whole,
+    /// The parent tells more to those whose registry was asked about this very content.
+    Elsewhere,
 }
 
 impl Peers {
     /// Reports what the parent has until it ends its news, and how it failed if it does.
     pub(crate) async fn watch(&self, watch: PeerWatch) {
-        if let Err(failure) = self.listen(&watch).await {
+        if let Err(failure) = self.follow(&watch).await {
             let _ = watch.events.send(Event::ParentLost(watch.host, failure)).await;
         }
     }
 
-    async fn listen(&self, watch: &PeerWatch) -> Result<(), ParentFailure> {
+    async fn follow(&self, watch: &PeerWatch) -> Result<(), ParentFailure> {
+        while let Some(right) = watch.shared.upgrade().and_then(|shared| shared.right()) {
+            match self.listen(watch, &right).await? {
+                Ended::Whole => break,
+                // Nobody's fault: the parent is right, and so may be the registry.
+                Ended::Elsewhere if right.asked => return Err(ParentFailure::Busy),
+                Ended::Elsewhere => {
+                    let Some(shared) = watch.shared.upgrade() else {
+                        break;
+                    };
+                    if !shared.ask_itself(&watch.origins).await {
+                        return Err(ParentFailure::Busy);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn listen(&self, watch: &PeerWatch, right: &Right) -> Result<Ended, ParentFailure> {
         let path = format!("/v1/tasks/{}/have", watch.task);
         let inline = INLINE_BYTES_MAX.to_string();
         let name = HeaderName::from_static(INLINE_HEADER);
-        let (connection, answer) = self.ask(watch.remote(), &path, name, &inline).await?;
+        let (connection, answer) = self.ask(watch.remote(right), &path, name, &inline).await?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(ParentFailure::Missing),
@@ -58,13 +91,16 @@ impl Peers {
                 return Err(ParentFailure::WrongBytes);
             }
             for item in items {
+                if item == Item::News(News::Elsewhere) {
+                    return Ok(Ended::Elsewhere);
+                }
                 ended |= item == Item::News(News::End);
-                self.report(watch, item).await;
+                self.report(watch, right, item).await;
             }
         }
         if ended {
-            self.give_back(watch.remote(), connection);
-            return Ok(());
+            self.give_back(watch.remote(right), connection);
+            return Ok(Ended::Whole);
         }
         Err(ParentFailure::Unreachable)
     }
@@ -82,10 +118,10 @@ impl Peers {
         }
     }
 
-    async fn report(&self, watch: &PeerWatch, item: Item) {
+    async fn report(&self, watch: &PeerWatch, right: &Right, item: Item) {
         let event = match item {
             Item::News(News::Have(runs)) => Event::ParentHas(watch.host.clone(), runs),
-            Item::Content(content) => return self.keep_inline(watch.remote(), watch.task, content),
+            Item::Content(content) => return self.keep_inline(watch.remote(right), watch.task, content),
             // The length is believed from the origin, a manifest or the scheduler only.
             Item::News(_) => return,
         };

@@ -281,6 +281,15 @@ impl Availability {
         self.withdrawals.load(Ordering::Relaxed)
     }
 
+    /// Whether any piece is here.
+    pub(crate) fn has_any(&self) -> bool {
+        let state = self.lock();
+        state
+            .ready
+            .as_ref()
+            .is_some_and(|ready| !ready.present.is_empty())
+    }
+
     /// Whether all pieces of `run` may be given to other nodes.
     pub(crate) fn has(&self, run: PieceRun) -> bool {
         self.lock()

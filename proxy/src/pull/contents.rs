@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use darter_store::ContentFacts;
-use darter_types::{ByteRange, TaskId};
+use darter_types::{ByteRange, OriginLocator, TaskId};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{Env, Pull, PullError, PullRequest, Pulls, Reader, Shared, past};
-use crate::mirror::{ContentStream, Contents, KnownContent, OpenContent};
+use crate::mirror::{ContentStream, Contents, KnownContent, OpenContent, Source};
 
 impl From<ContentFacts> for KnownContent {
     fn from(facts: ContentFacts) -> Self {
@@ -17,6 +17,15 @@ impl From<ContentFacts> for KnownContent {
             length: facts.layout.length(),
             media_type: facts.media_type,
             origin: facts.origin,
+        }
+    }
+}
+
+impl From<ContentFacts> for Source {
+    fn from(facts: ContentFacts) -> Self {
+        Self {
+            origin: facts.origin,
+            public: facts.public,
         }
     }
 }
@@ -34,6 +43,26 @@ impl Contents for Pulls {
     fn holds(&self, task: TaskId) -> Option<KnownContent> {
         Self::holds(self, task).map(KnownContent::from)
     }
+
+    fn source(&self, task: TaskId) -> Option<Source> {
+        Self::source(self, task)
+    }
+}
+
+impl Content {
+    /// A registry's refusal is the answer to those who asked at that place, and says nothing to others.
+    fn told(&self, error: PullError) -> PullError {
+        told(&self.pull.shared, &self.request, error)
+    }
+}
+
+fn told(shared: &Shared, request: &PullRequest, error: PullError) -> PullError {
+    let beside = |origin: &OriginLocator| origin.is_beside(&request.locator);
+    let own = shared.source().origin.as_ref().is_none_or(beside);
+    match error {
+        PullError::Origin(_) if !own => PullError::Elsewhere,
+        error => error,
+    }
 }
 
 /// A content that is read from the store, and past it where the store fails.
@@ -49,7 +78,7 @@ impl OpenContent for Content {
         Box::pin(async {
             match self.pull.facts().await {
                 Err(PullError::Store(_)) => past::known(&self.env, &self.request).await,
-                known => known.map(KnownContent::from),
+                known => known.map(KnownContent::from).map_err(|error| self.told(error)),
             }
         })
     }
@@ -60,15 +89,15 @@ impl OpenContent for Content {
     }
 
     fn read(&self, range: ByteRange) -> ContentStream {
-        let start = Source::Store(self.pull.reader(range), Arc::clone(&self.pull.shared));
+        let start = Way::Store(self.pull.reader(range), Arc::clone(&self.pull.shared));
         let (env, request) = (Arc::clone(&self.env), self.request.clone());
-        Box::pin(stream::unfold(start, move |mut source| {
+        Box::pin(stream::unfold(start, move |mut way| {
             let (env, request) = (Arc::clone(&env), request.clone());
             async move {
                 loop {
-                    match &mut source {
-                        Source::Past(stream) => return stream.next().await.map(|next| (next, source)),
-                        Source::Store(reader, shared) => match reader.next().await? {
+                    match &mut way {
+                        Way::Past(stream) => return stream.next().await.map(|next| (next, way)),
+                        Way::Store(reader, shared) => match reader.next().await? {
                             Err(PullError::Store(problem)) => {
                                 tracing::warn!(task = %request.task(), problem, "read past the store");
                                 if shared.is_complete() {
@@ -76,9 +105,12 @@ impl OpenContent for Content {
                                 }
                                 let rest = ByteRange::new(range.end - reader.remaining(), range.end);
                                 env.metrics.past_store();
-                                source = Source::Past(past::read(Arc::clone(&env), request.clone(), rest));
+                                way = Way::Past(past::read(Arc::clone(&env), request.clone(), rest));
                             }
-                            next => return Some((next, source)),
+                            next => {
+                                let next = next.map_err(|error| told(shared, &request, error));
+                                return Some((next, way));
+                            }
                         },
                     }
                 }
@@ -88,7 +120,7 @@ impl OpenContent for Content {
 }
 
 /// Where the next bytes come from.
-enum Source {
+enum Way {
     Store(Reader, Arc<Shared>),
     Past(ContentStream),
 }

@@ -11,17 +11,18 @@ use darter_service::config::{ByteSize, Period};
 use darter_service::limit::Limiter;
 use darter_service::supervise::Tasks;
 use darter_store::{ContentFacts, PieceStore};
-use darter_types::{HostId, Moment, RegistryName, TaskId};
+use darter_types::{HostId, Moment, OriginLocator, TaskId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::changes::Changing;
 use super::recent::Recent;
+use super::{Right, Shared};
 use crate::access::{self, AccessConfig};
 use crate::journal::Journal;
 use crate::metrics::PullMetrics;
+use crate::mirror::Source;
 use crate::peer::{PeerConfig, Peers};
 use crate::scheduling::Scheduling;
 
@@ -173,9 +174,16 @@ impl Env {
         public || self.sharing.private
     }
 
-    /// Whether a content that came from one registry is open to who has the right of another.
-    pub(super) fn is_open(&self, public: bool, from: Option<&RegistryName>, to: &RegistryName) -> bool {
-        public || from.is_some_and(|from| self.sharing.trust.trust_each_other(from, to))
+    /// Whether a content that came from one place is open to who has a right at another.
+    pub(super) fn is_open(&self, source: &Source, right: &Right) -> bool {
+        let trusted = |origin: &OriginLocator| {
+            let registries = self
+                .sharing
+                .trust
+                .trust_each_other(&origin.registry, &right.registry);
+            registries && (right.asked || right.is_for(origin))
+        };
+        source.public || source.origin.as_ref().is_some_and(trusted)
     }
 
     pub(super) fn running(&self) -> MutexGuard<'_, BTreeMap<TaskId, Arc<Shared>>> {

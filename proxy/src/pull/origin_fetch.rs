@@ -15,6 +15,7 @@ use darter_store::StoredTask;
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
 
 use super::Shared;
+use super::shared::Caller;
 use crate::metrics::PullMetrics;
 
 /// Times in a row that a broken answer is resumed without a byte of progress.
@@ -29,6 +30,7 @@ pub(super) struct OriginFetch {
     pub(super) run: PieceRun,
     /// State at the run's first border.
     pub(super) before: ChainState,
+    /// Where nobody's credentials are tried once all callers were refused.
     pub(super) locator: OriginLocator,
     /// What the registry calls the bytes that came before.
     pub(super) version: Version,
@@ -37,6 +39,12 @@ pub(super) struct OriginFetch {
     pub(super) metrics: Arc<PullMetrics>,
     /// The rate of what nobody waits for.
     pub(super) background: Limiter,
+}
+
+/// What is asked of the origin, and for whom.
+struct Question {
+    caller: Caller,
+    reading: Reading,
 }
 
 /// Where the walk stands.
@@ -69,11 +77,11 @@ impl OriginFetch {
     }
 
     async fn read(&self, walk: &mut Option<Walk>) -> Result<(), FetchFailure> {
-        let mut reading = self.reading();
+        let mut question = self.question(None);
         let mut resumes = 0;
         loop {
             let before = walk.as_ref().map(|walk| walk.hasher.offset());
-            match self.read_once(&mut reading, walk).await {
+            match self.read_once(&mut question, walk).await {
                 Ok(()) => return Ok(()),
                 Err(Broken::Final(failure)) => return Err(failure),
                 Err(Broken::Origin(error)) => {
@@ -81,8 +89,8 @@ impl OriginFetch {
                     resumes = if progressed { 0 } else { resumes + 1 };
                     tracing::debug!(task = %self.locator.digest, %error, resumes, "the origin broke off");
                     let failure = classify(&error, walk.is_some());
-                    let refused = self.shared.origin_failed(error);
-                    if failure == OriginFailure::Refused && refused {
+                    if self.shared.origin_failed(error) {
+                        question = self.question(Some(question));
                         continue;
                     }
                     if failure != OriginFailure::Transient || resumes >= RESUMES_MAX {
@@ -94,24 +102,32 @@ impl OriginFetch {
         }
     }
 
-    /// The run, where the length is known, else all of the content.
-    fn reading(&self) -> Reading {
+    /// For the caller whose turn it is, from where the last one got to: the run, where the length is known, else all of the
+    /// content.
+    fn question(&self, last: Option<Question>) -> Question {
+        let caller = self.shared.caller();
+        let caller = caller.unwrap_or_else(|| Caller::nobody(&self.locator));
+        let from = match last {
+            Some(last) if last.caller.locator.is_beside(&caller.locator) => {
+                let reading = last.reading;
+                return Question { caller, reading };
+            }
+            last => last.map(|last| last.reading.offset()),
+        };
         let layout = self.shared.availability.facts().map(|facts| facts.layout);
         let run = layout.map(|layout| layout.run_range(self.run));
-        let start = run.map_or(0, |run| run.start);
-        self.origins
-            .read(
-                &self.locator,
-                start,
-                run.map(|run| run.end),
-                layout.map(PieceLayout::length),
-            )
-            .of_version(self.version.clone())
+        let start = from.or(run.map(|run| run.start)).unwrap_or(0);
+        let (end, length) = (run.map(|run| run.end), layout.map(PieceLayout::length));
+        let reading = self.origins.read(&caller.locator, start, end, length);
+        let reading = reading.of_version(self.version.clone());
+        Question { caller, reading }
     }
 
-    async fn read_once(&self, reading: &mut Reading, walk: &mut Option<Walk>) -> Result<(), Broken> {
-        let credentials = self.shared.credentials();
-        let length = reading.open(&credentials).await?;
+    async fn read_once(&self, question: &mut Question, walk: &mut Option<Walk>) -> Result<(), Broken> {
+        let Question { caller, reading } = question;
+        let credentials = &caller.credentials;
+        let length = reading.open(credentials).await?;
+        self.shared.origin_answered(caller);
         if walk.is_none() {
             *walk = Some(self.begin(length, reading.offset()).await?);
         }
@@ -120,7 +136,7 @@ impl OriginFetch {
             return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
         }
         while walk.hasher.offset() < walk.end {
-            let Some(bytes) = reading.next(&credentials).await? else {
+            let Some(bytes) = reading.next(credentials).await? else {
                 return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
             };
             self.take(walk, bytes).await?;

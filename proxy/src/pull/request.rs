@@ -1,8 +1,10 @@
 //! What is asked of a pull, and how it can fail.
 
 use darter_origin::{Credentials, OriginError};
-use darter_types::{OriginLocator, TaskId};
+use darter_types::{OriginLocator, RegistryName, Repository, TaskId};
 use thiserror::Error;
+
+use crate::mirror::Source;
 
 /// A content that somebody wants to read.
 #[derive(Clone, Debug)]
@@ -19,12 +21,50 @@ pub struct PullRequest {
     pub public: bool,
     /// Whether the registry showed that it has what the store holds of another one: only then does its right open that.
     pub vouched: bool,
+    /// Whether the registry was asked about this very content in this repository: a manifest that names it opens nothing
+    /// that came in confidence from another one.
+    pub asked: bool,
 }
 
 impl PullRequest {
+    /// By which right the content is read.
+    pub fn right(&self) -> Right {
+        Right {
+            registry: self.locator.registry.clone(),
+            repository: self.locator.repository.clone(),
+            asked: self.asked,
+        }
+    }
+
+    /// Where it would come from.
+    pub(super) fn source(&self) -> Source {
+        Source {
+            origin: Some(self.locator.clone()),
+            public: self.public,
+        }
+    }
+
     /// The task that it is about.
     pub fn task(&self) -> TaskId {
         self.locator.digest.into()
+    }
+}
+
+/// A right to read contents of a repository, as nodes tell it each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    /// The registry that gave it.
+    pub registry: RegistryName,
+    /// What it gave it for.
+    pub repository: Repository,
+    /// Whether it was asked about this very content, not about a manifest that names it.
+    pub asked: bool,
+}
+
+impl Right {
+    /// Whether it is for the repository of this content.
+    pub(crate) fn is_for(&self, content: &OriginLocator) -> bool {
+        self.registry == content.registry && self.repository == content.repository
     }
 }
 
@@ -43,8 +83,8 @@ pub enum PullError {
         /// The limit that binds.
         limit: usize,
     },
-    /// Another registry is giving it in confidence, and this one has not shown yet that it has it.
-    #[error("another registry gives this content to those that it knows; ask again later")]
+    /// It came in confidence from elsewhere, and the caller's registry has not shown yet that it has it.
+    #[error("this content is being given in confidence by another registry or repository; ask again later")]
     Elsewhere,
     /// The range lies beyond the content.
     #[error("the content has {length} bytes")]

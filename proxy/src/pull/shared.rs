@@ -4,18 +4,60 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use darter_engine::Event;
-use darter_origin::{Credentials, OriginError};
+use darter_origin::{Credentials, OriginError, Origins};
 use darter_service::limit::Limiter;
-use darter_store::{ContentFacts, StoredTask};
-use darter_types::{ByteRange, OriginLocator, PieceLayout, RegistryName};
+use darter_store::StoredTask;
+use darter_types::{ByteRange, OriginLocator, PieceLayout};
 use tokio::sync::mpsc;
 
 use super::availability::Availability;
 use super::readers::{Readers, Registration};
-use super::{PullError, PullRequest};
+use super::{PullError, PullRequest, Right};
+use crate::mirror::Source;
 
-/// Credentials of different callers that one pull keeps.
-const CREDENTIALS_MAX: usize = 4;
+/// Callers for whom one pull may ask the origin.
+const CALLERS_MAX: usize = 4;
+
+/// Somebody for whom the origin may be asked, and where: what opens one repository is shown for no other.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) locator: OriginLocator,
+    pub(super) credentials: Credentials,
+    /// Whether the registry said, by now, that the content is there for this caller.
+    asked: bool,
+}
+
+impl Caller {
+    fn of(request: &PullRequest) -> Self {
+        Self {
+            locator: request.locator.clone(),
+            credentials: request.credentials.clone(),
+            asked: request.asked,
+        }
+    }
+
+    /// Anybody, at this place.
+    pub(super) fn nobody(locator: &OriginLocator) -> Self {
+        Self {
+            locator: locator.clone(),
+            credentials: Credentials::Anonymous,
+            asked: false,
+        }
+    }
+
+    fn right(&self) -> Right {
+        Right {
+            registry: self.locator.registry.clone(),
+            repository: self.locator.repository.clone(),
+            asked: self.asked,
+        }
+    }
+
+    /// Whether the origin hears the same question for both.
+    fn is_like(&self, other: &Self) -> bool {
+        self.locator.is_beside(&other.locator) && self.credentials == other.credentials
+    }
+}
 
 /// The shared part of one pull.
 #[derive(Debug)]
@@ -24,56 +66,57 @@ pub(crate) struct Shared {
     pub(super) readers: Arc<Readers>,
     pub(super) events: mpsc::Sender<Event>,
     origin: Mutex<OriginSide>,
-    /// A node that can give the content was reached: patience is worth it.
+    /// Held while the origin is asked whether it has the content; whether it said no.
+    asking: tokio::sync::Mutex<bool>,
+    /// By which right it was asked for first.
+    right: Option<Right>,
+    /// Somebody who can give the content was reached: patience is worth it.
     hopeful: AtomicBool,
     complete: bool,
-    /// Where it comes from; unknown for what was stored without.
-    locator: Option<OriginLocator>,
-    public: bool,
+    /// Where what is here came from, or will.
+    source: Source,
 }
 
 #[derive(Debug, Default)]
 struct OriginSide {
     /// Tried in order; one that the origin refuses is dropped.
-    credentials: Vec<Credentials>,
+    callers: Vec<Caller>,
     error: Option<Arc<OriginError>>,
 }
 
 impl Shared {
-    pub(super) fn new(request: &PullRequest, events: mpsc::Sender<Event>) -> Self {
+    /// `source` is where what the store has of it came from, or where it will be asked for.
+    pub(super) fn new(request: &PullRequest, source: Source, events: mpsc::Sender<Event>) -> Self {
         Self {
             availability: Arc::new(Availability::new()),
             readers: Arc::default(),
             events,
             origin: Mutex::new(OriginSide {
-                credentials: vec![request.credentials.clone()],
+                callers: vec![Caller::of(request)],
                 error: None,
             }),
+            asking: tokio::sync::Mutex::default(),
+            right: Some(request.right()),
             hopeful: AtomicBool::new(false),
             complete: false,
-            locator: Some(request.locator.clone()),
-            public: request.public,
+            source,
         }
     }
 
     /// Of a content that is all there: no driver, nothing to wait for.
     pub(super) fn complete(stored: Arc<dyn StoredTask>) -> Self {
         let (events, _) = mpsc::channel(1);
-        let ContentFacts {
-            layout,
-            origin,
-            public,
-            ..
-        } = stored.facts();
+        let facts = stored.facts();
         Self {
-            availability: Arc::new(Availability::complete(stored, layout)),
+            availability: Arc::new(Availability::complete(stored, facts.layout)),
             readers: Arc::default(),
             events,
             origin: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            right: None,
             hopeful: AtomicBool::new(true),
             complete: true,
-            locator: origin,
-            public,
+            source: facts.into(),
         }
     }
 
@@ -123,52 +166,82 @@ impl Shared {
         self.hopeful.load(Ordering::Relaxed)
     }
 
-    /// The credentials to ask the origin with.
-    pub(super) fn credentials(&self) -> Credentials {
-        self.origin()
-            .credentials
-            .first()
-            .cloned()
-            .unwrap_or(Credentials::Anonymous)
+    /// For whom, and where, to ask the origin; `None` when all were refused.
+    pub(super) fn caller(&self) -> Option<Caller> {
+        self.origin().callers.first().cloned()
     }
 
-    /// Where it comes from, where that is known.
-    pub(super) fn locator(&self) -> Option<&OriginLocator> {
-        self.locator.as_ref()
+    /// Where what is here came from, or will.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
-    /// Whether anybody may have it.
-    pub(super) fn is_public(&self) -> bool {
-        self.public
-    }
-
-    /// Another caller's credentials, should the first ones be refused. They go to the registry that they are for, or
-    /// nowhere.
-    pub(super) fn add_credentials(&self, registry: &RegistryName, credentials: Credentials) {
-        if self.locator.as_ref().map(|locator| &locator.registry) != Some(registry) {
+    /// Somebody else who may read the content, should the first ones be refused. His credentials go to the registry that
+    /// they are for, or nowhere.
+    pub(super) fn add_caller(&self, request: &PullRequest) {
+        let known = self.source.origin.as_ref();
+        if known.is_none_or(|known| known.registry != request.locator.registry) {
             return;
         }
+        let (caller, mut origin) = (Caller::of(request), self.origin());
+        if let Some(known) = origin.callers.iter_mut().find(|known| known.is_like(&caller)) {
+            known.asked |= caller.asked;
+        } else if origin.callers.len() < CALLERS_MAX {
+            origin.callers.push(caller);
+        }
+    }
+
+    /// By which right other nodes are asked; `None` for what is complete.
+    pub(crate) fn right(&self) -> Option<Right> {
+        let caller = self.caller().map(|caller| caller.right());
+        caller.or_else(|| self.right.clone())
+    }
+
+    /// Whether the origin has the content for the caller whose turn it is. It is asked once.
+    pub(crate) async fn ask_itself(&self, origins: &Origins) -> bool {
+        let mut refused = self.asking.lock().await;
+        let Some(caller) = self.caller().filter(|_| !*refused) else {
+            return false;
+        };
+        if caller.asked {
+            return true;
+        }
+        match origins.head(&caller.locator, &caller.credentials).await {
+            Ok(_) => self.origin_answered(&caller),
+            Err(error) => {
+                tracing::debug!(task = %caller.locator.digest, %error, "not to be had from those who have it from another repository");
+                *refused = true;
+            }
+        }
+        !*refused
+    }
+
+    /// Notes that the origin has the content at this place, and gives it to this caller.
+    pub(super) fn origin_answered(&self, caller: &Caller) {
         let mut origin = self.origin();
-        let by_address = |credentials: &Credentials| matches!(credentials, Credentials::Address(_));
-        // Neither is of use where the other is.
-        let other = |known: &Credentials| by_address(known) != by_address(&credentials);
-        if origin.credentials.iter().any(other) {
-            return;
-        }
-        if origin.credentials.len() < CREDENTIALS_MAX && !origin.credentials.contains(&credentials) {
-            origin.credentials.push(credentials);
+        let same = origin.callers.iter_mut().find(|known| known.is_like(caller));
+        if let Some(known) = same {
+            known.asked = true;
         }
     }
 
-    /// Notes a failure of the origin; true if it refused a caller and another one's credentials are left.
+    /// Notes a failure of the origin; true if it refused a caller and another one is left.
     pub(super) fn origin_failed(&self, error: OriginError) -> bool {
+        let refused = error.is_credential() || error.is_absent();
+        let begun = self.availability.has_any();
         let mut origin = self.origin();
-        let refused = error.is_credential();
         origin.error = Some(Arc::new(error));
-        if refused && !origin.credentials.is_empty() {
-            origin.credentials.remove(0);
+        if !refused || origin.callers.is_empty() {
+            return false;
         }
-        refused && !origin.credentials.is_empty()
+        let gone = origin.callers.remove(0);
+        if !gone.asked && !begun {
+            // Perhaps it never was at his place, whose readers wait here: they must not get it from another one.
+            origin
+                .callers
+                .retain(|other| other.locator.is_beside(&gone.locator));
+        }
+        !origin.callers.is_empty()
     }
 
     /// The last failure of the origin.

@@ -105,6 +105,7 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         // as what anybody may have.
         public: !pulls.shares_private(),
         vouched: false,
+        asked: false,
     };
     if let Err(error) = pulls.lease(request, Event::LeaseGranted { epoch, runs }) {
         tracing::warn!(%task, %error, "a lease could not be taken");

@@ -1,6 +1,6 @@
 //! A mirror whose contents are held in memory, before two registries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(super) struct MemoryContents {
     pub(super) origins: Origins,
     pub(super) held: Arc<Mutex<BTreeMap<TaskId, (KnownContent, Bytes)>>>,
     pub(super) trouble: Arc<Mutex<BTreeMap<TaskId, Trouble>>>,
+    /// Those that everybody may read.
+    public: Arc<Mutex<BTreeSet<TaskId>>>,
 }
 
 impl MemoryContents {
@@ -65,6 +67,9 @@ impl MemoryContents {
             media_type: fetch.media_type.clone(),
             origin: Some(request.locator),
         };
+        if request.public {
+            self.public.lock().unwrap().insert(task);
+        }
         self.held
             .lock()
             .unwrap()
@@ -89,6 +94,14 @@ impl Contents for MemoryContents {
         let stuck = self.trouble.lock().unwrap().contains_key(&task);
         let held = self.held.lock().unwrap();
         held.get(&task).filter(|_| !stuck).map(|(known, _)| known.clone())
+    }
+
+    fn source(&self, task: TaskId) -> Option<Source> {
+        let held = self.held.lock().unwrap();
+        held.get(&task).map(|(known, _)| Source {
+            origin: known.origin.clone(),
+            public: self.public.lock().unwrap().contains(&task),
+        })
     }
 }
 
@@ -180,6 +193,7 @@ impl Lab {
             origins: origins.clone(),
             held: Arc::default(),
             trouble: Arc::default(),
+            public: Arc::default(),
         };
         let upstream: Arc<dyn Upstream> = Arc::new(origins);
         let access = Access::new(Arc::clone(&upstream), AccessConfig::default(), [1; 32]);

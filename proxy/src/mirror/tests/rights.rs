@@ -6,7 +6,7 @@ use darter_service::config::Period;
 use darter_testkit::cases;
 use darter_testkit::client::{self, End, Response};
 use darter_testkit::content::Content;
-use darter_testkit::image::{Image, ImageSpec, add_image};
+use darter_testkit::image::{Descriptor, Image, ImageSpec, add_image};
 use darter_testkit::origin::{Access, Denial, Fault, Match, When};
 
 use super::lab::{Lab, headers_of};
@@ -107,6 +107,86 @@ async fn a_token_for_another_repository_opens_nothing() {
             }
         }
     }
+}
+
+/// Bob, who may write to a repository of his own; what he sends.
+fn bob(lab: &Lab) -> (&'static str, &'static str) {
+    lab.origin.set_access("own", Access::Bearer { public: false });
+    lab.origin.add_user("bob", "pw");
+    lab.origin.allow("own", "bob");
+    let life = Duration::from_secs(300);
+    lab.origin.add_token("bob-token", Some("bob"), &["own"], life);
+    ("authorization", "Bearer bob-token")
+}
+
+/// A manifest in Bob's repository that names a layer, with some more members in its descriptor.
+fn naming(lab: &Lab, layer: &Descriptor, more: &str) -> String {
+    let (digest, size) = (&layer.digest, layer.size);
+    let text = format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":{size}}},"layers":[{{"digest":"{digest}","size":{size}{more}}}]}}"#
+    );
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    lab.origin.add_manifest("own", None, media_type, text)
+}
+
+#[tokio::test]
+async fn a_manifest_opens_nothing_that_came_in_confidence_from_another_repository() {
+    for more in ["", r#","urls":["https://elsewhere.test/layer"]"#] {
+        let lab = Lab::new().await;
+        let image = private(&lab);
+        for target in targets(&image) {
+            assert_eq!(lab.get(&target, &[TOKEN]).await.status, 200, "{target}");
+        }
+        let (bob, layer) = (bob(&lab), &image.layers[0]);
+        let manifest = naming(&lab, layer, more);
+        let own = format!("/v2/own/manifests/{manifest}");
+        assert_eq!(lab.get(&own, &[bob]).await.status, 200);
+        lab.origin.reset_counters();
+        let stolen = format!("/v2/own/blobs/{}", layer.digest);
+        for _ in 0..2 {
+            assert_eq!(lab.get(&stolen, &[bob]).await.status, 404, "{more}");
+            assert_eq!(lab.head(&stolen, &[bob]).await.status, 404, "{more}");
+        }
+        assert_eq!(lab.origin.requests_for(&http::Method::GET, &layer.digest), 0);
+
+        // Once the layer is in his repository as well, one question opens it.
+        let content = lab.get(&targets(&image)[1], &[TOKEN]).await.body;
+        assert_eq!(lab.origin.add_blob("own", content.to_vec()), layer.digest);
+        lab.origin.reset_counters();
+        for _ in 0..3 {
+            let answer = lab.get(&stolen, &[bob]).await;
+            assert_eq!((answer.status, answer.body_digest()), (200, layer.digest.clone()));
+        }
+        assert_eq!(lab.origin.requests_for(&http::Method::HEAD, &layer.digest), 1);
+        assert_eq!(lab.origin.requests_for(&http::Method::GET, &layer.digest), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_private_image_of_many_layers_costs_no_question_about_a_layer() {
+    let lab = Lab::new().await;
+    let image = add_image(&lab.origin, "secret", Some("v1"), &ImageSpec::new(1, &[5000; 12]));
+    lab.origin.set_access("secret", Access::Bearer { public: false });
+    lab.origin.add_user("alice", "pw");
+    lab.origin.allow("secret", "alice");
+    let life = Duration::from_secs(300);
+    lab.origin
+        .add_token("alice-token", Some("alice"), &["secret"], life);
+    let mut targets = targets(&image);
+    targets.rotate_right(1);
+    // Once from the registry, once from here.
+    for _ in 0..2 {
+        for target in &targets {
+            assert_eq!(lab.get(target, &[TOKEN]).await.status, 200, "{target}");
+        }
+    }
+    for blob in image.blobs() {
+        let questions = lab.origin.requests_for(&http::Method::HEAD, &blob.digest);
+        assert_eq!(questions, 0, "{} was asked about", blob.digest);
+    }
+    // Of a pull: as nobody, twice where a token for nobody is tried, and as Alice.
+    let heads = lab.origin.count(|request| request.method == http::Method::HEAD);
+    assert!(heads <= 4, "{heads} questions in two pulls");
 }
 
 #[tokio::test]

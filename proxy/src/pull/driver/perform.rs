@@ -184,7 +184,8 @@ impl Driver {
             task: self.request.task(),
             host,
             address,
-            registry: self.request.locator.registry.clone(),
+            shared: Arc::downgrade(&self.shared),
+            origins: self.env.origins.clone(),
             events: self.shared.events.clone(),
         };
         let peers = self.env.peers.clone();
@@ -223,7 +224,7 @@ impl Driver {
             fetch,
             host,
             address,
-            registry: self.request.locator.registry.clone(),
+            right: self.shared.right().unwrap_or_else(|| self.request.right()),
             run,
             proofs,
             stored,
