@@ -24,13 +24,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use darter_origin::{ContentAddress, Credentials, OriginError};
 use darter_types::{ContentKind, OriginLocator, RegistryName};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
-use caller::CallerKey;
+use crate::mirror::client::Client;
+
+use caller::{Caller, CallerKey, Who, credentials};
 use flight::Flights;
 use grants::{Grant, Grants};
 
+pub use caller::Asker;
 pub(crate) use caller::keyed_hash;
 pub use config::AccessConfig;
 pub(crate) use recent::Recent;
@@ -147,28 +150,29 @@ impl Access {
         self.inner.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the sender of `authorization` may read this content. Safe to drop; others who wait for the same
+    /// Whether somebody may read this content. Safe to drop; others who wait for the same
     /// answer get it.
     ///
     /// # Errors
     /// The registry's own refusal, to be relayed; or why it cannot be asked.
-    pub async fn check(
+    pub async fn check<'a>(
         &self,
         content: &OriginLocator,
-        authorization: Option<&HeaderValue>,
+        asker: impl Into<Asker<'a>>,
         proof: Proof,
     ) -> Result<Permit, Arc<OriginError>> {
-        if let Some(permit) = self.granted(content, authorization, proof) {
+        let asker = asker.into();
+        if let Some(permit) = self.granted(content, asker, proof) {
             return Ok(permit);
         }
-        let who = self.who(&content.registry, authorization);
+        let who = self.who(&content.registry, asker);
         let subject = Subject::Content(content.clone());
         let problem = match self.ask_as_anybody(&subject, proof).await {
             Ok(permit) => return Ok(permit),
             Err(problem) => problem,
         };
         if verdict(&problem) == Verdict::CannotTell
-            && let Some(permit) = self.usable_while_unreachable(content, authorization, proof)
+            && let Some(permit) = self.usable_while_unreachable(content, asker, proof)
         {
             return Ok(permit);
         }
@@ -203,12 +207,12 @@ impl Access {
     ///
     /// # Errors
     /// As [`Access::check`].
-    pub async fn resolve(
+    pub async fn resolve<'a>(
         &self,
         tag: TagQuery,
-        authorization: Option<&HeaderValue>,
+        asker: impl Into<Asker<'a>>,
     ) -> Result<Permit, Arc<OriginError>> {
-        let who = self.who(&tag.registry, authorization);
+        let who = self.who(&tag.registry, asker.into());
         let subject = Subject::Tag(tag);
         match self.ask_as_anybody(&subject, Proof::Itself).await {
             Ok(permit) => Ok(permit),
@@ -217,10 +221,10 @@ impl Access {
     }
 
     /// The right to read this content, if that needs no question.
-    pub fn granted(
+    pub fn granted<'a>(
         &self,
         content: &OriginLocator,
-        authorization: Option<&HeaderValue>,
+        asker: impl Into<Asker<'a>>,
         proof: Proof,
     ) -> Option<Permit> {
         let now = Instant::now();
@@ -228,20 +232,20 @@ impl Access {
         if let Some(grant) = self.grants().fresh(None, content, itself, now) {
             return Some(Permit::new(None, grant, None));
         }
-        let who = self.who(&content.registry, authorization)?;
+        let who = self.who(&content.registry, asker.into())?;
         let key = self.key(who);
         let grant = self.grants().fresh(Some(key), content, itself, now)?;
         Some(Permit::new(Some((key, who)), grant, None))
     }
 
     /// The right to read this content by what was said before, for the time in which its registry cannot be asked.
-    pub fn usable_while_unreachable(
+    pub fn usable_while_unreachable<'a>(
         &self,
         content: &OriginLocator,
-        authorization: Option<&HeaderValue>,
+        asker: impl Into<Asker<'a>>,
         proof: Proof,
     ) -> Option<Permit> {
-        let granted = self.granted(content, authorization, proof);
+        let granted = self.granted(content, asker, proof);
         granted.or_else(|| {
             let grant = self
                 .grants()
@@ -266,21 +270,18 @@ impl Access {
             .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
-    /// With which credentials a registry is asked for the sender of `authorization`.
-    pub(crate) fn credentials(
-        &self,
-        registry: &RegistryName,
-        authorization: Option<&HeaderValue>,
-    ) -> Credentials {
-        self.who(registry, authorization)
+    /// With which credentials a registry is asked for somebody.
+    pub(crate) fn credentials(&self, registry: &RegistryName, asker: Asker<'_>) -> Credentials {
+        self.who(registry, asker)
             .map_or(Credentials::Anonymous, Who::credentials)
     }
 
     /// Who asks, beyond anybody.
-    fn who<'a>(&self, registry: &RegistryName, authorization: Option<&'a HeaderValue>) -> Option<Who<'a>> {
-        let node = || self.inner.upstream.lends(registry).then_some(Who::Node);
+    fn who<'a>(&self, registry: &RegistryName, asker: Asker<'a>) -> Option<Who<'a>> {
+        let user = || asker.client.and_then(Client::user);
+        let node = || self.inner.upstream.lends(registry, &user).then_some(Who::Node);
         // Whoever shows something of his own is asked for by that alone.
-        authorization.map(Who::Caller).or_else(node)
+        asker.authorization.map(Who::Caller).or_else(node)
     }
 
     fn key(&self, who: Who<'_>) -> CallerKey {
@@ -413,30 +414,6 @@ impl Access {
             })
             .await
     }
-}
-
-type Caller<'a> = Option<(CallerKey, Who<'a>)>;
-
-/// Who a registry is asked for.
-#[derive(Clone, Copy)]
-enum Who<'a> {
-    /// A caller with a credential of his own.
-    Caller(&'a HeaderValue),
-    /// This node, for a caller without one.
-    Node,
-}
-
-impl Who<'_> {
-    fn credentials(self) -> Credentials {
-        match self {
-            Self::Caller(authorization) => Credentials::Caller(authorization.clone()),
-            Self::Node => Credentials::Node,
-        }
-    }
-}
-
-fn credentials(caller: Caller<'_>) -> Credentials {
-    caller.map_or(Credentials::Anonymous, |(_, who)| who.credentials())
 }
 
 impl Permit {

@@ -9,9 +9,11 @@
 
 mod blob;
 mod body;
+pub(crate) mod client;
 mod config;
 mod content;
 mod giveup;
+mod local_user;
 pub mod manifest;
 mod memory;
 mod metrics;
@@ -41,11 +43,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-use crate::access::{Access, Permit, Proof, Upstream, Verdict, verdict};
+use crate::access::{Access, Asker, Permit, Proof, Upstream, Verdict, verdict};
 use crate::journal::{Entry, Journal};
 use crate::pull::PullError;
 
 use body::Held;
+use client::Client;
 use giveup::Streams;
 use memory::Memory;
 use path::{Endpoint, Route, Target};
@@ -53,6 +56,7 @@ use reply::Code;
 use room::Room;
 
 pub use config::MirrorConfig;
+pub(crate) use config::is_local;
 pub use content::{ContentStream, Contents, KnownContent, OpenContent, Source};
 pub use metrics::MirrorMetrics;
 pub use reply::{BodyError, Reply, ReplyBody};
@@ -93,6 +97,8 @@ struct Ask {
     /// Where the client was told to ask, where that is no path of the specification.
     address: Option<Arc<ContentAddress>>,
     arrived: Instant,
+    /// Over which connection it came; `None` where there is none.
+    client: Option<Client>,
 }
 
 /// A content that was found without reading a path of the mirror's own.
@@ -103,8 +109,11 @@ struct Found {
 }
 
 impl Ask {
-    fn authorization(&self) -> Option<&HeaderValue> {
-        self.headers.get(AUTHORIZATION)
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            authorization: self.headers.get(AUTHORIZATION),
+            client: self.client.as_ref(),
+        }
     }
 
     fn origin_error(&self, problem: &OriginError) -> Reply {
@@ -284,6 +293,7 @@ impl Mirror {
             target,
             address,
             arrived,
+            client: parts.extensions.get().cloned(),
         };
         let answer = async {
             match ask.target.endpoint.clone() {
@@ -406,7 +416,7 @@ impl Mirror {
         proof: Proof,
     ) -> Result<Permit, Box<Reply>> {
         let access = &self.inner.access;
-        let check = access.check(content, ask.authorization(), proof);
+        let check = access.check(content, ask.asker(), proof);
         let problem = match self
             .in_time(ask, &content.registry, self.patience(held), check)
             .await
@@ -416,7 +426,7 @@ impl Mirror {
         };
         // The question may have been cut off by its deadline.
         let usable = match verdict(&problem) {
-            Verdict::CannotTell => access.usable_while_unreachable(content, ask.authorization(), proof),
+            Verdict::CannotTell => access.usable_while_unreachable(content, ask.asker(), proof),
             _ => None,
         };
         usable.ok_or_else(|| refuse(ask.origin_error(&problem)))

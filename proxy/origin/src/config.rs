@@ -2,7 +2,7 @@
 //!
 //! [`RegistriesConfig`] is what an operator writes; [`Settings`] is the same after every rule has been checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
-use crate::login::CredentialsConfig;
+use crate::login::{CredentialsConfig, Share};
 use crate::names::{AddressRange, NamePattern};
 
 mod large;
@@ -248,11 +248,35 @@ pub(crate) struct RegistrySettings {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     config: RegistriesConfig,
+    /// Users of this machine who may use the node's own credentials, by registry.
+    lent: BTreeMap<String, BTreeSet<u32>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) header_timeout: Duration,
     pub(crate) silence_timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) large_blobs: LargeBlobsConfig,
+}
+
+/// Whom the credentials of each registry are for; an error names those that this machine does not know.
+fn lent(config: &RegistriesConfig) -> Result<BTreeMap<String, BTreeSet<u32>>, Vec<String>> {
+    let (mut lent, mut problems) = (BTreeMap::<_, BTreeSet<_>>::new(), Vec::new());
+    for (name, registry) in &config.registries {
+        let shared = registry.credentials.as_ref();
+        let shared = shared.filter(|credentials| credentials.share == Some(Share::Node));
+        for (at, user) in shared.iter().flat_map(|shared| shared.users.iter().enumerate()) {
+            match user.id() {
+                Ok(id) => _ = lent.entry(name.clone()).or_default().insert(id),
+                Err(reason) => problems.push(format!(
+                    "origin.registries[{name:?}].credentials.users.{at}: {reason}"
+                )),
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(lent)
+    } else {
+        Err(problems)
+    }
 }
 
 impl Settings {
@@ -262,6 +286,7 @@ impl Settings {
             return Err(OriginConfigError::Invalid(problems));
         }
         Ok(Self {
+            lent: lent(config).map_err(OriginConfigError::Invalid)?,
             config: config.clone(),
             connect_timeout: config.connect_timeout.into(),
             header_timeout: config.header_timeout.into(),
@@ -275,6 +300,11 @@ impl Settings {
     pub(crate) fn ca_files(&self) -> impl Iterator<Item = (&String, &PathBuf)> {
         let entries = self.config.registries.iter();
         entries.filter_map(|(name, registry)| Some((name, registry.ca_file.as_ref()?)))
+    }
+
+    /// The users of this machine who may use the node's own credentials for a registry, where it has some.
+    pub(crate) fn lent_to(&self, name: &RegistryName) -> Option<&BTreeSet<u32>> {
+        self.lent.get(name.as_str())
     }
 
     /// Why a registry without an entry is not asked, if it is not.

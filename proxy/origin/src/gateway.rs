@@ -13,7 +13,6 @@ use url::Url;
 use crate::dial::{DialError, Target};
 use crate::error::OriginError;
 use crate::guard::{Nearness, Purpose};
-use crate::login::Share;
 use crate::origins::Origins;
 
 /// Where a connection goes.
@@ -43,14 +42,11 @@ impl Origins {
         known.is_ok_and(|settings| settings.configured)
     }
 
-    /// Whether this node has credentials of its own for a registry, to be used on behalf of clients that bring none.
-    pub fn lends(&self, registry: &RegistryName) -> bool {
-        let known = self.inner.settings.registry(registry);
-        known.is_ok_and(|settings| {
-            settings
-                .credentials
-                .is_some_and(|config| config.share == Some(Share::Node))
-        })
+    /// Whether this node has credentials of its own for a registry, to be used on behalf of a client that brings none. Who
+    /// of this machine's users that is, `user` tells; it is asked only where it matters.
+    pub fn lends(&self, registry: &RegistryName, user: impl FnOnce() -> Option<u32>) -> bool {
+        let known = self.inner.settings.lent_to(registry);
+        known.is_some_and(|users| user().is_some_and(|user| users.contains(&user)))
     }
 
     /// A connection to any host. It counts against no registry's limit: the caller bounds how many there are. Safe to

@@ -11,6 +11,7 @@ mod helper;
 mod kubelet;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 pub use config::{CredentialsConfig, Share};
+pub use users::LocalUser;
 
 /// How long files, and helpers that do not say, are believed before they are read again.
 const KEPT_TIME: Duration = Duration::from_secs(60);

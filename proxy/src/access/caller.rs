@@ -1,10 +1,56 @@
-//! The name under which a caller's grants are kept: a keyed hash of his credential.
+//! Who asks: what he shows, and the name under which his grants are kept, a keyed hash of it.
 
 use std::fmt;
 
+use darter_origin::Credentials;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::HeaderValue;
 use sha2::Sha256;
+
+use crate::mirror::client::Client;
+
+/// Who wants to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// What it shows.
+    pub authorization: Option<&'a HeaderValue>,
+    /// Over which connection it came.
+    pub(crate) client: Option<&'a Client>,
+}
+
+impl<'a> From<Option<&'a HeaderValue>> for Asker<'a> {
+    fn from(authorization: Option<&'a HeaderValue>) -> Self {
+        Self {
+            authorization,
+            client: None,
+        }
+    }
+}
+
+/// A caller under the name by which he is remembered; `None` is everybody.
+pub(super) type Caller<'a> = Option<(CallerKey, Who<'a>)>;
+
+/// Who a registry is asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Who<'a> {
+    /// A caller with a credential of his own.
+    Caller(&'a HeaderValue),
+    /// This node, for a caller without one.
+    Node,
+}
+
+impl Who<'_> {
+    pub(super) fn credentials(self) -> Credentials {
+        match self {
+            Self::Caller(authorization) => Credentials::Caller(authorization.clone()),
+            Self::Node => Credentials::Node,
+        }
+    }
+}
+
+pub(super) fn credentials(caller: Caller<'_>) -> Credentials {
+    caller.map_or(Credentials::Anonymous, |(_, who)| who.credentials())
+}
 
 /// HMAC-SHA256 of an `Authorization` header under a key that lives as long as the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

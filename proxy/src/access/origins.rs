@@ -15,8 +15,8 @@ use crate::mirror::{BodyError, ReplyBody};
 use super::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};
 
 impl Upstream for Origins {
-    fn lends(&self, registry: &RegistryName) -> bool {
-        Self::lends(self, registry)
+    fn lends(&self, registry: &RegistryName, user: &dyn Fn() -> Option<u32>) -> bool {
+        Self::lends(self, registry, user)
     }
 
     fn is_answering(&self, registry: &RegistryName, since: Instant) -> bool {

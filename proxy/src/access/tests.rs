@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_types::{Algorithm, Digest};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use proptest::prelude::*;
 
 /// A registry in memory: which credential opens which repository, and what it was asked.
@@ -91,7 +91,7 @@ impl Registry {
 struct Handle(Arc<Registry>);
 
 impl Upstream for Handle {
-    fn lends(&self, _: &RegistryName) -> bool {
+    fn lends(&self, _: &RegistryName, _: &dyn Fn() -> Option<u32>) -> bool {
         self.0.state.lock().unwrap().lends
     }
 

@@ -41,8 +41,9 @@ pub type HeadResult = Result<ContentHead, Arc<OriginError>>;
 
 /// The registries.
 pub trait Upstream: Debug + Send + Sync + 'static {
-    /// Whether callers of this registry that bring no credentials read with this node's own.
-    fn lends(&self, _registry: &RegistryName) -> bool {
+    /// Whether a caller of this registry that brings no credentials reads with this node's own. `user` tells which user of
+    /// this machine that is.
+    fn lends(&self, _registry: &RegistryName, _user: &dyn Fn() -> Option<u32>) -> bool {
         false
     }
 

@@ -1,10 +1,12 @@
 //! What is wrong with a proxy's configuration beyond the types of its values.
 
+use darter_origin::RegistryConfig;
 use darter_service::config::{ByteSize, Period, Problems, Validate};
-
+use darter_service::net::Address;
 use darter_types::RegistryName;
 
 use super::{Config, OTHERS, StoreConfig};
+use crate::mirror::is_local;
 use crate::peer::PeerConfig;
 use crate::pull::PullConfig;
 use crate::scheduling::SchedulingConfig;
@@ -32,6 +34,7 @@ impl Validate for Config {
             // `registries["x"]` as every other problem has it.
             problems.add(&path.replace("[\"", ".\"").replace("\"]", "\""), what);
         }
+        check_lent(self, problems);
         problems.within("pull", |problems| check_pull(&self.pull, problems));
         problems.within("peer", |problems| check_peer(&self.peer, problems));
         problems.within("scheduler", |problems| {
@@ -56,6 +59,30 @@ impl Validate for Config {
         problems.within("watchdog", |problems| self.watchdog.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));
         problems.within("traces", |problems| self.traces.validate(problems));
+    }
+}
+
+/// Whose process a client is, only this machine can tell.
+fn check_lent(config: &Config, problems: &mut Problems) {
+    let lent = |registry: &RegistryConfig| registry.credentials.is_some();
+    let Some((name, _)) = config.origin.registries.iter().find(|(_, entry)| lent(entry)) else {
+        return;
+    };
+    let forward = config
+        .forward
+        .listen
+        .map(|address| Address::Tcp(address.to_string()));
+    let ports = [
+        ("mirror.listen", Some(&config.mirror.listen)),
+        ("forward.listen", forward.as_ref()),
+    ];
+    for (key, listen) in ports {
+        if listen.is_some_and(|listen| !is_local(listen)) {
+            problems.add(
+                key,
+                format!("must be a loopback address, such as 127.0.0.1, while {name} has credentials that are shared"),
+            );
+        }
     }
 }
 
@@ -178,6 +205,34 @@ mod tests {
     #[test]
     fn the_defaults_are_good() {
         assert!(paths(&Config::default()).is_empty());
+    }
+
+    #[test]
+    fn credentials_are_shared_over_loopback_alone() {
+        let credentials = serde_json::json!({ "credentials": { "share": "node", "dockerConfig": "/a" } });
+        let entry: RegistryConfig = serde_json::from_value(credentials).unwrap();
+        for (mirror, forward, wrong) in [
+            ("127.0.0.1:4001", None, &[][..]),
+            ("[::1]:4001", Some("127.0.0.1:4003"), &[]),
+            ("0.0.0.0:4001", None, &["mirror.listen"]),
+            ("localhost:4001", None, &["mirror.listen"]),
+            (
+                "10.0.0.7:4001",
+                Some("10.0.0.7:4003"),
+                &["mirror.listen", "forward.listen"],
+            ),
+        ] {
+            let mut config = Config::default();
+            config.mirror.listen = mirror.parse().unwrap();
+            config.forward.listen = forward.map(|listen| listen.parse().unwrap());
+            config.forward.users_file = Some("/users".into());
+            assert!(paths(&config).is_empty(), "{mirror}");
+            config
+                .origin
+                .registries
+                .insert("a.test".to_owned(), entry.clone());
+            assert_eq!(paths(&config), wrong, "{mirror} {forward:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::mirror::client::Client;
 use crate::mirror::server::{Accepting, accept, answer_all, end};
 
 use super::Forward;
@@ -60,17 +61,18 @@ impl Forward {
             tasks: &self.inner.tasks,
             stop,
         };
-        accept(listener, how, |stream, stop| {
+        accept(listener, how, |stream, from, stop| {
             stall::bound(&stream, self.inner.config.idle_timeout.as_duration());
-            let forward = self.clone();
-            async move { forward.serve_connection(stream, stop).await }
+            let (forward, client) = (self.clone(), Client::of(&stream, from));
+            async move { forward.serve_connection(stream, client, stop).await }
         })
         .await;
     }
 
-    async fn serve_connection(&self, stream: Stream, stop: CancellationToken) {
+    async fn serve_connection(&self, stream: Stream, client: Client, stop: CancellationToken) {
         let pending = Arc::new(Pending::default());
-        let ended = answer_all(stream, self.inner.mirror.heads(), stop.clone(), |request| {
+        let heads = self.inner.mirror.heads();
+        let ended = answer_all(stream, &client, heads, stop.clone(), |request| {
             let (forward, pending) = (self.clone(), Arc::clone(&pending));
             async move { forward.answer(request, &pending).await }
         })
@@ -83,7 +85,8 @@ impl Forward {
                 drop(slot);
             }
             Some(Connected::Inside { site, tls, slot }) => {
-                self.look_inside(Resumed::new(early, io), &site, tls, stop).await;
+                let io = Resumed::new(early, io);
+                self.look_inside(io, &client, &site, tls, stop).await;
                 drop(slot);
             }
         }
@@ -110,7 +113,8 @@ impl Forward {
     /// Ends a tunnel's TLS and answers what is asked in it.
     async fn look_inside<I>(
         &self,
-        client: Resumed<I>,
+        io: Resumed<I>,
+        client: &Client,
         site: &Site,
         tls: Arc<ServerConfig>,
         stop: CancellationToken,
@@ -118,8 +122,8 @@ impl Forward {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _open = self.inner.metrics.tunnel();
-        let handshake = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(client)).await;
-        let Ok(Ok(client)) = handshake else {
+        let handshake = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(io)).await;
+        let Ok(Ok(io)) = handshake else {
             self.inner.metrics.handshakes_failed.inc();
             tracing::debug!(
                 host = site.host,
@@ -127,7 +131,8 @@ impl Forward {
             );
             return;
         };
-        let ended = answer_all(client, self.inner.mirror.heads(), stop, |request| {
+        let heads = self.inner.mirror.heads();
+        let ended = answer_all(io, client, heads, stop, |request| {
             let (forward, site) = (self.clone(), site.clone());
             async move { forward.answer_inside(&site, request).await }
         })

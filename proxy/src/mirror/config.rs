@@ -87,7 +87,7 @@ impl MirrorConfig {
 }
 
 /// Whether only this machine can reach an address. A name may be anything.
-fn is_local(listen: &Address) -> bool {
+pub(crate) fn is_local(listen: &Address) -> bool {
     match listen {
         Address::Unix(_) => true,
         Address::Tcp(authority) => authority

@@ -64,7 +64,7 @@ impl Mirror {
         let held = known
             .as_ref()
             .and_then(|(head, _)| self.inner.contents.holds(head.digest.into()));
-        let resolve = self.inner.access.resolve(query.clone(), ask.authorization());
+        let resolve = self.inner.access.resolve(query.clone(), ask.asker());
         let patience = self.patience(held.as_ref());
         let problem = match self.in_time(ask, &query.registry, patience, resolve).await {
             Ok(permit) => return self.serve_tag(ask, query, permit).await,
@@ -101,10 +101,10 @@ impl Mirror {
         let content = locator(ask, head.digest);
         let held = self.inner.contents.holds(head.digest.into());
         let proof = self.proof(ask, &content, held.as_ref());
-        let Some(mut permit) =
-            self.inner
-                .access
-                .usable_while_unreachable(&content, ask.authorization(), proof)
+        let Some(mut permit) = self
+            .inner
+            .access
+            .usable_while_unreachable(&content, ask.asker(), proof)
         else {
             return Err(refuse(ask.origin_error(problem)));
         };

@@ -40,10 +40,7 @@ impl Mirror {
                 .iter()
                 .map(|line| (ACCEPT, line.clone()))
                 .collect(),
-            credentials: self
-                .inner
-                .access
-                .credentials(&target.registry, ask.authorization()),
+            credentials: self.inner.access.credentials(&target.registry, ask.asker()),
         };
         let patience = self.inner.config.slow_origin_deadline.as_duration();
         let relay = async {

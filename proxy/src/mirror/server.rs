@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_service::http_server::Strict;
-use darter_service::net::{Acceptor, Listener, Stream, stall};
+use darter_service::net::{Acceptor, Listener, PeerAddr, Stream, stall};
 use darter_service::supervise::Tasks;
 
 use http::Request;
@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::client::Client;
 use super::{Mirror, MirrorConfig, Reply};
 use crate::sendfile::ZeroCopy;
 
@@ -53,16 +54,16 @@ pub(crate) struct Accepting<'a> {
 pub(crate) async fn accept<F>(
     listener: Box<dyn Listener>,
     how: Accepting<'_>,
-    serve: impl Fn(Stream, CancellationToken) -> F,
+    serve: impl Fn(Stream, PeerAddr, CancellationToken) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(how.connections_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut acceptor = Acceptor::new(how.name, listener);
-    while let Some((stream, _)) = how.stop.run_until_cancelled(acceptor.accept()).await {
+    while let Some((stream, from)) = how.stop.run_until_cancelled(acceptor.accept()).await {
         if let Ok(slot) = Arc::clone(&room).try_acquire_owned() {
-            let served = serve(stream, how.stop.clone());
+            let served = serve(stream, from, how.stop.clone());
             how.tasks.spawn(how.name, async move {
                 let _slot = slot;
                 served.await;
@@ -111,6 +112,7 @@ pub(crate) struct Ended<I> {
 /// answered by 200. Dropping the future drops the connection.
 pub(crate) async fn answer_all<I, F>(
     io: I,
+    client: &Client,
     heads: Heads,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F,
@@ -119,7 +121,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Reply> + Send,
 {
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(client.clone());
         let answering = answer(request);
         Box::pin(async move { Ok::<_, Infallible>(answering.await) })
     });
@@ -173,21 +176,22 @@ impl Mirror {
             tasks,
             stop,
         };
-        accept(listener, how, |stream, stop| {
+        accept(listener, how, |stream, from, stop| {
             stall::bound(&stream, stall_timeout.as_duration());
+            let client = Client::of(&stream, from);
             let (mirror, stream) = (self.clone(), zero_copy.wrap_stream(stream));
-            async move { mirror.serve_connection(stream, stop).await }
+            async move { mirror.serve_connection(stream, client, stop).await }
         })
         .await;
     }
 
     /// Serves one connection until it ends, or until its request is answered once `stop` is there. Dropping the
     /// future drops the connection.
-    pub async fn serve_connection<I>(&self, io: I, stop: CancellationToken)
+    pub(super) async fn serve_connection<I>(&self, io: I, client: Client, stop: CancellationToken)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let ended = answer_all(io, self.heads(), stop, |request| {
+        let ended = answer_all(io, &client, self.heads(), stop, |request| {
             let mirror = self.clone();
             async move { mirror.answer(request).await }
         })

@@ -4,14 +4,19 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::LocalUser;
+
 /// The node's credentials for one registry: one source, and the word that callers share it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CredentialsConfig {
-    /// Who reads by them. `node` is the only word, and has to be said: every client of this proxy that brings no
-    /// credentials of its own then reads whatever this node may read there.
+    /// Who reads by them. `node` is the only word, and has to be said: clients of this proxy that bring no credentials of
+    /// their own, and are processes of `users`, then read whatever this node may read there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<Share>,
+    /// The users of this machine whose processes do, by name or number. Default root alone: container runtimes run as root,
+    /// and so does Docker's daemon.
+    pub users: Vec<LocalUser>,
     /// Docker's configuration file: its `auths`, `credHelpers` and `credsStore`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker_config: Option<PathBuf>,
@@ -33,8 +38,22 @@ pub struct CredentialsConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Share {
-    /// Every client of this node's proxy that brings none of its own.
+    /// Clients of this node's proxy that bring none of their own.
     Node,
+}
+
+impl Default for CredentialsConfig {
+    fn default() -> Self {
+        Self {
+            share: None,
+            users: vec![LocalUser::root()],
+            docker_config: None,
+            kubelet_config: None,
+            kubelet_bin_dir: None,
+            username_file: None,
+            password_file: None,
+        }
+    }
 }
 
 impl CredentialsConfig {
@@ -42,8 +61,11 @@ impl CredentialsConfig {
     pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
         if self.share.is_none() {
             problems.push(format!(
-                "{at}.share: is missing; write node if every client of this proxy may read what this node may read there"
+                "{at}.share: is missing; write node if processes of `users` may read what this node may read there"
             ));
+        }
+        if self.users.is_empty() {
+            problems.push(format!("{at}.users: names nobody; leave it out for root alone"));
         }
         let pairs = [
             (
@@ -121,5 +143,10 @@ mod tests {
             ..good
         };
         assert_eq!(problems(&half), ["c.usernameFile", "c.passwordFile"]);
+        let nobody = CredentialsConfig {
+            users: Vec::new(),
+            ..two
+        };
+        assert_eq!(problems(&nobody), ["c.users", "c.kubeletBinDir", "c"]);
     }
 }

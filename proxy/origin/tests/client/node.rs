@@ -73,8 +73,12 @@ async fn nobody_reads_by_them_who_does_not_ask_as_the_node() {
     let (bench, _dir) = node(Access::Bearer { public: false }).await;
     right(&read_as_node(&bench).await.unwrap());
     assert_eq!(status(&bench.fails().await), 401);
-    assert!(bench.origins.lends(&bench.registry()));
-    assert!(!bench.origins.lends(&"other.test".parse().unwrap()));
+    // Root's processes alone, unless others are named.
+    for (user, lent) in [(Some(0), true), (Some(1000), false), (None, false)] {
+        assert_eq!(bench.origins.lends(&bench.registry(), || user), lent, "{user:?}");
+    }
+    let unasked = || unreachable!("whose connection it is costs a look into the system's tables");
+    assert!(!bench.origins.lends(&"other.test".parse().unwrap(), unasked));
 }
 
 #[tokio::test]
