@@ -15,6 +15,7 @@ mod flight;
 mod grants;
 mod origins;
 mod recent;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -31,12 +32,13 @@ use crate::mirror::client::Client;
 
 use caller::{Caller, CallerKey, Who, credentials};
 use flight::Flights;
-use grants::{Grant, Grants};
+use grants::{Grant, Grants, Yes};
 
 pub use caller::Asker;
 pub(crate) use caller::keyed_hash;
 pub use config::AccessConfig;
 pub(crate) use recent::Recent;
+pub(crate) use standing::Standing;
 pub use upstream::{ContentHead, HeadResult, Relayed, TagQuery, Upstream};
 
 /// What proof a content needs.
@@ -190,16 +192,22 @@ impl Access {
         address: &Arc<ContentAddress>,
     ) -> Result<Permit, Arc<OriginError>> {
         let credentials = Credentials::Address(Arc::clone(address));
+        let asked = Instant::now();
         let head = self.inner.upstream.head(content.clone(), credentials.clone());
         let head = head.await?;
         let key = CallerKey::address(&self.inner.hash_key, address.url.as_str());
+        let yes = Yes {
+            caller: Some(key),
+            asked,
+            token_left: None,
+        };
         Ok(Permit {
             credentials,
             public: false,
             head: Some(head),
             stale: false,
             caller: Some(key),
-            grant: Grant::alone(content.clone(), Instant::now()),
+            grant: self.grants().alone(yes, content.clone()),
         })
     }
 
@@ -337,17 +345,16 @@ impl Access {
         {
             return Ok(permit);
         }
-        let key = caller.map(|(key, _)| key);
-        let answer = self.question(subject, caller).await;
-        let now = Instant::now();
-        match answer {
+        // An answer is as old as its question.
+        let yes = yes(caller, Instant::now());
+        match self.question(subject, caller).await {
             Ok(head) => {
                 let content = subject.content(&head);
-                let grant = self.grants().allow(key, content, now);
+                let grant = self.grants().allow(yes, content);
                 Ok(Permit::new(caller, grant, Some(head)))
             }
             Err(problem) => {
-                self.note_refusal(subject, key, &problem, now);
+                self.note_refusal(subject, yes.caller, &problem, Instant::now());
                 Err(problem)
             }
         }
@@ -368,9 +375,10 @@ impl Access {
             return Ok(None);
         };
         let root = Subject::Content(grant.root.clone());
+        let yes = yes(caller, Instant::now());
         match self.question(&root, caller).await {
             Ok(_) => {
-                let renewed = self.grants().renew(key, &grant, Instant::now());
+                let renewed = self.grants().renew(yes, &grant);
                 Ok(Some(Permit::new(caller, renewed, None)))
             }
             Err(problem) if verdict(&problem) == Verdict::CannotTell => Err(problem),
@@ -416,7 +424,30 @@ impl Access {
     }
 }
 
+/// What a yes to this caller is worth.
+fn yes(caller: Caller<'_>, asked: Instant) -> Yes {
+    let token_left = caller.and_then(|(_, who)| match who {
+        Who::Caller(authorization) => caller::token_left(authorization),
+        Who::Node => None,
+    });
+    Yes {
+        caller: caller.map(|(key, _)| key),
+        asked,
+        token_left,
+    }
+}
+
 impl Permit {
+    /// Who the registry was asked for.
+    fn asked_for(&self) -> Caller<'_> {
+        let who = match &self.credentials {
+            Credentials::Anonymous | Credentials::Address(_) => return None,
+            Credentials::Node => Who::Node,
+            Credentials::Caller(authorization) => Who::Caller(authorization),
+        };
+        self.caller.map(|key| (key, who))
+    }
+
     fn new(caller: Caller<'_>, grant: Arc<Grant>, head: Option<ContentHead>) -> Self {
         Self {
             credentials: credentials(caller),

@@ -402,7 +402,10 @@ impl Mirror {
         let proof = self.proof(ask, content, held);
         let permit = self.permit_by(ask, content, held, proof).await?;
         // While the registry was asked, somebody else's pull of it may have begun.
-        if proof == Proof::Named && !permit.is_about(content) && self.proof(ask, content, held) == Proof::Itself {
+        if proof == Proof::Named
+            && !permit.is_about(content)
+            && self.proof(ask, content, held) == Proof::Itself
+        {
             return self.permit_by(ask, content, held, Proof::Itself).await;
         }
         Ok(permit)

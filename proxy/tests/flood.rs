@@ -118,6 +118,7 @@ async fn a_flood_of_digests_leaves_the_hot_set_alone() {
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
+        secret: [7; 32],
     })
     .await
     .unwrap();

@@ -69,6 +69,7 @@ impl World {
             tasks: tasks.clone(),
             stop: stop.clone(),
             seed: 7,
+            secret: [7; 32],
         };
         Self {
             node: start(parts).await.unwrap(),

@@ -1,10 +1,14 @@
-//! Who asks: what he shows, and the name under which his grants are kept, a keyed hash of it.
+//! Who asks: what he shows, how long that is good, and the name under which his grants are kept, a keyed hash of it.
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use darter_origin::Credentials;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::HeaderValue;
+use serde::Deserialize;
 use sha2::Sha256;
 
 use crate::mirror::client::Client;
@@ -78,6 +82,36 @@ impl CallerKey {
     }
 }
 
+/// How long a caller's token is good from now on, where it says so itself: a JWT (RFC 7519) can be read by anybody. Whether it
+/// is one that the registry believes, the registry has said. One that is over by this clock and was believed all the same
+/// tells nothing: the clocks disagree.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a token tells its end by the wall clock"
+)]
+pub(super) fn token_left(authorization: &HeaderValue) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let left = expiry(authorization)?.checked_sub(now)?;
+    (!left.is_zero()).then_some(left)
+}
+
+/// When a token is over, since 1970.
+fn expiry(authorization: &HeaderValue) -> Option<Duration> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    let mut parts = token.trim().split('.').skip(1);
+    let (claims, _signature) = (parts.next()?, parts.next()?);
+    let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    let bearer = scheme.eq_ignore_ascii_case("bearer") && parts.next().is_none();
+    Duration::try_from_secs_f64(claims.exp).ok().filter(|_| bearer)
+}
+
+/// What of a token's claims is read.
+#[derive(Deserialize)]
+struct Claims {
+    exp: f64,
+}
+
 /// HMAC-SHA256 of a text.
 pub(crate) fn keyed_hash(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
     // A key shorter than the block is padded with zeros (RFC 2104 section 2).
@@ -102,5 +136,39 @@ mod tests {
         assert_ne!(of(1, "Bearer a"), of(1, "Bearer b"));
         assert_ne!(of(1, "Bearer a"), of(2, "Bearer a"));
         assert_eq!(format!("{:?}", of(1, "Bearer a")), "CallerKey");
+    }
+
+    #[test]
+    fn a_token_tells_when_it_is_over_if_it_can_be_read() {
+        let token = |claims: &str| format!("Bearer h.{}.s", URL_SAFE_NO_PAD.encode(claims));
+        let read = |text: &str| expiry(&HeaderValue::from_str(text).unwrap());
+        let secs = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(
+            read(&token(r#"{"exp":1700000000,"sub":"a"}"#)),
+            secs(1_700_000_000)
+        );
+        assert_eq!(
+            read(&token(r#"{"exp":12.5}"#)),
+            Some(Duration::from_millis(12_500))
+        );
+        assert_eq!(read(&token(r#"{"exp":7}"#).replace("Bearer", "bearer")), secs(7));
+        for opaque in [
+            "Bearer opaque".to_owned(),
+            "Bearer a.b.c".to_owned(),
+            "Bearer".to_owned(),
+            token(r#"{"sub":"a"}"#),
+            token(r#"{"exp":"soon"}"#),
+            token(r#"{"exp":-1}"#),
+            token(r#"{"exp":1e300}"#),
+            token(r#"{"exp":7}"#) + ".more",
+            token(r#"{"exp":7}"#).replace("Bearer", "Basic"),
+        ] {
+            assert_eq!(read(&opaque), None, "{opaque}");
+        }
+        // Over by this clock, and believed all the same.
+        let old = HeaderValue::from_str(&token(r#"{"exp":7}"#)).unwrap();
+        assert_eq!(token_left(&old), None);
+        let young = HeaderValue::from_str(&token(r#"{"exp":9000000000}"#)).unwrap();
+        assert!(token_left(&young).is_some());
     }
 }

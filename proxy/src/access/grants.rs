@@ -21,30 +21,45 @@ use super::recent::Recent;
 pub(super) struct Grant {
     /// What the registry was asked about.
     pub(super) root: OriginLocator,
-    checked: Mutex<Option<Instant>>,
+    answer: Mutex<Option<Answer>>,
+}
+
+/// When the registry was asked, and until when its yes counts without another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Answer {
+    asked: Instant,
+    until: Instant,
 }
 
 impl Grant {
-    /// One answer about one content, which is kept by nobody else.
-    pub(super) fn alone(root: OriginLocator, now: Instant) -> Arc<Self> {
-        Arc::new(Self {
-            root,
-            checked: Mutex::new(Some(now)),
-        })
+    fn answer(&self) -> Option<Answer> {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn checked(&self) -> Option<Instant> {
-        *self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn set_answer(&self, answer: Option<Answer>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    fn set_checked(&self, when: Option<Instant>) {
-        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = when;
+    /// Until when it counts; `None` once the registry said no.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.answer().map(|answer| answer.until)
     }
 
     fn age(&self, now: Instant) -> Option<Duration> {
-        self.checked()
-            .map(|checked| now.saturating_duration_since(checked))
+        self.answer()
+            .map(|answer| now.saturating_duration_since(answer.asked))
     }
+}
+
+/// A yes of the registry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Yes {
+    /// Who may read; `None` stands for everybody.
+    pub(super) caller: Option<CallerKey>,
+    /// When the registry was asked.
+    pub(super) asked: Instant,
+    /// How long the caller's token was good then, where that is known.
+    pub(super) token_left: Option<Duration>,
 }
 
 /// `None` stands for everybody.
@@ -80,11 +95,8 @@ impl Grants {
         itself: bool,
         now: Instant,
     ) -> Option<Arc<Grant>> {
-        let life = match caller {
-            None => self.config.public_grant.as_duration(),
-            Some(_) => self.config.private_grant.as_duration(),
-        };
-        self.younger(caller, content, itself, now, life)
+        let grant = self.fitting(caller, content, itself)?;
+        (now < grant.until()?).then_some(grant)
     }
 
     /// The grant of a public content, good enough while its registry cannot be asked.
@@ -95,20 +107,29 @@ impl Grants {
         now: Instant,
     ) -> Option<Arc<Grant>> {
         let life = self.config.public_grant_while_unreachable.as_duration();
-        self.younger(None, content, itself, now, life)
+        let grant = self.fitting(None, content, itself)?;
+        (grant.age(now)? < life).then_some(grant)
     }
 
-    fn younger(
+    fn fitting(
         &mut self,
         caller: Option<CallerKey>,
         content: &OriginLocator,
         itself: bool,
-        now: Instant,
-        life: Duration,
     ) -> Option<Arc<Grant>> {
-        let grant = self.known(caller, content)?;
-        let fits = !itself || grant.root == *content;
-        (fits && grant.age(now)? < life).then_some(grant)
+        let grant = self.known(caller, content);
+        grant.filter(|grant| !itself || grant.root == *content)
+    }
+
+    fn answer(&self, yes: Yes) -> Answer {
+        let life = match yes.caller {
+            None => self.config.public_grant.as_duration(),
+            Some(_) => self.config.private_grant.as_duration(),
+        };
+        Answer {
+            asked: yes.asked,
+            until: yes.asked + yes.token_left.map_or(life, |left| life.min(left)),
+        }
     }
 
     /// The grant, however old.
@@ -116,32 +137,31 @@ impl Grants {
         self.grants.get(&(caller, content.clone())).cloned()
     }
 
+    /// One answer about one content, which is kept by nobody else.
+    pub(super) fn alone(&self, yes: Yes, root: OriginLocator) -> Arc<Grant> {
+        Arc::new(Grant {
+            root,
+            answer: Mutex::new(Some(self.answer(yes))),
+        })
+    }
+
     /// Notes that the registry said yes to this question.
-    pub(super) fn allow(
-        &mut self,
-        caller: Option<CallerKey>,
-        content: OriginLocator,
-        now: Instant,
-    ) -> Arc<Grant> {
-        if let Some(grant) = self.known(caller, &content).filter(|grant| grant.root == content) {
-            grant.set_checked(Some(now));
+    pub(super) fn allow(&mut self, yes: Yes, content: OriginLocator) -> Arc<Grant> {
+        let answer = Some(self.answer(yes));
+        if let Some(grant) = self.fitting(yes.caller, &content, true) {
+            grant.set_answer(answer);
             return grant;
         }
-        let grant = Grant::alone(content.clone(), now);
-        self.grants.insert((caller, content), Arc::clone(&grant));
+        let grant = self.alone(yes, content.clone());
+        self.grants.insert((yes.caller, content), Arc::clone(&grant));
         grant
     }
 
     /// Notes that the registry said yes again to what this grant stands for, and so to all that it covers.
-    pub(super) fn renew(
-        &mut self,
-        caller: Option<CallerKey>,
-        grant: &Arc<Grant>,
-        now: Instant,
-    ) -> Arc<Grant> {
-        grant.set_checked(Some(now));
+    pub(super) fn renew(&mut self, yes: Yes, grant: &Arc<Grant>) -> Arc<Grant> {
+        grant.set_answer(Some(self.answer(yes)));
         self.grants
-            .insert((caller, grant.root.clone()), Arc::clone(grant));
+            .insert((yes.caller, grant.root.clone()), Arc::clone(grant));
         Arc::clone(grant)
     }
 
@@ -149,7 +169,7 @@ impl Grants {
     pub(super) fn cover(&mut self, caller: Option<CallerKey>, grant: &Arc<Grant>, content: OriginLocator) {
         let known = self.known(caller, &content);
         // An answer about the content itself says more than one about what names it, while it lives.
-        let better = known.is_some_and(|known| known.root == content && known.checked() >= grant.checked());
+        let better = known.is_some_and(|known| known.root == content && known.answer() >= grant.answer());
         if !better {
             self.grants.insert((caller, content), Arc::clone(grant));
         }
@@ -164,7 +184,7 @@ impl Grants {
         now: Instant,
     ) {
         if let Some(grant) = self.known(caller, content).filter(|grant| grant.root == *content) {
-            grant.set_checked(None);
+            grant.set_answer(None);
         }
         self.grants.remove(&(caller, content.clone()));
         if caller.is_none() && super::verdict(problem) == super::Verdict::Credential {

@@ -74,7 +74,13 @@ impl Mirror {
             Some(open) => open,
             None => self.open(ask, &content, &permit, Some(length), vouched)?,
         };
-        *reply.body_mut() = self.body(ask, open, plan.parts, digest, opening).await?;
+        let standing = self.inner.access.standing(&content, &permit);
+        if let (Some(client), Some(standing)) = (&ask.client, &standing) {
+            client.sends_by(standing);
+        }
+        let running = self.inner.streams.start(digest.into());
+        let body = ContentBody::new(open, plan.parts, running).by(standing);
+        *reply.body_mut() = self.body(ask, body, digest, opening).await?;
         Ok(reply)
     }
 
@@ -145,13 +151,10 @@ impl Mirror {
     async fn body(
         &self,
         ask: &Ask,
-        open: Arc<dyn OpenContent>,
-        parts: Vec<Part>,
+        mut body: ContentBody,
         digest: Digest,
         opening: Opening,
     ) -> Result<super::ReplyBody, Box<Reply>> {
-        let running = self.inner.streams.start(digest.into());
-        let mut body = ContentBody::new(open, parts, running);
         if opening == Opening::EndAtOnce {
             return Ok(body.ended().boxed_unsync());
         }

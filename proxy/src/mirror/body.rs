@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::access::Standing;
 use crate::journal::Entry;
 
 use super::content::{ContentStream, OpenContent};
@@ -51,6 +52,8 @@ pub(super) struct ContentBody {
     reader: Option<(ContentStream, u64)>,
     left: u64,
     running: Running,
+    /// Until when it may be read; `None` where anybody may.
+    standing: Option<Arc<Standing>>,
     failed: Option<BodyError>,
     ended: bool,
 }
@@ -71,9 +74,16 @@ impl ContentBody {
             parts: parts.into(),
             reader: None,
             running,
+            standing: None,
             failed: None,
             ended: false,
         }
+    }
+
+    /// The same, which ends when the right to read it does.
+    pub(super) fn by(mut self, standing: Option<Arc<Standing>>) -> Self {
+        self.standing = standing;
+        self
     }
 
     /// A body that promises its length and ends before the first byte.
@@ -161,6 +171,15 @@ impl Body for ContentBody {
         }
         if this.ended {
             return this.fail(BodyError::GivenUp, cx);
+        }
+        if this
+            .standing
+            .as_ref()
+            .is_some_and(|standing| standing.poll_over(cx).is_ready())
+        {
+            // It is this client's matter: others may go on, and what it asks next is answered by the registry.
+            this.ended = true;
+            return this.fail(BodyError::Refused, cx);
         }
         match ready!(this.poll_bytes(cx)) {
             Some(Ok(bytes)) => {

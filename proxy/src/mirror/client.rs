@@ -1,10 +1,13 @@
-//! What belongs to one connection of a client: who is at the other end.
+//! What belongs to one connection of a client: who is at the other end, and by which right its answer is being sent.
 //!
-//! Requests carry it as an extension. Nothing here is asked of the system before somebody needs it.
+//! Requests carry it as an extension. Nothing here is asked of the system or of a registry before somebody needs it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
 
 use darter_service::net::{PeerAddr, Stream};
+
+use crate::access::Standing;
 
 use super::local_user::{self, Socket};
 
@@ -20,6 +23,8 @@ struct Inner {
     socket: Option<Socket>,
     /// The user of this machine at the other end; `None` if there is none, or nobody knows.
     user: OnceLock<Option<u32>>,
+    /// The right by which the answer under way is sent.
+    standing: Mutex<Weak<Standing>>,
 }
 
 impl Client {
@@ -34,7 +39,11 @@ impl Client {
                 None
             }
         };
-        let inner = Inner { socket, user };
+        let inner = Inner {
+            socket,
+            user,
+            standing: Mutex::default(),
+        };
         Self {
             inner: Arc::new(inner),
         }
@@ -44,5 +53,21 @@ impl Client {
     pub(crate) fn user(&self) -> Option<u32> {
         let ask = || self.inner.socket.and_then(local_user::of);
         *self.inner.user.get_or_init(ask)
+    }
+
+    /// Has the answer that begins now end when this right does.
+    pub(super) fn sends_by(&self, standing: &Arc<Standing>) {
+        let mut current = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::downgrade(standing);
+    }
+
+    /// Ready when the right is over by which an answer is being sent. Whoever sends polls this as well: a body is not
+    /// polled while the client takes nothing.
+    pub(super) fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let current = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        match current.upgrade() {
+            Some(standing) => standing.poll_over(cx),
+            None => Poll::Pending,
+        }
     }
 }

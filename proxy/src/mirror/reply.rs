@@ -43,6 +43,9 @@ pub enum BodyError {
         /// Bytes of the promised length that are missing.
         missing: u64,
     },
+    /// The registry does not say any more that this client may read it.
+    #[error("the right to read it is over")]
+    Refused,
     /// Other ranges of the same content were given up a moment ago.
     #[error("the content was given up")]
     GivenUp,

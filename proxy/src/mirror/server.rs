@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -104,7 +105,8 @@ pub(crate) struct Ended<I> {
     pub(crate) io: I,
     /// What the client had sent beyond its last request: after a CONNECT, the begin of what the tunnel carries.
     pub(crate) early: Bytes,
-    /// The client left, a limit ended it, or a body was given up and logged where that happened.
+    /// The client left, a limit ended it, or a body was given up and logged where that happened. Nothing if the right ended
+    /// by which an answer was being sent.
     pub(crate) error: Option<hyper::Error>,
 }
 
@@ -141,7 +143,10 @@ where
             stopping = None;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
+        match connection.poll_without_shutdown(cx) {
+            Poll::Pending => client.poll_over(cx).map(Ok),
+            ended => ended,
+        }
     });
     let error = ended.await.err();
     if let Some(error) = &error {

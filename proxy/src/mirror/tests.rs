@@ -7,5 +7,6 @@ mod manifests;
 mod ranges;
 mod rights;
 mod smuggling;
+mod standing;
 mod still;
 mod times;

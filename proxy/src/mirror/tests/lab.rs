@@ -38,7 +38,7 @@ pub(super) struct MemoryContents {
     pub(super) held: Arc<Mutex<BTreeMap<TaskId, (KnownContent, Bytes)>>>,
     pub(super) trouble: Arc<Mutex<BTreeMap<TaskId, Trouble>>>,
     /// Those that everybody may read.
-    public: Arc<Mutex<BTreeSet<TaskId>>>,
+    pub(super) public: Arc<Mutex<BTreeSet<TaskId>>>,
 }
 
 impl MemoryContents {

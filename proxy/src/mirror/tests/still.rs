@@ -1,14 +1,14 @@
 //! Nodes before a registry on pipes in memory, where a test may stop the clock: time passes only while nobody can do
 //! anything, so that a deadline is kept or broken to the millisecond, on any machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use darter_origin::{Origins, RegistriesConfig, RegistryConfig};
-use darter_service::net::{Address, BoxFuture, Listener, Network, Stream};
+use darter_service::net::{Address, BoxFuture, Listener, Network, PeerAddr, Stream};
 use darter_service::supervise::Tasks;
 use darter_testkit::client::{RawConnection, Response};
 use darter_testkit::origin::Origin;
@@ -16,6 +16,7 @@ use darter_types::TaskId;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use super::super::client::Client;
 use super::super::*;
 use super::lab::MemoryContents;
 use crate::access::AccessConfig;
@@ -53,6 +54,8 @@ impl Network for Pipes {
 pub(super) struct Still {
     pub(super) origin: Origin,
     held: Arc<Mutex<BTreeMap<TaskId, (KnownContent, Bytes)>>>,
+    /// Those that everybody may read.
+    public: Arc<Mutex<BTreeSet<TaskId>>>,
     tasks: Tasks,
 }
 
@@ -67,6 +70,7 @@ impl Still {
         Self {
             origin: Origin::new(),
             held: Arc::default(),
+            public: Arc::default(),
             tasks: Tasks::new(),
         }
     }
@@ -90,6 +94,7 @@ impl Still {
             origins: origins.clone(),
             held: Arc::clone(&self.held),
             trouble: Arc::default(),
+            public: Arc::clone(&self.public),
         };
         let upstream: Arc<dyn Upstream> = Arc::new(origins);
         let access = Access::new(Arc::clone(&upstream), AccessConfig::default(), [1; 32]);
@@ -107,7 +112,11 @@ impl StillNode {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
         let mirror = self.mirror.clone();
         self.tasks.spawn("connection", async move {
-            mirror.serve_connection(far, CancellationToken::new()).await;
+            let far = Stream::Other(Box::new(far));
+            let client = Client::of(&far, PeerAddr::Unix { uid: None });
+            mirror
+                .serve_connection(far, client, CancellationToken::new())
+                .await;
         });
         let mut connection = RawConnection::new(near);
         let target = format!("{target}?ns={REGISTRY}");
