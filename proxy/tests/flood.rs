@@ -30,14 +30,6 @@ const LENGTH: u64 = MIB - 1000;
 const TOO_LARGE: u64 = STRANGERS_QUOTA + 1;
 const TOO_LARGE_EVERY: u64 = 50;
 
-/// Digests that strangers pull: few in each run of the tests, many before a release.
-fn flood() -> u64 {
-    match std::env::var("DARTER_CASES").as_deref() {
-        Ok("full") => 10_000,
-        _ => 150,
-    }
-}
-
 struct World {
     origin: Origin,
     node: Node,
@@ -149,7 +141,7 @@ async fn drown(world: &mut World) {
     }
     let strangers = "strangers.test".parse().unwrap();
     let (mut hits, mut asked) = (0, 0);
-    for number in 1..=flood() {
+    for number in 1..=u64::from(darter_testkit::cases(150, 10_000)) {
         let length = if number.is_multiple_of(TOO_LARGE_EVERY) {
             TOO_LARGE
         } else {

@@ -68,6 +68,7 @@ impl World {
     /// A node answers and tells its news as ever, but of a long answer it sends a byte, then one more after each `pause`.
     pub fn drip(&mut self, name: &str, pause: Duration) {
         tracing::info!(name, ?pause, "fault: drip");
+        self.begins(format!("{name} drips"));
         self.node(name).spec.rate.drip(pause);
     }
 

@@ -171,11 +171,8 @@ mod tests {
     }
 
     /// Samples of each kind: a few that show that it works, and as many as a leak would show in.
-    fn samples() -> usize {
-        match std::env::var("DARTER_CASES").as_deref() {
-            Ok("full") => 100_000,
-            _ => 1000,
-        }
+    fn samples() -> u32 {
+        darter_testkit::cases(1000, 100_000)
     }
 
     /// Welch's t between the times that two questions take, asked in an order that nothing follows, each made anew where the

@@ -9,13 +9,6 @@ use std::process::{Child, Command, Stdio};
 
 const VICTIM: &str = "DARTER_STORE_VICTIM";
 const TASKS: u8 = 6;
-/// Kills in each run of the tests, and before a release.
-fn kills() -> usize {
-    match std::env::var("DARTER_CASES").as_deref() {
-        Ok("full") => 1000,
-        _ => 50,
-    }
-}
 
 fn length(number: u8) -> u64 {
     u64::from(number) * PIECE + u64::from(number) * 1000
@@ -122,7 +115,7 @@ fn every_claimed_piece_is_right_after_kill_9() {
     }
     let dir = TempDir::new().unwrap();
     let mut claimed = 0;
-    for round in 0..kills() {
+    for round in 0..darter_testkit::cases(50, 1000) as usize {
         kill_after(start_victim(dir.path(), round + 1), 1 + round * 7 % 41);
         claimed += check(dir.path());
     }
