@@ -178,39 +178,6 @@ mod tests {
         }
     }
 
-    #[derive(Debug)]
-    struct Nowhere;
-
-    impl SpanExporterTrait for Nowhere {
-        async fn export(
-            &self,
-            _: Vec<opentelemetry_sdk::trace::SpanData>,
-        ) -> opentelemetry_sdk::error::OTelSdkResult {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn spans_are_made_only_where_they_are_sent_and_whatever_is_logged() {
-        let traces = Traces::to_exporter(Nowhere, "proxy");
-        for (traces, filter, made) in [(None, "trace", false), (Some(&traces), "error", true)] {
-            let config = LogConfig {
-                filter: filter.into(),
-                ..LogConfig::default()
-            };
-            let setup = Setup {
-                config: &config,
-                flag: None,
-                env: None,
-                traces,
-            };
-            let (subscriber, _handle) = setup.subscriber(std::io::sink, false).unwrap();
-            tracing::subscriber::with_default(subscriber, || {
-                assert_eq!(!tracing::info_span!("ours").is_disabled(), made, "{filter}");
-            });
-        }
-    }
-
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn spans_reach_the_collector() {
         let mut listener = TokioNetwork.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
