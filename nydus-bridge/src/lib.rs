@@ -3,3 +3,4 @@
 //! What must hold: a reader gets the bytes whose digests the bootstrap names, or an error, and never waits for ever.
 
 pub mod blob;
+pub mod image;
