@@ -3,4 +3,5 @@
 //! What must hold: a reader gets the bytes whose digests the bootstrap names, or an error, and never waits for ever.
 
 pub mod blob;
+pub mod fs;
 pub mod image;

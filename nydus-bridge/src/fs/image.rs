@@ -1,0 +1,203 @@
+//! An image that is open: the questions of a mount, and reads that end at once or later.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_service::supervise::Tasks;
+use darter_types::ByteRange;
+
+use super::chunk::{Chunk, Extent};
+use super::engine::{Engine, Limits};
+use super::error::FsError;
+use super::tree::{Attributes, Entry, Tree};
+use crate::blob::BlobSource;
+
+/// Longest read that is answered whole; the kernel asks for a few MiB at most.
+const READ_BYTES_MAX: u64 = 16 << 20;
+
+/// An image that is open. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct OpenImage {
+    tree: Arc<Tree>,
+    engine: Arc<Engine>,
+}
+
+/// A read, as far as it could be answered at once.
+#[derive(Debug)]
+pub enum Reading {
+    /// The bytes. Fewer than asked for at the end of the file.
+    Done(Vec<u8>),
+    /// Some have to be fetched.
+    Pending(Pending),
+}
+
+/// The rest of a read.
+#[derive(Debug)]
+pub struct Pending {
+    image: OpenImage,
+    buffer: Vec<u8>,
+    gaps: Vec<Gap>,
+}
+
+/// A part of a buffer that waits for a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    chunk: Chunk,
+    skip: u64,
+    part: ByteRange,
+}
+
+impl OpenImage {
+    /// Opens the image whose bootstrap is in a file, which must not change from here on. What is fetched is kept in
+    /// `folder`, in files without names. Must be called within a runtime; reads a few files.
+    ///
+    /// # Errors
+    /// The bootstrap is damaged or needs what is not supported, or the folder cannot be written.
+    pub fn open(
+        bootstrap: &Path,
+        source: Arc<dyn BlobSource>,
+        folder: &Path,
+        limits: Limits,
+        tasks: Tasks,
+    ) -> Result<Self, FsError> {
+        let tree = Tree::open(bootstrap)?;
+        let engine = Engine::new(&tree, source, folder, limits, tasks);
+        let cannot = |error| FsError::local("cannot keep chunks on disk", &error);
+        Ok(Self {
+            engine: Arc::new(engine.map_err(cannot)?),
+            tree: Arc::new(tree),
+        })
+    }
+
+    /// What `stat` shows of a file.
+    ///
+    /// # Errors
+    /// There is none, or the bootstrap is damaged.
+    pub fn attributes(&self, ino: u64) -> Result<Attributes, FsError> {
+        self.tree.attributes(ino)
+    }
+
+    /// What `name` in a directory names.
+    ///
+    /// # Errors
+    /// Nothing, or the bootstrap is damaged.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attributes, FsError> {
+        self.tree.lookup(parent, name)
+    }
+
+    /// Shows the entries of a directory from a place on, until `show` says that it has enough.
+    ///
+    /// # Errors
+    /// It is no directory, or the bootstrap is damaged.
+    pub fn entries(&self, ino: u64, from: u64, show: impl FnMut(Entry) -> bool) -> Result<(), FsError> {
+        self.tree.entries(ino, from, show)
+    }
+
+    /// Where a symbolic link points.
+    ///
+    /// # Errors
+    /// It is none, or the bootstrap is damaged.
+    pub fn link(&self, ino: u64) -> Result<OsString, FsError> {
+        self.tree.link(ino)
+    }
+
+    /// An extended attribute, if the file has it.
+    ///
+    /// # Errors
+    /// The bootstrap is damaged.
+    pub fn xattr(&self, ino: u64, name: &OsStr) -> Result<Option<Vec<u8>>, FsError> {
+        self.tree.xattr(ino, name)
+    }
+
+    /// The names of all extended attributes of a file.
+    ///
+    /// # Errors
+    /// The bootstrap is damaged.
+    pub fn xattrs(&self, ino: u64) -> Result<Vec<OsString>, FsError> {
+        self.tree.xattrs(ino)
+    }
+
+    /// How many files there are.
+    pub fn files(&self) -> u64 {
+        self.tree.files()
+    }
+
+    /// How many bytes all files have together.
+    pub fn bytes(&self) -> u64 {
+        self.tree.bytes()
+    }
+
+    /// Reads bytes of a file: those that are on this machine at once, without waiting for anything else.
+    ///
+    /// # Errors
+    /// It is no file, or the bootstrap is damaged.
+    pub fn read(&self, ino: u64, offset: u64, length: u64) -> Result<Reading, FsError> {
+        let range = ByteRange::new(offset, offset.saturating_add(length.min(READ_BYTES_MAX)));
+        let extents = self.tree.extents(ino, range)?;
+        let total: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
+        let mut buffer = vec![0; ByteRange::new(0, total.min(READ_BYTES_MAX)).indices().len()];
+        let mut gaps = Vec::new();
+        let mut at = 0;
+        for extent in extents {
+            let part = ByteRange::new(at, at + u64::from(extent.length));
+            at = part.end;
+            gaps.extend(self.fill(&extent, part, &mut buffer));
+        }
+        if gaps.is_empty() {
+            return Ok(Reading::Done(buffer));
+        }
+        Ok(Reading::Pending(Pending {
+            image: self.clone(),
+            buffer,
+            gaps,
+        }))
+    }
+
+    /// Fills a part of the buffer; what is not on this machine is a gap.
+    fn fill(&self, extent: &Extent, part: ByteRange, buffer: &mut [u8]) -> Option<Gap> {
+        let (chunk, skip) = (extent.chunk?, u64::from(extent.skip));
+        let target = buffer.get_mut(part.indices())?;
+        (!self.engine.read_kept(&chunk, skip, target)).then_some(Gap { chunk, skip, part })
+    }
+
+    /// What is worth to be taken along when chunks are asked for. The first call puts all chunks in order.
+    async fn ahead(&self, wanted: &[Chunk]) -> Vec<Chunk> {
+        let window = self.engine.ahead_bytes();
+        let Some(last) = wanted.last().copied().filter(|_| window > 0) else {
+            return Vec::new();
+        };
+        let tree = Arc::clone(&self.tree);
+        let look = move || tree.following(&last, window);
+        let ahead = self.engine.blocking("look at what follows", look).await;
+        ahead.unwrap_or_default()
+    }
+}
+
+impl Pending {
+    /// Fetches what is missing. Dropping the future leaves the fetch running, for the next reader.
+    ///
+    /// # Errors
+    /// The bytes cannot be had, or are wrong.
+    pub async fn finish(mut self) -> Result<Vec<u8>, FsError> {
+        let wanted: Vec<Chunk> = self.gaps.iter().map(|gap| gap.chunk).collect();
+        let ahead = self.image.ahead(&wanted).await;
+        let chunks = self.image.engine.chunks(wanted, ahead).await?;
+        for (gap, chunk) in self.gaps.iter().zip(chunks) {
+            copy(&chunk, gap, &mut self.buffer)?;
+        }
+        Ok(self.buffer)
+    }
+}
+
+fn copy(chunk: &Bytes, gap: &Gap, buffer: &mut [u8]) -> Result<(), FsError> {
+    let source = ByteRange::new(gap.skip, gap.skip + gap.part.len());
+    let both = chunk
+        .get(source.indices())
+        .zip(buffer.get_mut(gap.part.indices()));
+    let (source, target) =
+        both.ok_or_else(|| FsError::damaged("a chunk is shorter than its part of a file"))?;
+    target.copy_from_slice(source);
+    Ok(())
+}
