@@ -1,7 +1,12 @@
 //! Nydus images, mounted lazily: a file's bytes come through the mirror when somebody reads them.
 //!
+//! [`image`] finds out what an image's name stands for and unpacks its metadata, the *bootstrap*. [`fs`] reads the bootstrap
+//! and turns a read of a file into *chunks* of blobs, which [`blob`] fetches by ranges. [`mount`] shows all that through
+//! FUSE. Types of the Nydus crates stay inside [`fs`].
+//!
 //! What must hold: a reader gets the bytes whose digests the bootstrap names, or an error, and never waits for ever.
 
 pub mod blob;
 pub mod fs;
 pub mod image;
+pub mod mount;

@@ -1,0 +1,159 @@
+//! What is mounted at a directory, as `/proc/self/mountinfo` has it.
+//!
+//! A mount whose process died answers nothing any more, not even `stat`: so a path is made absolute without looking at its
+//! last part.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use super::{MountError, SOURCE, detach, system};
+
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// The directory, free to be mounted at: a mount of ours whose process died is taken away.
+pub(super) fn recover(path: &Path) -> Result<PathBuf, MountError> {
+    let path = absolute(path).map_err(|error| system("find", path, error))?;
+    while let Some(source) = source(&path)? {
+        if !is_ours(&source) || !is_dead(&path) {
+            return Err(MountError::Taken(path));
+        }
+        tracing::warn!(path = %path.display(), "a mount whose process died is taken away");
+        detach(&path)?;
+    }
+    match fs::metadata(&path) {
+        Ok(there) if there.is_dir() => Ok(path),
+        Ok(_) => Err(system("mount at", &path, io::ErrorKind::NotADirectory.into())),
+        Err(error) => Err(system("mount at", &path, error)),
+    }
+}
+
+/// The directory, if an image is mounted there.
+pub(super) fn ours(path: &Path) -> Result<PathBuf, MountError> {
+    let path = absolute(path).map_err(|error| system("find", path, error))?;
+    if source(&path)?.is_some_and(|source| is_ours(&source)) {
+        Ok(path)
+    } else {
+        Err(MountError::NotMounted(path))
+    }
+}
+
+fn is_ours(source: &OsStr) -> bool {
+    source.as_bytes().starts_with(SOURCE.as_bytes())
+}
+
+/// Nobody answers for it.
+fn is_dead(path: &Path) -> bool {
+    let error = fs::metadata(path).err().and_then(|error| error.raw_os_error());
+    matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// The path without links in it; its last part may be a dead mount, which cannot be looked at.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Ok(whole) => Ok(whole),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
+            let whole = std::path::absolute(path)?;
+            let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
+                return Err(error);
+            };
+            Ok(fs::canonicalize(parent)?.join(name))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is mounted topmost at exactly this path.
+fn source(path: &Path) -> Result<Option<OsString>, MountError> {
+    let table = fs::read(MOUNTINFO).map_err(|error| system("read", Path::new(MOUNTINFO), error))?;
+    Ok(topmost(&table, path))
+}
+
+fn topmost(table: &[u8], path: &Path) -> Option<OsString> {
+    let lines = table.split(|byte| *byte == b'\n');
+    let mut here = lines.filter_map(parse).filter(|(at, _)| at == path);
+    here.next_back().map(|(_, source)| source)
+}
+
+/// The mount point and the source of a line: `36 35 98:0 /root /mount/point options optional... - type source options`.
+fn parse(line: &[u8]) -> Option<(PathBuf, OsString)> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let point = fields.nth(4)?;
+    let source = fields.skip_while(|field| *field != b"-").nth(2)?;
+    let point = PathBuf::from(OsString::from_vec(unescape(point)));
+    Some((point, OsString::from_vec(unescape(source))))
+}
+
+/// Blanks and backslashes are written as `\040`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, behind)) = rest.split_first() {
+        let code = behind.get(..3).filter(|_| *first == b'\\');
+        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = behind.get(3..).unwrap_or_default();
+            }
+            None => {
+                plain.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+22 1 0:20 / / rw - ext4 /dev/vda rw
+36 22 0:40 / /mnt/a\\040b rw,nosuid shared:1 master:2 - fuse darter:image ro
+37 22 0:41 / /mnt/c rw - tmpfs tmpfs rw
+38 37 0:42 / /mnt/c rw - fuse darter:image ro
+";
+
+    #[test]
+    fn the_topmost_mount_counts() {
+        for (path, source) in [
+            ("/mnt/a b", Some("darter:image")),
+            ("/mnt/c", Some("darter:image")),
+            ("/", Some("/dev/vda")),
+            ("/mnt", None),
+        ] {
+            assert_eq!(
+                topmost(TABLE, Path::new(path)).as_deref(),
+                source.map(OsStr::new),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_line_is_read_or_left_out() {
+        for line in [
+            "",
+            "a b c",
+            "1 2 3 4 /p - ",
+            "1 2 3 4 /p x y",
+            "1 2 3 4 \\9 - t s",
+        ] {
+            let _ = parse(line.as_bytes());
+        }
+        assert_eq!(unescape(b"\\134\\04x"), b"\\\\04x");
+    }
+
+    #[test]
+    fn what_is_no_mount_of_ours_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(ours(dir.path()), Err(MountError::NotMounted(_))));
+        assert!(matches!(recover(Path::new("/proc")), Err(MountError::Taken(_))));
+        assert_eq!(recover(dir.path()).unwrap(), dir.path().canonicalize().unwrap());
+        assert!(recover(&dir.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,18 @@
+//! Images made by Nydus's own builder, read through the library and through FUSE, and compared with what they were made of.
+//!
+//! Mounting needs root and `/dev/fuse`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
+mod fixture;
+mod malformed;
+mod mirror;
+mod mounted;
+mod process;
+mod reading;
+mod snapshot;
+mod source;
+mod tree;
