@@ -4,6 +4,7 @@
 //! that is wrong with the command line or a configuration ends with status 64, a clean stop with 0, a failure with 1.
 
 mod admin;
+mod bridge;
 mod certs;
 mod doctor;
 mod exit;
@@ -37,6 +38,8 @@ Examples:
   darter proxy run --set scheduler.addresses='[\"10.0.0.5:8002\"]'
                                             on each node: the mirror
   darter setup containerd                   on each node: containerd pulls through the mirror
+  darter mount registry.example/app:nydus /mnt
+                                            a Nydus image as a directory, fetched as it is read
   darter doctor                             what is wrong with this node
   darter why nginx                          where the bytes of the last pull came from
   darter scheduler tasks                    who has what, who waits for what";
@@ -51,6 +54,12 @@ enum Command {
     Scheduler(scheduler::Scheduler),
     /// Makes a client (container runtime, builder, snapshotter) pull through the mirror, and undoes it
     Setup(setup::Setup),
+    /// Mounts a Nydus image at a directory; its files are fetched when they are read
+    #[command(disable_help_flag = true)]
+    Mount(bridge::Bridge),
+    /// Unmounts what was mounted so
+    #[command(disable_help_flag = true)]
+    Umount(bridge::Bridge),
     /// Certificates for a small cluster: a CA, nodes, seeds and schedulers
     Certs(certs::Certs),
     /// Looks at this node as an operator would, and says what to do about what it finds
@@ -75,6 +84,8 @@ fn main() -> ExitCode {
         Command::Proxy(proxy) => proxy.run(),
         Command::Scheduler(scheduler) => scheduler.run(),
         Command::Setup(setup) => setup.run(),
+        Command::Mount(bridge) => bridge.run("mount"),
+        Command::Umount(bridge) => bridge.run("umount"),
         Command::Certs(certs) => certs.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Why(why) => why.run(),

@@ -83,6 +83,45 @@ fn help_has_examples_that_are_commands() {
     }
 }
 
+/// The program in a folder of its own.
+fn darter_in(folder: &std::path::Path) -> Command {
+    let (own, there) = (env!("CARGO_BIN_EXE_darter"), folder.join("darter"));
+    std::fs::hard_link(own, &there)
+        .or_else(|_| std::fs::copy(own, &there).map(|_| ()))
+        .unwrap();
+    Command::new(there)
+}
+
+#[test]
+fn mounts_are_the_work_of_the_bridge_beside_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut darter = darter_in(folder.path());
+    let missing = darter.args(["umount", "/mnt"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    let said = text(&missing.stderr);
+    assert!(
+        said.contains("darter-bridge") && said.contains("install it"),
+        "{said}"
+    );
+
+    let bridge = folder.path().join("darter-bridge");
+    std::fs::write(&bridge, "#!/bin/sh\necho \"$@\"\nexit 7\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&bridge, executable).unwrap();
+    for arguments in [
+        &["mount", "--mirror", "x:1", "image", "/mnt"][..],
+        &["mount", "--help"],
+        &["umount", "-h"],
+    ] {
+        let there = Command::new(folder.path().join("darter"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(there.status.code(), Some(7), "{arguments:?}");
+        assert_eq!(text(&there.stdout).trim(), arguments.join(" "));
+    }
+}
+
 #[test]
 fn the_version_names_the_protocol() {
     let said = text(&darter(&["version"]).stdout);
