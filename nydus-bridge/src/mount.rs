@@ -98,8 +98,9 @@ impl Mount {
             MountOption::RO,
             MountOption::FSName(format!("{SOURCE}{}", name.replace(',', "_"))),
             MountOption::DefaultPermissions,
-            MountOption::Suid,
-            MountOption::Dev,
+            // An image is a stranger's: what it marks as root's own must not become root for whoever runs it here.
+            MountOption::NoSuid,
+            MountOption::NoDev,
         ];
         // Containers run as anybody; the kernel checks permissions by what the image says.
         config.acl = SessionACL::All;

@@ -10,6 +10,7 @@ use darter_nydus_bridge::blob::{BlobSource, Folder};
 use darter_nydus_bridge::fs::{Limits, OpenImage};
 use darter_nydus_bridge::mount::{Mount, MountError};
 use darter_service::supervise::Tasks;
+use rustix::fs::StatVfsMountFlags;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{self, Built};
@@ -139,6 +140,8 @@ async fn an_image_cannot_be_written_and_says_how_large_it_is() {
         let missing = fs::metadata(point.join("files/missing")).unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
         let found = rustix::fs::statvfs(point).unwrap();
+        let flags = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV;
+        assert!(found.f_flag.contains(flags), "{:?}", found.f_flag);
         assert!(found.f_files > 900, "{}", found.f_files);
         assert!(found.f_blocks * found.f_frsize > 10_000_000, "{}", found.f_blocks);
         let whole = File::open(point.join("files/3500000")).unwrap();
