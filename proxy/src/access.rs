@@ -16,6 +16,7 @@ mod grants;
 mod origins;
 mod recent;
 mod standing;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -24,7 +25,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use darter_origin::{ContentAddress, Credentials, OriginError};
-use darter_types::{ContentKind, OriginLocator, RegistryName};
+use darter_types::{OriginLocator, RegistryName};
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -33,6 +34,7 @@ use crate::mirror::client::Client;
 use caller::{Caller, CallerKey, Who, credentials};
 use flight::Flights;
 use grants::{Grant, Grants, Yes};
+use subject::Subject;
 
 pub use caller::Asker;
 pub(crate) use caller::keyed_hash;
@@ -90,13 +92,6 @@ pub(crate) fn verdict(problem: &OriginError) -> Verdict {
         OriginError::NotAllowed { .. } => Verdict::Forbidden,
         _ => Verdict::CannotTell,
     }
-}
-
-/// What a registry can be asked about.
-#[derive(Clone, Debug)]
-enum Subject {
-    Content(OriginLocator),
-    Tag(TagQuery),
 }
 
 type FlightKey = (Option<CallerKey>, String, Vec<Vec<u8>>);
@@ -467,41 +462,5 @@ impl Permit {
     fn stale(mut self) -> Self {
         self.stale = true;
         self
-    }
-}
-
-impl Subject {
-    fn place(&self) -> (&darter_types::RegistryName, &darter_types::Repository) {
-        match self {
-            Self::Content(content) => (&content.registry, &content.repository),
-            Self::Tag(tag) => (&tag.registry, &tag.repository),
-        }
-    }
-
-    fn path(&self) -> String {
-        match self {
-            Self::Content(content) => format!("{}{}", content.registry, content.path()),
-            Self::Tag(tag) => format!("{}/v2/{}/manifests/{}", tag.registry, tag.repository, tag.tag),
-        }
-    }
-
-    fn accept(&self) -> Vec<Vec<u8>> {
-        match self {
-            Self::Content(_) => Vec::new(),
-            Self::Tag(tag) => tag.accept.iter().map(|line| line.as_bytes().to_vec()).collect(),
-        }
-    }
-
-    /// The content that the registry's answer is about.
-    fn content(&self, head: &ContentHead) -> OriginLocator {
-        match self {
-            Self::Content(content) => content.clone(),
-            Self::Tag(tag) => OriginLocator {
-                registry: tag.registry.clone(),
-                repository: tag.repository.clone(),
-                kind: ContentKind::Manifest,
-                digest: head.digest,
-            },
-        }
     }
 }

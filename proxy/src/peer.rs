@@ -9,6 +9,7 @@ pub mod news;
 mod pool;
 mod rates;
 mod server;
+mod upload;
 mod watch;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@
 )]
 
 mod fuzz;
+mod openssl;
 mod repeated;
 mod report;
 mod steps;

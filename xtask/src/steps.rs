@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::E2eOptions;
+use crate::openssl;
 use crate::repeated;
 use crate::report::Report;
 use crate::suites::Suite;
@@ -25,6 +26,7 @@ const E2E: &str = "e2e";
 
 /// Everything that CI runs.
 pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
+    openssl::install();
     let mut report = Report::default();
     fmt(&mut report)?;
     report.check("tidy", || tidy::problems(&root()))?;
@@ -258,6 +260,7 @@ fn cargo(command: &str) -> Command {
     if std::env::var_os("CI").is_some() {
         cargo.arg("--locked");
     }
+    openssl::prefer(&mut cargo);
     cargo
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_types::{Algorithm, Digest};
+use darter_types::{Algorithm, ContentKind, Digest};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Response};
 use proptest::prelude::*;

@@ -9,17 +9,17 @@ use bytes::Bytes;
 use darter_service::limit::Limiter;
 use darter_service::net::PeerAddr;
 use darter_service::tls::PeerIdentity;
-use darter_store::StoredTask;
-use darter_types::{ByteRange, HostId, PieceLayout, PieceSet, TaskId};
+use darter_types::{ByteRange, HostId, PieceSet, TaskId};
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::news::write_have;
 use super::rates::Rates;
+use super::upload::Upload;
 use super::{
     ASKED_HEADER, HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER,
     REPOSITORY_HEADER,
@@ -28,7 +28,7 @@ use crate::metrics::PeerMetrics;
 use crate::pull::{Availability, Leave, PullError, Pulls, Right};
 
 /// Body of an answer.
-type PeerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, PullError>;
+pub(super) type PeerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, PullError>;
 
 /// How long a request waits for its turn before it is refused with 503.
 const QUEUE: Duration = Duration::from_secs(1);
@@ -36,10 +36,6 @@ const QUEUE: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_millis(500);
 /// How long a node that asks for news of an unknown content waits for it to begin here.
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// Longest slice that is sent at once, in bytes.
-const SLICE_BYTES_MAX: u64 = 1024 * 1024;
-/// The same where a rate binds: many answers then take turns, and none is silent for long.
-const LIMITED_SLICE_BYTES_MAX: u64 = 64 * 1024;
 /// Contents whose news are remembered beside their streams.
 const SERVING_MAX: usize = 4096;
 
@@ -304,60 +300,6 @@ pub fn fuzz_request(data: &[u8]) {
     }
     if let Some(range) = parse_range(range) {
         assert!(!range.is_empty(), "{text:?} is read as {range}");
-    }
-}
-
-/// The body of one answer with pieces.
-struct Upload {
-    stored: Arc<dyn StoredTask>,
-    availability: Arc<Availability>,
-    layout: PieceLayout,
-    range: ByteRange,
-    offset: u64,
-    rates: [Limiter; 2],
-    metrics: Arc<PeerMetrics>,
-    _turn: OwnedSemaphorePermit,
-}
-
-impl Upload {
-    fn into_body(self) -> PeerBody {
-        let frames = stream::unfold(self, |mut upload| async move {
-            let next = upload.next().await?;
-            Some((next.map(Frame::data), upload))
-        });
-        StreamBody::new(frames).boxed_unsync()
-    }
-
-    async fn next(&mut self) -> Option<Result<Bytes, PullError>> {
-        if self.offset >= self.range.end {
-            for piece in self.layout.pieces_of(self.range).pieces() {
-                self.availability.sent(piece);
-            }
-            return None;
-        }
-        let limited = self.rates.iter().any(|rate| !rate.is_unlimited());
-        let slice = if limited {
-            LIMITED_SLICE_BYTES_MAX
-        } else {
-            SLICE_BYTES_MAX
-        };
-        let end = self.range.end.min(self.offset + slice);
-        for rate in &self.rates {
-            rate.take(end - self.offset).await;
-        }
-        let bytes = self.stored.read(ByteRange::new(self.offset, end));
-        let bytes = bytes.map_err(|error| PullError::Store(error.to_string()));
-        if let Ok(bytes) = &bytes {
-            self.offset += bytes.len() as u64;
-            self.metrics.sent(bytes.len());
-        }
-        Some(bytes)
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.metrics.upload_ended();
     }
 }
 
