@@ -11,6 +11,7 @@
 //! order get equal answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,11 +99,14 @@ struct Manifest {
 
 /// Counts a request as running until it is dropped.
 #[derive(Debug)]
-struct Running(Origin);
+struct Running {
+    origin: Origin,
+    source: Option<IpAddr>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.state().ledger.running -= 1;
+        self.origin.state().ledger.left(self.source);
     }
 }
 
@@ -388,6 +392,19 @@ impl Origin {
     /// The most requests that were being answered at one time.
     pub fn concurrent_max(&self) -> u64 {
         self.state().ledger.running_max
+    }
+
+    /// The most requests of one client's address that were being answered at one time, since the counters were reset.
+    pub fn concurrent_max_of(&self, source: IpAddr) -> u64 {
+        let state = self.state();
+        let counts = state.ledger.running_by_source.get(&source);
+        counts.map_or(0, |counts| counts.max)
+    }
+
+    /// Bytes of a digest that were sent to one client's address, counted as [`Self::bytes_sent`].
+    pub fn bytes_sent_to(&self, source: IpAddr, digest: &str) -> u64 {
+        let key = (source, digest.to_owned());
+        self.state().ledger.sent_by_source.get(&key).copied().unwrap_or(0)
     }
 
     /// Requests that are being answered now.

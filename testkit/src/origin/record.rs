@@ -1,6 +1,7 @@
 //! What the origin saw and sent, for tests to assert on. Only counting; no decision reads it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
 use http::request::Parts;
 use http::{Method, header};
@@ -13,6 +14,8 @@ const LOG_RECORDS_MAX: usize = 200_000;
 pub struct RequestRecord {
     /// Counted from 1 in the order of arrival.
     pub number: u64,
+    /// Who sent it; none where there are no addresses.
+    pub source: Option<IpAddr>,
     /// Whether it came over TLS.
     pub secure: bool,
     /// The method.
@@ -52,6 +55,13 @@ impl RequestRecord {
     }
 }
 
+/// How a request comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) source: Option<IpAddr>,
+    pub(super) secure: bool,
+}
+
 /// The counters behind the origin's questions.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -62,15 +72,29 @@ pub(super) struct Ledger {
     pub(super) sent_by_digest: BTreeMap<String, u64>,
     pub(super) running: u64,
     pub(super) running_max: u64,
+    pub(super) running_by_source: BTreeMap<IpAddr, RunningOf>,
+    pub(super) sent_by_source: BTreeMap<(IpAddr, String), u64>,
     pub(super) connections: u64,
+}
+
+/// Requests of one address that are being answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RunningOf {
+    pub(super) now: u64,
+    pub(super) max: u64,
 }
 
 impl Ledger {
     /// Notes a request; the answer's status follows by `answered`.
-    pub(super) fn arrived(&mut self, parts: &Parts, digest: Option<String>, secure: bool) -> u64 {
+    pub(super) fn arrived(&mut self, parts: &Parts, digest: Option<String>, way: Way) -> u64 {
         self.requests += 1;
         self.running += 1;
         self.running_max = self.running_max.max(self.running);
+        if let Some(source) = way.source {
+            let counts = self.running_by_source.entry(source).or_default();
+            counts.now += 1;
+            counts.max = counts.max.max(counts.now);
+        }
         let path = parts.uri.path().to_owned();
         let key = (parts.method.to_string(), path.clone(), digest.clone());
         *self.by_target.entry(key).or_default() += 1;
@@ -87,7 +111,8 @@ impl Ledger {
         let (number, method) = (self.requests, parts.method.clone());
         self.log.push_back(RequestRecord {
             number,
-            secure,
+            source: way.source,
+            secure: way.secure,
             method,
             path,
             query,
@@ -104,17 +129,33 @@ impl Ledger {
         }
     }
 
-    pub(super) fn sent(&mut self, digest: String, bytes: u64) {
+    /// A request was answered, or given up.
+    pub(super) fn left(&mut self, source: Option<IpAddr>) {
+        self.running -= 1;
+        if let Some(counts) = source.and_then(|source| self.running_by_source.get_mut(&source)) {
+            counts.now -= 1;
+        }
+    }
+
+    pub(super) fn sent(&mut self, source: Option<IpAddr>, digest: String, bytes: u64) {
         self.sent_total += bytes;
+        if let Some(source) = source {
+            *self.sent_by_source.entry((source, digest.clone())).or_default() += bytes;
+        }
         *self.sent_by_digest.entry(digest).or_default() += bytes;
     }
 
     /// Starts counting anew. What runs at the moment stays known.
     pub(super) fn reset(&mut self) {
         let running = self.running;
+        let mut running_by_source = std::mem::take(&mut self.running_by_source);
+        for counts in running_by_source.values_mut() {
+            counts.max = counts.now;
+        }
         *self = Self {
             running,
             running_max: running,
+            running_by_source,
             requests: self.requests,
             ..Self::default()
         };

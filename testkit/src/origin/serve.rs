@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::body::FaultyBody;
 use super::fault::CutBy;
 use super::plan::{Instead, Plan};
+use super::record::Way;
 use super::route::Route;
 use super::tls::{Identity, TlsMode};
 use super::wire::{Control, Ending, Wire};
@@ -36,6 +37,12 @@ const RESET_GRACE: Duration = Duration::from_millis(20);
 #[error("a fault ends this connection without an answer")]
 struct NoAnswer;
 
+/// Of sockets that have no addresses.
+const PLAIN: Way = Way {
+    source: None,
+    secure: false,
+};
+
 type Answered = Result<Response<FaultyBody>, NoAnswer>;
 
 impl Origin {
@@ -47,7 +54,7 @@ impl Origin {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (io, ending) = self.drive(io, false).await;
+        let (io, ending) = self.drive(io, PLAIN).await;
         finish(io, ending).await;
     }
 
@@ -124,28 +131,30 @@ impl Origin {
     async fn serve_tcp(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
         // A socket that died already fails at its first use.
         _ = stream.set_nodelay(true);
+        let source = stream.peer_addr().ok().map(|address| address.ip());
+        let way = |secure| Way { source, secure };
         let Some(tls) = tls else {
-            let (stream, ending) = self.drive(stream, false).await;
+            let (stream, ending) = self.drive(stream, way(false)).await;
             linger(&stream, ending.as_ref()).await;
             return finish(stream, ending).await;
         };
         if let Ok(stream) = tls.accept(stream).await {
-            let (stream, ending) = self.drive(stream, true).await;
+            let (stream, ending) = self.drive(stream, way(true)).await;
             linger(stream.get_ref().0, ending.as_ref()).await;
             finish(stream, ending).await;
         }
     }
 
     /// Runs HTTP until the connection is done, and hands it back.
-    async fn drive<I>(&self, io: I, secure: bool) -> (I, Option<Ending>)
+    async fn drive<I>(&self, io: I, way: Way) -> (I, Option<Ending>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.state().ledger.connections += 1;
-        let control = Arc::new(Control::new(self.clone()));
+        let control = Arc::new(Control::new(self.clone(), way.source));
         let service = service_fn(|request| -> Pin<Box<dyn Future<Output = Answered> + Send>> {
             let (origin, control) = (self.clone(), Arc::clone(&control));
-            Box::pin(async move { origin.respond(request, secure, control).await })
+            Box::pin(async move { origin.respond(request, way, control).await })
         });
         let wire = TokioIo::new(Wire::new(io, Arc::clone(&control)));
         let mut connection = http1::Builder::new()
@@ -157,13 +166,16 @@ impl Origin {
         (wire.io, control.take_ending())
     }
 
-    async fn respond(&self, request: Request<Incoming>, secure: bool, control: Arc<Control>) -> Answered {
+    async fn respond(&self, request: Request<Incoming>, way: Way, control: Arc<Control>) -> Answered {
         let (parts, _) = request.into_parts();
         let route = Route::parse(parts.uri.path());
         let digest = self.state().digest_of(&route);
-        let number = self.state().ledger.arrived(&parts, digest.clone(), secure);
-        let running = Running(self.clone());
-        let plan = self.state().answer(&parts, &route, digest.as_deref(), secure);
+        let number = self.state().ledger.arrived(&parts, digest.clone(), way);
+        let running = Running {
+            origin: self.clone(),
+            source: way.source,
+        };
+        let plan = self.state().answer(&parts, &route, digest.as_deref(), way.secure);
         if !plan.delay.is_zero() {
             tokio::time::sleep(plan.delay).await;
         }

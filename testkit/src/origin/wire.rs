@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -27,6 +28,7 @@ pub(super) enum Ending {
 #[derive(Debug)]
 pub(super) struct Control {
     origin: Origin,
+    source: Option<IpAddr>,
     state: Mutex<ControlState>,
 }
 
@@ -45,9 +47,10 @@ struct Answer {
 }
 
 impl Control {
-    pub(super) fn new(origin: Origin) -> Self {
+    pub(super) fn new(origin: Origin, source: Option<IpAddr>) -> Self {
         Self {
             origin,
+            source,
             state: Mutex::default(),
         }
     }
@@ -82,7 +85,7 @@ impl Control {
         let mut payload = Vec::new();
         self.state().meter(bytes, &mut payload);
         for (digest, count) in payload {
-            self.origin.state().ledger.sent(digest, count);
+            self.origin.state().ledger.sent(self.source, digest, count);
         }
     }
 }
