@@ -77,6 +77,16 @@ impl Drop for MappedFile {
     }
 }
 
+/// Fails when a file has fewer bytes than its content. What is mapped behind its end may not be touched: the system ends the
+/// process (SIGBUS), and shows zeros up to the end of the last page.
+pub(super) fn long_enough(file: &File, length: u64) -> io::Result<()> {
+    if file.metadata()?.len() < length {
+        let why = "the data file is shorter than its content";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+    }
+    Ok(())
+}
+
 /// Maps the first `length` bytes of `file`, which has at least as many. An empty file needs no mapping.
 #[expect(
     unsafe_code,
@@ -86,13 +96,8 @@ pub(super) fn map_file(file: &Arc<File>, length: u64, registry: &Arc<Mappings>) 
     if length == 0 {
         return Ok(Bytes::new());
     }
+    long_enough(file, length)?;
     let length = usize::try_from(length).map_err(io::Error::other)?;
-    if file.metadata()?.len() < length as u64 {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the data file is shorter than its content",
-        ));
-    }
     // SAFETY: the mapping is shared and read-only. The file lies in a directory that only this user may write
     // to and that this process holds the lock of; it was just seen to be long enough and this crate never
     // shortens it, so no access beyond its end can raise SIGBUS. Bytes of it change only by writes of this

@@ -11,7 +11,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 
 use super::Shared;
 use super::index::{PIECE_CELL, STATE_CELL};
-use super::map::map_file;
+use super::map::{long_enough, map_file};
 use super::record::{Admitted, Files, Record};
 use super::write::{read_up_to, refused};
 use crate::sync::{self, lock};
@@ -101,15 +101,20 @@ impl DiskTask {
         }
     }
 
-    /// A slice of the mapping, which is made at the first call.
+    /// A slice of the mapping, which is made at the first call. Whether somebody else has cut the file short since then is
+    /// asked each time.
     fn mapped(&self, range: ByteRange) -> Result<Bytes, StoreError> {
+        let length = self.record.facts.layout.length();
+        let cannot = |source| refused("map", &self.files.path, 0, source);
         let mut map = lock(&self.files.map);
         let whole = match &*map {
-            Some(whole) => whole,
+            Some(whole) => {
+                long_enough(&self.files.data, length).map_err(cannot)?;
+                whole
+            }
             None => {
-                let length = self.record.facts.layout.length();
                 let made = map_file(&self.files.data, length, &self.shared.mappings);
-                map.insert(made.map_err(|source| refused("map", &self.files.path, 0, source))?)
+                map.insert(made.map_err(cannot)?)
             }
         };
         Ok(whole.slice(range.indices()))

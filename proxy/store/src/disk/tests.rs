@@ -103,6 +103,19 @@ fn reads_are_slices_of_one_mapping_that_the_registry_knows() {
 }
 
 #[test]
+fn a_file_that_is_cut_short_behind_its_mapping_is_not_touched() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    let stored = store.open(task(1), &facts(2 * PIECE, true)).unwrap();
+    put(&stored, 1);
+    let part = ByteRange::new(PIECE, PIECE + 10);
+    assert_eq!(stored.read(part).unwrap().len(), 10);
+    let data = File::options().write(true).open(data_file(&store, 1)).unwrap();
+    data.set_len(PIECE).unwrap();
+    assert!(matches!(stored.read(part), Err(StoreError::Io { .. })));
+}
+
+#[test]
 fn claimed_pieces_are_read_without_a_mapping_one_at_a_time() {
     let dir = TempDir::new().unwrap();
     put(
