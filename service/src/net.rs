@@ -27,6 +27,11 @@ pub use stream::{AsyncIo, PeerAddr, Stream};
 /// A future of a trait object's method.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Connections that the system completes before they are accepted; it allows no more than `net.core.somaxconn`. The 128 that the
+/// library asks for are fewer than the clients of a node that may begin at one moment: who finds no room is heard of a second
+/// later, when it has given up.
+const BACKLOG: i32 = 4096;
+
 /// Where sockets come from.
 pub trait Network: Send + Sync + Debug + 'static {
     /// Listens on an address. Port 0 takes a free one ([`Listener::local_addr`] tells which).
@@ -60,10 +65,16 @@ impl Network for TokioNetwork {
     fn bind<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
             Ok(match address {
-                Address::Tcp(authority) => Box::new(TcpListener::bind(authority).await?) as Box<dyn Listener>,
+                Address::Tcp(authority) => {
+                    let listener = TcpListener::bind(authority).await?;
+                    rustix::net::listen(&listener, BACKLOG)?;
+                    Box::new(listener) as Box<dyn Listener>
+                }
                 Address::Unix(path) => {
                     remove_stale_socket(path)?;
-                    Box::new(UnixListener::bind(path)?)
+                    let listener = UnixListener::bind(path)?;
+                    rustix::net::listen(&listener, BACKLOG)?;
+                    Box::new(listener)
                 }
             })
         })
@@ -151,6 +162,17 @@ mod tests {
     async fn tcp_carries_bytes_both_ways() {
         let any = "127.0.0.1:0".parse().unwrap();
         echo_once(&any, async |local| TokioNetwork.connect(&local.to_string()).await).await;
+    }
+
+    /// Nobody accepts while they all come.
+    #[tokio::test]
+    async fn many_connect_at_one_moment() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = TokioNetwork.bind(&any).await.unwrap();
+        let local = listener.local_addr().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&local, std::time::Duration::from_millis(900));
+        let connected: Vec<_> = (0..300).map(|_| connect()).take_while(Result::is_ok).collect();
+        assert_eq!(connected.len(), 300);
     }
 
     #[tokio::test]
