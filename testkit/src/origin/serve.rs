@@ -32,6 +32,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Lets sent bytes arrive before a reset throws away what is still queued.
 const RESET_GRACE: Duration = Duration::from_millis(20);
 
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
 /// The service's error: no answer, the connection ends as its control says.
 #[derive(Debug, thiserror::Error)]
 #[error("a fault ends this connection without an answer")]
@@ -90,6 +93,8 @@ impl Origin {
     }
 
     fn start(&self, listener: TcpListener, identity: Option<Identity>) -> io::Result<RunningOrigin> {
+        // A registry has room for as many clients as a herd has.
+        rustix::net::listen(&listener, BACKLOG)?;
         let addr = listener.local_addr()?;
         let (ca_pem, acceptor) = identity
             .map(|identity| (identity.ca_pem, identity.acceptor))
