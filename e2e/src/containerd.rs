@@ -89,6 +89,20 @@ impl Containerd {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// What `hosts.toml` says now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn hosts(&self) -> Result<String> {
+        let path = self.folder.join(HOSTS).join(REGISTRY).join("hosts.toml");
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// What stands for the node's file system.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join(ROOT)
+    }
+
     /// Puts the proxy in front of the hosts that [`Self::set_hosts`] wrote, as an operator does: by `darter setup containerd`.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ impl Darter {
     /// # Errors
     /// As [`Self::proxy`].
     pub fn proxy_as(host: &Namespace, folder: &Path, config: &Value, wrapper: &[String]) -> Result<Self> {
-        Self::start(host, "proxy", folder, config, 4002, wrapper)
+        Self::start(host, "proxy", folder, config, 4002, wrapper, &[])
     }
 
     /// Starts a proxy with a configuration of the test's own (see [`proxy_config`]), and waits until it is ready.
@@ -106,12 +106,20 @@ impl Darter {
         Self::proxy_as(host, folder, config, &[])
     }
 
+    /// The same as a worker that another process starts again when it ends or hangs: [`Self::process`] is that one.
+    ///
+    /// # Errors
+    /// As [`Self::proxy`].
+    pub fn supervised_proxy(host: &Namespace, folder: &Path, config: &Value) -> Result<Self> {
+        Self::start(host, "proxy", folder, config, 4002, &[], &["--supervised"])
+    }
+
     /// Starts a scheduler on `host` with its files in `folder`, and waits until it is ready.
     ///
     /// # Errors
     /// As [`Self::proxy`].
     pub fn scheduler(host: &Namespace, folder: &Path) -> Result<Self> {
-        Self::start(host, "scheduler", folder, &scheduler_config(), 8003, &[])
+        Self::start(host, "scheduler", folder, &scheduler_config(), 8003, &[], &[])
     }
 
     fn start(
@@ -121,6 +129,7 @@ impl Darter {
         config: &Value,
         admin_port: u16,
         wrapper: &[String],
+        more: &[&str],
     ) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
         let file = folder.join(format!("{role}.yaml"));
@@ -135,7 +144,7 @@ impl Darter {
                 program
             }
         };
-        program.args([role, "run", "--config"]).arg(&file);
+        program.args([role, "run", "--config"]).arg(&file).args(more);
         let name = format!("darter {role} on {}", host.name());
         let process = Process::start(&name, &mut program, &folder.join(format!("{role}.log")))?;
         let mut darter = Self {

@@ -7,6 +7,8 @@
 //! What must hold: a bar's own condition is checked beside its pulls, and is told when it is broken; times are
 //! bounded generously, since machines are shared.
 
+mod access;
+mod changes;
 mod control;
 mod degradation;
 mod disk;
@@ -15,12 +17,15 @@ mod island;
 mod liar;
 mod limits;
 mod manifests;
+mod memory;
 mod node;
 mod origin;
 mod peers;
 mod process;
 mod report;
+mod room;
 mod scene;
+mod wire;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -68,26 +73,30 @@ const BARS: &[(&str, Try)] = &[
     ("7", integrity::poisoned_digest),
     ("10", manifests::moved_tag),
     ("12", manifests::no_manifests),
+    ("13", access::without_token),
+    ("14", access::with_other_token),
     ("38", limits::announced_sizes),
     ("41a", peers::silent_parent),
     ("42", limits::slow_loris),
     ("43", peers::black_holes),
     ("44", limits::slow_readers),
     ("48", process::killed),
+    ("49", process::frozen),
     ("50", degradation::source_fails),
     ("51", limits::overloaded),
     ("52", process::restarted),
     ("54", control::all_killed),
-    ("55", disk::full),
+    ("55", room::full),
     ("56", disk::errors),
     ("58", origin::herd),
     ("59", origin::herd_of_nodes),
     ("60", origin::refusals),
     ("61", origin::cuts),
-    ("62", origin::changes),
+    ("62", changes::changes),
     ("63", origin::down),
     ("64", disk::killed_while_writing),
     ("66", disk::damaged),
+    ("66", disk::cut_while_served),
     ("67", disk::slow),
     ("68", process::out_of_memory),
     ("69", control::scheduler),

@@ -55,3 +55,35 @@ fn the_proxy_is_killed() -> Result<()> {
 fn the_store_rots() -> Result<()> {
     holds("5")
 }
+
+/// Contents of one registry are not another's, and a tag is what its registry says now.
+#[test]
+fn registries_and_tags_are_told_apart() -> Result<()> {
+    holds("7")?;
+    holds("10")
+}
+
+/// The node's own proxy stands still in the middle of a pull.
+#[test]
+fn the_proxy_is_frozen() -> Result<()> {
+    holds("49")
+}
+
+/// A registry that ignores ranges, has another content in the middle, or whose signed addresses run out.
+#[test]
+fn registries_that_change_their_mind() -> Result<()> {
+    holds("62")
+}
+
+/// What the node has is served without its registry, to containerd as well.
+#[test]
+fn the_registry_is_down() -> Result<()> {
+    holds("63")
+}
+
+/// Who may not read a private content hears of it what its registry says, whoever has pulled it before.
+#[test]
+fn private_contents() -> Result<()> {
+    holds("13")?;
+    holds("14")
+}

@@ -1,7 +1,5 @@
 //! What the proxy reads from fails in the middle of a body: it hands the client over, by FIN and then 503.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use darter_testkit::origin::{CutBy, Fault, FaultId, Match, Origin, When};
 
@@ -13,8 +11,6 @@ use crate::command::output;
 
 const SIZE: u64 = 2 * MIB;
 const PIECE: u64 = 256 * 1024;
-/// The proxy asks a registry that breaks off three more times, with pauses, before it gives up.
-const ADDED_MAX: Duration = Duration::from_secs(5);
 
 /// Bar 50: the registry, or the one peer, breaks off at every piece border and at places between, and does not come back.
 pub(super) fn source_fails(effort: Effort, report: &mut Report) -> Result<()> {
@@ -126,7 +122,7 @@ pub(super) fn held(scene: &Scene, node: usize, blob: &Blob) -> Result<()> {
 fn finish(mut tally: Tally, mut scene: Scene, node: usize, report: &mut Report) -> Result<()> {
     let resets = resets(scene.node(node)?)?;
     tally.must(resets == 0, || format!("{resets} resets left the mirror's port"));
-    tally.added_at_most(ADDED_MAX);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())

@@ -15,8 +15,6 @@ use super::{Effort, Report, Tally};
 use crate::clock::until;
 
 const SIZE: u64 = 2 * MIB;
-/// A body that is wrong is known to be so at its end: then the rest is read from the registry.
-const ADDED_MAX: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bar 6: the node's registry lies, in each way that it can. The client's own last host does not.
@@ -60,7 +58,7 @@ pub(super) fn lying_registry(effort: Effort, report: &mut Report) -> Result<()> 
             // By now the registry is right: whether by Darter or past it, the bytes are.
             tally.pull(&scene.pull(0, &blob)?, plain);
         }
-        tally.added_at_most(ADDED_MAX);
+        tally.added_in_bounds();
         good &= tally.is_good();
         report.add(&tally);
     }
@@ -151,7 +149,7 @@ pub(super) fn poisoned_digest(effort: Effort, report: &mut Report) -> Result<()>
             });
         }
     }
-    tally.added_at_most(ADDED_MAX);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())

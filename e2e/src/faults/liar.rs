@@ -1,6 +1,7 @@
 //! The wire before a node's pieces: other nodes reach it through this, and it does to the bytes what a test says.
 //!
-//! Behind it stands a real node, so that all but the lie is true. One request a connection: each is a choice anew.
+//! Behind it stands a real node, so that all but the lie is true. One request a connection: each is a choice anew. After what
+//! breaks the protocol the wire leaves the connection open: it is for the other side to close it.
 
 #![expect(
     clippy::disallowed_methods,
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::island::Island;
+use super::wire::{Answer, Asked, read_head};
 
 /// Where other nodes find it.
 pub(super) const PORT: u16 = 4100;
@@ -25,8 +27,8 @@ const TRUTH: &str = "127.0.0.1:4000";
 const PIECE_MIN: u64 = 256 * 1024;
 /// Within each of those one bit is flipped, at this offset.
 const FLIPPED: u64 = 1000;
-/// Heads are short; what is longer is an attack on the harness.
-const HEAD_MAX: usize = 64 * 1024;
+/// Until the other side must have closed a connection on which it was lied to.
+pub(super) const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What it does to answers with pieces; the news of who has what stay true unless said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,18 +70,15 @@ struct State {
     told: u64,
     /// Left of [`Lie::Budget`].
     budget: u64,
+    /// Connections that the other side closed after a lie that breaks the protocol, and those that it kept.
+    closed: u64,
+    kept: u64,
 }
 
 /// A wire that lies on demand.
 #[derive(Clone, Debug)]
 pub(super) struct Liar {
     state: Arc<Mutex<State>>,
-}
-
-/// A request for pieces, or for something else.
-struct Asked {
-    head: Vec<u8>,
-    pieces: bool,
 }
 
 impl Liar {
@@ -90,6 +89,8 @@ impl Liar {
             requests: 0,
             told: 0,
             budget: 0,
+            closed: 0,
+            kept: 0,
         };
         let liar = Self {
             state: Arc::new(Mutex::new(state)),
@@ -121,6 +122,12 @@ impl Liar {
         self.lock().told
     }
 
+    /// Connections that the other side closed after a lie that breaks the protocol, and those that it kept.
+    pub(super) fn closed_and_kept(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.closed, state.kept)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,23 +152,34 @@ impl Liar {
         if lie == Lie::Mute {
             return std::future::pending().await;
         }
+        let answered = self.answer(&mut child, &asked, lie).await;
+        if lie.breaks_the_protocol() {
+            let closed = answered.is_err() || closes(&mut child).await;
+            let mut state = self.lock();
+            state.closed += u64::from(closed);
+            state.kept += u64::from(!closed);
+            return Ok(());
+        }
+        answered?;
+        child.shutdown().await
+    }
+
+    async fn answer(&self, child: &mut TcpStream, asked: &Asked, lie: Lie) -> io::Result<()> {
         let mut node = TcpStream::connect(TRUTH).await?;
         node.write_all(&asked.for_node(lie)).await?;
         let head = read_head(&mut node).await?;
-        if !asked.pieces {
-            child.write_all(&head).await?;
-            if let Lie::Nonsense(text) = lie {
-                child
-                    .write_all(format!("{:x}\r\n{text}\n\r\n", text.len() + 1).as_bytes())
-                    .await?;
-            }
-            tokio::io::copy(&mut node, &mut child).await?;
-            return child.shutdown().await;
+        if asked.pieces {
+            let answer = Answer::of(&head);
+            child.write_all(answer.told(asked, lie).as_bytes()).await?;
+            return self.body(node, child, answer, lie).await;
         }
-        let answer = Answer::of(&head);
-        child.write_all(answer.told(&asked, lie).as_bytes()).await?;
-        self.body(node, &mut child, answer, lie).await?;
-        child.shutdown().await
+        child.write_all(&head).await?;
+        let Lie::Nonsense(text) = lie else {
+            tokio::io::copy(&mut node, child).await?;
+            return Ok(());
+        };
+        let chunk = format!("{:x}\r\n{text}\n\r\n", text.len() + 1);
+        child.write_all(chunk.as_bytes()).await
     }
 
     fn choose(&self, asked: &Asked) -> Lie {
@@ -233,107 +251,26 @@ impl Liar {
     }
 }
 
-impl Asked {
-    async fn read(child: &mut TcpStream) -> io::Result<Self> {
-        let head = read_head(child).await?;
-        let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        let pieces = String::from_utf8_lossy(line).contains("/pieces ");
-        Ok(Self { head, pieces })
-    }
-
-    fn range(&self) -> Option<(u64, u64)> {
-        let text = String::from_utf8_lossy(&self.head).to_ascii_lowercase();
-        let range = text
-            .lines()
-            .find_map(|line| line.strip_prefix("range: bytes="))?
-            .trim()
-            .to_owned();
-        let (first, last) = range.split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    }
-
-    /// The request as the node gets it: the last one of its connection.
-    fn for_node(&self, lie: Lie) -> Vec<u8> {
-        let text = String::from_utf8_lossy(&self.head);
-        let mut lines: Vec<String> = text.trim_end().lines().map(str::to_owned).collect();
-        if let (Lie::Unasked, Some((first, last))) = (lie, self.range()) {
-            // Before it if there is room, else nothing but the start: other bytes, or fewer.
-            let length = last - first + 1;
-            let other = if first >= length {
-                first - length
-            } else {
-                first + length
-            };
-            for line in &mut lines {
-                if line.to_ascii_lowercase().starts_with("range:") {
-                    *line = format!("range: bytes={other}-{}", other + length - 1);
-                }
-            }
+impl Lie {
+    /// Whether the other side is to close the connection on which it was told.
+    pub(super) fn breaks_the_protocol(self) -> bool {
+        match self {
+            Self::None | Self::Flip | Self::Mute | Self::Stall | Self::Drip | Self::Budget(_) => false,
+            Self::OtherRange
+            | Self::Unasked
+            | Self::Short
+            | Self::Long
+            | Self::Twice
+            | Self::Huge
+            | Self::Nonsense(_) => true,
         }
-        lines.push("connection: close\r\n\r\n".to_owned());
-        lines.join("\r\n").into_bytes()
     }
 }
 
-/// What the node answered.
-struct Answer {
-    head: String,
-    length: u64,
-    first: u64,
-}
-
-impl Answer {
-    fn of(head: &[u8]) -> Self {
-        let head = String::from_utf8_lossy(head).into_owned();
-        let value = |name: &str| {
-            let mut lines = head.lines();
-            lines.find_map(|line| {
-                Some(
-                    line.to_ascii_lowercase()
-                        .strip_prefix(name)?
-                        .trim_start_matches(':')
-                        .trim()
-                        .to_owned(),
-                )
-            })
-        };
-        let length = value("content-length")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
-        let range = value("content-range").unwrap_or_default();
-        let first = range.trim_start_matches("bytes ").split('-').next();
-        let first = first.and_then(|text| text.parse().ok()).unwrap_or(0);
-        Self { head, length, first }
-    }
-
-    /// The head as the child gets it.
-    fn told(&self, asked: &Asked, lie: Lie) -> String {
-        let length = match lie {
-            Lie::Short => self.length / 2,
-            Lie::Long => self.length + 7,
-            Lie::Twice => self.length * 2,
-            Lie::Huge => 1 << 63,
-            _ => self.length,
-        };
-        let total = self.head.rsplit('/').next().unwrap_or_default();
-        let total: String = total.chars().take_while(char::is_ascii_digit).collect();
-        let (first, last) = asked.range().unwrap_or((0, self.length.saturating_sub(1)));
-        let shift = u64::from(lie == Lie::OtherRange);
-        let mut text = String::new();
-        for line in self.head.trim_end().lines() {
-            let lower = line.to_ascii_lowercase();
-            if lower.starts_with("content-length:") {
-                text.push_str(&format!("content-length: {length}\r\n"));
-            } else if lower.starts_with("content-range:") {
-                let range = format!("bytes {}-{}/{total}", first + shift, last + shift);
-                text.push_str(&format!("content-range: {range}\r\n"));
-            } else {
-                text.push_str(line);
-                text.push_str("\r\n");
-            }
-        }
-        text + "\r\n"
-    }
+/// Whether the other side ends the connection, and asks for nothing more on it.
+async fn closes(child: &mut TcpStream) -> bool {
+    let ended = tokio::time::timeout(CLOSED_WITHIN, child.read_u8()).await;
+    matches!(ended, Ok(Err(_)))
 }
 
 /// Flips one bit of each piece that is in `bytes`, which begin at offset `at`.
@@ -353,18 +290,6 @@ async fn drip(child: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Byte by byte: nothing of what follows may be taken.
-async fn read_head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() >= HEAD_MAX {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        head.push(stream.read_u8().await?);
-    }
-    Ok(head)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,25 +300,5 @@ mod tests {
         flip(100, &mut bytes);
         let flipped: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
         assert_eq!(flipped, [900, 262_144 + 900, 524_288 + 900]);
-    }
-
-    #[test]
-    fn requests_and_answers_are_bent_as_asked() {
-        let asked = Asked {
-            head: b"GET /v1/tasks/x/pieces HTTP/1.1\r\nrange: bytes=10-19\r\n\r\n".to_vec(),
-            pieces: true,
-        };
-        let other = String::from_utf8(asked.for_node(Lie::Unasked)).unwrap();
-        assert!(
-            other.contains("range: bytes=0-9\r\nconnection: close\r\n\r\n"),
-            "{other}"
-        );
-        let head =
-            b"HTTP/1.1 206 Partial Content\r\ncontent-length: 10\r\ncontent-range: bytes 10-19/30\r\n\r\n";
-        let answer = Answer::of(head);
-        assert_eq!((answer.length, answer.first), (10, 10));
-        assert_eq!(answer.told(&asked, Lie::None).as_bytes(), head);
-        assert!(answer.told(&asked, Lie::Twice).contains("content-length: 20"));
-        assert!(answer.told(&asked, Lie::OtherRange).contains("bytes 11-20/30"));
     }
 }

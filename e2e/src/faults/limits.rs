@@ -1,7 +1,8 @@
 //! Sizes that nobody can mean, clients that take no end, and more of them than are served.
 
 use std::fs;
-use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +10,10 @@ use darter_testkit::client::RawConnection;
 use darter_testkit::origin::{Fault, Match, When};
 use darter_testkit::puller::Watch;
 use serde_json::json;
+use tokio::task::AbortHandle;
 
+use super::memory::{MemoryGroup, resident};
+use super::node::Node;
 use super::scene::{MIB, Plan, REPOSITORY, Scene, ended};
 use super::{Effort, Report, Tally};
 use crate::clock::{now, pause, until};
@@ -19,62 +23,6 @@ const NOISE: Duration = Duration::from_secs(1);
 const MIRROR: &str = "127.0.0.1:4001";
 /// What an attack by size may cost for each of its connections.
 const GROWTH_MAX: u64 = MIB;
-
-/// The most memory that a process ever had, in bytes.
-pub(super) fn resident_peak(pid: u32) -> Result<u64> {
-    status_of(pid, "VmHWM:")
-}
-
-fn resident(pid: u32) -> Result<u64> {
-    status_of(pid, "VmRSS:")
-}
-
-fn status_of(pid: u32, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: u64 = kib.with_context(|| format!("no {name}"))?.trim().parse()?;
-    Ok(kib * 1024)
-}
-
-/// A group of processes that share a limit of memory (cgroup v1). Dropping it removes it, once nobody is in it.
-#[derive(Debug)]
-pub(super) struct MemoryGroup {
-    folder: PathBuf,
-}
-
-impl MemoryGroup {
-    pub(super) fn create(bytes: u64) -> Result<Self> {
-        let name = format!("/sys/fs/cgroup/memory/darter-faults-{}", std::process::id());
-        let folder = PathBuf::from(name);
-        fs::create_dir_all(&folder).context("bars of memory need cgroup v1 with its memory controller")?;
-        fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string())?;
-        Ok(Self { folder })
-    }
-
-    /// Takes a process in. What it has already is counted where it was.
-    pub(super) fn take(&self, pid: u32) -> Result<()> {
-        Ok(fs::write(self.folder.join("cgroup.procs"), pid.to_string())?)
-    }
-
-    /// How often the kernel had to kill somebody.
-    pub(super) fn kills(&self) -> Result<u64> {
-        let text = fs::read_to_string(self.folder.join("memory.oom_control"))?;
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        Ok(count.context("no count of kills")?.trim().parse()?)
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        // Who is still in it goes back to where everybody is.
-        let procs = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
-        for pid in procs.lines() {
-            let _ = fs::write("/sys/fs/cgroup/memory/cgroup.procs", pid);
-        }
-        let _ = fs::remove_dir(&self.folder);
-    }
-}
 
 /// Half of bar 4: frames between nodes, right ones and mutated ones, go through the reader. It may refuse, not panic.
 pub(super) fn mutated_frames(count: u64) {
@@ -239,7 +187,7 @@ pub(super) fn slow_loris(effort: Effort, report: &mut Report) -> Result<()> {
     });
     tally.must(freed.is_ok(), || format!("{freed:?}"));
     lorises.iter().for_each(tokio::task::AbortHandle::abort);
-    tally.added_at_most(plain + NOISE);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())
@@ -247,6 +195,45 @@ pub(super) fn slow_loris(effort: Effort, report: &mut Report) -> Result<()> {
 
 fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// A client that reads 16 KiB and pauses, until it is dropped.
+struct SlowReader {
+    bytes: Arc<AtomicU64>,
+    task: AbortHandle,
+}
+
+impl SlowReader {
+    fn start(node: &Node, target: &str) -> Self {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let (read, target) = (Arc::clone(&bytes), target.to_owned());
+        let task = node.island.spawn(async move {
+            let Ok(mut one) = RawConnection::connect(([127, 0, 0, 1], 4001).into()).await else {
+                return;
+            };
+            let _ = one.request("GET", "x", &target, &[]).await;
+            while let Ok((part, None)) = one.read_raw(16 * 1024).await {
+                read.fetch_add(part.len() as u64, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Self { bytes, task }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// It has something and its connection lives.
+    fn reads(&self) -> bool {
+        !self.task.is_finished() && self.bytes() > 0
+    }
+}
+
+impl Drop for SlowReader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Bar 44: two hundred clients read a large blob slowly, under a limit of memory.
@@ -265,19 +252,7 @@ pub(super) fn slow_readers(effort: Effort, report: &mut Report) -> Result<()> {
     let blob = scene.blob(effort.times(256, 1024) * MIB);
     let target = format!("/v2/{REPOSITORY}/blobs/{}?ns=registry.test", blob.digest);
     let node = scene.node(0)?;
-    let readers: Vec<_> = (0..READERS)
-        .map(|_| {
-            let target = target.clone();
-            node.island.spawn(async move {
-                if let Ok(mut one) = RawConnection::connect(([127, 0, 0, 1], 4001).into()).await {
-                    let _ = one.request("GET", "x", &target, &[]).await;
-                    while one.read_raw(16 * 1024).await.is_ok() {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                }
-            })
-        })
-        .collect();
+    let readers: Vec<_> = (0..READERS).map(|_| SlowReader::start(node, &target)).collect();
     let mut peak = 0;
     for _ in 0..effort.times(5, 60) {
         let other = scene.blob(SIZE);
@@ -288,8 +263,23 @@ pub(super) fn slow_readers(effort: Effort, report: &mut Report) -> Result<()> {
     tally.must(peak <= LIMIT, || format!("it took {} MiB", peak / MIB));
     let kills = group.kills()?;
     tally.must(kills == 0, || format!("the kernel killed {kills} times"));
-    readers.iter().for_each(tokio::task::AbortHandle::abort);
-    tally.added_at_most(NOISE * 3);
+    let alive = readers.iter().filter(|reader| reader.reads()).count();
+    tally.must(alive == READERS, || format!("{alive} of {READERS} still read"));
+    // The store takes what they do not yet: once, however many they are.
+    let sent = scene.registry.origin.bytes_sent_for(&blob.digest);
+    let size = blob.content.len();
+    tally.must(sent * 100 <= size * 105, || {
+        format!("the registry sent {sent} bytes of {size}")
+    });
+    let furthest = readers.iter().map(SlowReader::bytes).max().unwrap_or_default();
+    tally.note(format!(
+        "{alive} readers, the first at {} MiB, {} MiB of {} from the registry",
+        furthest / MIB,
+        sent / MIB,
+        size / MIB
+    ));
+    drop(readers);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     drop(group);
@@ -348,7 +338,7 @@ pub(super) fn overloaded(effort: Effort, report: &mut Report) -> Result<()> {
     tally.must(refused > 0, || {
         "nobody was refused: the limit does not bind".to_owned()
     });
-    tally.added_at_most(NOISE * 2);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())

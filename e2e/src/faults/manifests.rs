@@ -66,7 +66,7 @@ pub(super) fn moved_tag(effort: Effort, report: &mut Report) -> Result<()> {
     );
     let counted = scene.node(1)?.metric("darter_proxy_stale_tags_total", &[])?;
     tally.must(counted >= 1.0, || "stale tags are not counted".to_owned());
-    tally.added_at_most(Duration::from_secs(1));
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())
@@ -127,7 +127,7 @@ pub(super) fn no_manifests(effort: Effort, report: &mut Report) -> Result<()> {
             scene.other()?.origin.heal(injected);
             let _ = scene.node(0)?.containerd()?.forget(&image);
         }
-        tally.added_at_most(Duration::from_secs(2));
+        tally.added_in_bounds();
         good &= tally.is_good();
         report.add(&tally);
     }

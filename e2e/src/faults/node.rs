@@ -1,18 +1,25 @@
 //! One node of a scene: its host, its proxy, the wire before it, and clients beside it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darter_testkit::client::{self, Response};
 use darter_testkit::puller::{self, Errand, Tcp, Watch};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use super::island::Island;
 use super::liar::{self, Liar};
+use crate::clock::until;
+use crate::command::output;
 use crate::containerd::Containerd;
 use crate::darter::{Darter, Role, Surroundings, proxy_config};
 use crate::lab::Lab;
 use crate::netns::Namespace;
+
+/// Until a process is there.
+const START: Duration = Duration::from_secs(30);
 
 /// How one node is configured; changed before it is started again.
 #[derive(Debug, Clone)]
@@ -29,6 +36,8 @@ pub(super) struct Settings {
     pub(super) more: Value,
     /// What runs it, as `strace`.
     pub(super) wrapper: Vec<String>,
+    /// It runs in a process of its own that is started again when it ends or hangs.
+    pub(super) supervised: bool,
 }
 
 #[derive(Debug)]
@@ -78,13 +87,34 @@ impl Node {
             lay_over(&mut config, &json!({ "peer": { "advertise": address } }));
         }
         lay_over(&mut config, &self.settings.more);
-        let wrapper = &self.settings.wrapper;
-        self.darter = Some(Darter::proxy_as(&self.host, &self.folder, &config, wrapper)?);
+        self.darter = Some(match &self.settings {
+            Settings { supervised: true, .. } => Darter::supervised_proxy(&self.host, &self.folder, &config)?,
+            Settings { wrapper, .. } => Darter::proxy_as(&self.host, &self.folder, &config, wrapper)?,
+        });
         Ok(())
     }
 
     pub(super) fn darter(&mut self) -> Result<&mut Darter> {
         self.darter.as_mut().context("the node's proxy does not run")
+    }
+
+    /// The process that does the work of one that is supervised, once it is there.
+    pub(super) fn worker(&mut self) -> Result<Pid> {
+        let guardian = self.darter()?.process().id();
+        until("a worker to be there", START, || {
+            let path = format!("/proc/{guardian}/task/{guardian}/children");
+            let children = std::fs::read_to_string(path)?;
+            let first = children.split_whitespace().next().map(str::parse::<i32>);
+            Ok(first.transpose()?.and_then(Pid::from_raw))
+        })
+    }
+
+    /// Waits until its mirror answers.
+    pub(super) fn answers(&self, within: Duration) -> Result<()> {
+        until("the mirror to answer", within, || {
+            let answer = self.get("/v2/");
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
     }
 
     pub(super) fn kill(&mut self) -> Result<()> {
@@ -139,6 +169,24 @@ impl Node {
         Ok(asked?)
     }
 
+    /// The same for a client that sends these headers, there or to another host at `address`.
+    pub(super) fn get_with(
+        &self,
+        address: &str,
+        target: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Response> {
+        let (address, target, headers) = (address.parse()?, target.to_owned(), headers.to_vec());
+        let asked = self.island.run(async move {
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            client::get(address, &target, &headers).await
+        })?;
+        Ok(asked?)
+    }
+
     /// What the node answers to another one that asks for these bytes.
     pub(super) fn get_pieces(&self, digest: &str, range: std::ops::Range<u64>) -> Result<Response> {
         let target = format!("/v1/tasks/{digest}/pieces");
@@ -148,6 +196,14 @@ impl Node {
             client::get(address, &target, &[("range", &range)]).await
         })?;
         Ok(asked?)
+    }
+
+    /// Packets that rules of its input have dropped.
+    pub(super) fn packets_dropped(&self) -> Result<u64> {
+        let list = output(self.host.command("iptables").args(["--wait", "-nvxL", "INPUT"]))?;
+        let rules = list.lines().filter(|line| line.contains("DROP"));
+        let counts = rules.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(counts.sum())
     }
 
     pub(super) fn iptables(&self, words: &[&str]) -> Result<()> {

@@ -6,9 +6,11 @@ use anyhow::{Context as _, Result};
 use darter_testkit::puller::Progress;
 
 use super::degradation::held;
-use super::liar::Lie;
+use super::liar::{CLOSED_WITHIN, Lie};
+use super::node::Node;
 use super::scene::{Blob, MIB, Plan, Scene};
 use super::{Effort, Report, Tally};
+use crate::clock::until;
 
 /// What a time may be above what the bar says, on a machine that does other things as well.
 const NOISE: Duration = Duration::from_secs(1);
@@ -124,7 +126,7 @@ pub(super) fn all_flip(effort: Effort, report: &mut Report) -> Result<()> {
             format!("the registry sent {sent} bytes for {size}")
         });
     }
-    tally.added_at_most(Duration::from_secs(2) + NOISE);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())
@@ -160,14 +162,27 @@ pub(super) fn nonsense(effort: Effort, report: &mut Report) -> Result<()> {
             tally.pull(&late(&scene, &blob)?, plain);
             let was_told = scene.node(0)?.liar.told() > told;
             tally.must(was_told, || format!("{lie:?} was not tried"));
+            closed(scene.node(0)?, &mut tally, lie);
             let running = scene.node(1)?.darter()?.process().is_running()?;
             tally.must(running, || format!("the proxy died of {lie:?}"));
         }
     }
-    tally.added_at_most(Duration::from_secs(3));
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())
+}
+
+/// Every connection on which this was told must be closed by who heard it.
+fn closed(node: &Node, tally: &mut Tally, lie: Lie) {
+    let limit = CLOSED_WITHIN + NOISE;
+    let over = until("connections to end", limit, || {
+        let (closed, kept) = node.liar.closed_and_kept();
+        Ok((closed + kept >= node.liar.told()).then_some(kept))
+    });
+    tally.must(matches!(over, Ok(0)), || {
+        format!("after {lie:?} a connection was kept: {over:?}")
+    });
 }
 
 /// Bar 41a: one of two parents accepts and stays silent, stops in the middle, sends a byte a second, or is cut off.
@@ -261,7 +276,7 @@ pub(super) fn black_holes(effort: Effort, report: &mut Report) -> Result<()> {
         });
         rename(&mut scene, 0..3, scene_made(&blob))?;
     }
-    tally.added_at_most(Duration::from_secs(2) + NOISE);
+    tally.added_in_bounds();
     report.add(&tally);
     scene.end(tally.is_good());
     Ok(())

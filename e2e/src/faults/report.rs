@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use darter_testkit::puller::{Outcome, Progress};
@@ -11,6 +12,11 @@ use crate::bench::median;
 
 /// Failures of one fault that are told in words.
 const TOLD_MAX: usize = 5;
+/// No fault may cost a pull more, but for those that say why in their row.
+pub(super) const ADDED_MAX: Duration = Duration::from_secs(1);
+/// Times are taken on machines that do other things as well: a row is broken only beyond so many times its bound. What is
+/// printed is the time that it was, and a row between the two is marked.
+const SLACK: f64 = 2.0;
 
 /// What one fault did to pulls.
 #[derive(Debug)]
@@ -19,14 +25,20 @@ pub(super) struct Tally {
     pulls: u64,
     ok: u64,
     wrong_bytes: u64,
+    /// Pulls of which the registry itself gave a part, and what the mirror had said to them.
+    handed_over: u64,
+    refusals: BTreeMap<u16, u64>,
     added: Vec<f64>,
+    /// What a reader of the row must know.
+    notes: Vec<String>,
+    slow: bool,
     broken: Vec<String>,
 }
 
 /// One row, its fields in the order in which they are printed.
 #[derive(Debug, Serialize)]
-struct Row<'a> {
-    fault: &'a str,
+struct Row {
+    fault: String,
     pulls: u64,
     ok: u64,
     wrong_bytes: u64,
@@ -42,7 +54,11 @@ impl Tally {
             pulls: 0,
             ok: 0,
             wrong_bytes: 0,
+            handed_over: 0,
+            refusals: BTreeMap::new(),
             added: Vec::new(),
+            notes: Vec::new(),
+            slow: false,
             broken: Vec::new(),
         }
     }
@@ -51,6 +67,10 @@ impl Tally {
     pub(super) fn pull(&mut self, progress: &Progress, plain: Duration) {
         let done = progress.outcome == Some(Outcome::Done) && progress.wrong_bytes == 0;
         self.wrong_bytes += progress.wrong_bytes;
+        self.handed_over += u64::from(progress.hand_overs > 0);
+        for status in &progress.refusals {
+            *self.refusals.entry(*status).or_default() += 1;
+        }
         let took = progress.took.unwrap_or_default();
         self.took(took, plain);
         if !self.counted(done) {
@@ -84,12 +104,52 @@ impl Tally {
         }
     }
 
-    /// No pull may take longer than without Darter by more than this.
-    pub(super) fn added_at_most(&mut self, limit: Duration) {
+    /// No pull took longer than without Darter by more than [`ADDED_MAX`].
+    pub(super) fn added_in_bounds(&mut self) {
+        self.within(ADDED_MAX);
+    }
+
+    /// The bound of a fault that may cost more, and why: the row tells it.
+    pub(super) fn added_at_most(&mut self, limit: Duration, why: &str) {
+        self.notes
+            .push(format!("{:.1} s allowed: {why}", limit.as_secs_f64()));
+        self.within(limit);
+    }
+
+    /// What a reader of the row must know.
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    fn within(&mut self, limit: Duration) {
         let (max, limit) = (self.added_max(), limit.as_secs_f64());
-        self.must(max <= limit, || {
+        self.slow = max > limit;
+        self.must(max <= limit * SLACK, || {
             format!("a pull took {max:.2} s longer than without Darter; allowed are {limit:.2} s")
         });
+    }
+
+    /// The fault with all that is to be known.
+    fn told(&self) -> String {
+        let mut notes = self.notes.clone();
+        if self.handed_over > 0 {
+            let statuses: Vec<String> = self
+                .refusals
+                .iter()
+                .map(|(status, times)| format!("{times} x {status}"))
+                .collect();
+            let by = if statuses.is_empty() {
+                "without an answer".to_owned()
+            } else {
+                statuses.join(", ")
+            };
+            notes.push(format!("{} handed over, {by}", self.handed_over));
+        }
+        if notes.is_empty() {
+            self.fault.clone()
+        } else {
+            format!("{} ({})", self.fault, notes.join("; "))
+        }
     }
 
     fn took(&mut self, took: Duration, plain: Duration) {
@@ -113,10 +173,10 @@ impl Tally {
         self.added.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    fn row(&self) -> Row<'_> {
+    fn row(&self) -> Row {
         let known = !self.added.is_empty();
         Row {
-            fault: &self.fault,
+            fault: self.told(),
             pulls: self.pulls,
             ok: self.ok,
             wrong_bytes: self.wrong_bytes,
@@ -159,7 +219,11 @@ impl Report {
             // It is made of texts and finite numbers.
             println!("{}", serde_json::to_string(&row).unwrap_or_default());
         } else {
-            let mark = if tally.is_good() { "" } else { "  BROKEN" };
+            let mark = match (tally.is_good(), tally.slow) {
+                (false, _) => "  BROKEN",
+                (true, true) => "  SLOW",
+                (true, false) => "",
+            };
             println!(
                 "{:<52} {:>6} {:>6} {:>11} {:>10.3} s {:>7.3} s{mark}",
                 row.fault, row.pulls, row.ok, row.wrong_bytes, row.added_s_median, row.added_s_max
@@ -220,13 +284,37 @@ mod tests {
         let mut wrong = Tally::new("x");
         wrong.wrong(1);
         let mut slow = Tally::new("x");
-        slow.real_pull(&Ok(Duration::from_secs(3)), Duration::from_secs(1));
-        slow.added_at_most(Duration::from_secs(1));
+        slow.real_pull(&Ok(Duration::from_millis(3100)), Duration::from_secs(1));
+        slow.added_in_bounds();
         for tally in [failed, wrong, slow] {
             assert!(!tally.is_good());
             let mut report = Report::new(true);
             report.add(&tally);
             assert!(!report.finish());
         }
+    }
+
+    #[test]
+    fn a_row_tells_of_its_exception_and_of_hand_overs() {
+        let mut tally = Tally::new("49 frozen proxy");
+        let handed = Progress {
+            outcome: Some(Outcome::Done),
+            hand_overs: 1,
+            refusals: vec![503],
+            ..Progress::default()
+        };
+        tally.pull(&handed, Duration::ZERO);
+        tally.added_at_most(Duration::from_secs(12), "the watchdog's patience");
+        let wanted = "49 frozen proxy (12.0 s allowed: the watchdog's patience; 1 handed over, 1 x 503)";
+        assert_eq!(tally.row().fault, wanted);
+        assert!(tally.is_good());
+    }
+
+    #[test]
+    fn between_the_bound_and_its_slack_a_row_is_marked_and_not_broken() {
+        let mut tally = Tally::new("x");
+        tally.real_pull(&Ok(Duration::from_millis(2500)), Duration::from_secs(1));
+        tally.added_in_bounds();
+        assert!(tally.slow && tally.is_good());
     }
 }

@@ -139,6 +139,7 @@ impl Scene {
             store: PathBuf::new(),
             more: json!({}),
             wrapper: Vec::new(),
+            supervised: false,
         };
         let seed = plan
             .seed
@@ -360,6 +361,13 @@ impl Scene {
         let took = start.elapsed();
         containerd.verify(image)?;
         Ok(took)
+    }
+
+    /// The same by the image's digest, as who need not ask what a tag means.
+    pub(super) fn pull_digest(&mut self, node: usize, image: &Image) -> Result<Duration> {
+        let mut exactly = image.clone();
+        exactly.tag = format!("{}@{}", image.tag, image.manifest.digest);
+        self.pull_image(node, &exactly)
     }
 
     /// Everything was tried. Logs are kept when it did not go well.
