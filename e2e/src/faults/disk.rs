@@ -162,7 +162,6 @@ pub(super) fn errors(effort: Effort, report: &mut Report) -> Result<()> {
         ("fdatasync", "EIO"),
         ("fallocate", "EIO"),
         ("fallocate", "ENOSPC"),
-        ("pread64", "EIO"),
         ("sendfile", "EIO"),
     ];
     let mut injected: BTreeMap<&str, usize> = BTreeMap::new();
