@@ -15,6 +15,7 @@ use darter_service::http_server::Wrap;
 use darter_service::net::Stream;
 use darter_store::{MappedRange, Mappings};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -99,12 +100,18 @@ fn send_file(
             range.file.as_fd(),
             Some(&mut offset),
             length.min(SENDFILE_BYTES_MAX),
-        )?;
-        // Mapped files are never cut off; if one is all the same, the stream must end rather than hang.
-        if sent == 0 {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        } else {
-            Ok(sent)
+        );
+        match sent {
+            // Mapped files are never cut off; if one is all the same, the stream must end rather than hang.
+            Ok(0) => {
+                range.give_up();
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            Err(Errno::IO) => {
+                range.give_up();
+                Err(Errno::IO.into())
+            }
+            sent => Ok(sent?),
         }
     })
 }

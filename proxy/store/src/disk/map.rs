@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
@@ -25,6 +26,17 @@ pub struct Mappings {
 struct Region {
     length: usize,
     file: Arc<File>,
+    unreadable: Unreadable,
+}
+
+/// Whether somebody could not read a data file through its mapping. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unreadable(Arc<AtomicBool>);
+
+impl Unreadable {
+    pub(super) fn is_said(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The part of a file that a slice is a mapping of.
@@ -34,6 +46,14 @@ pub struct MappedRange {
     pub file: Arc<File>,
     /// Offset of the slice's first byte in the file, in bytes.
     pub offset: u64,
+    unreadable: Unreadable,
+}
+
+impl MappedRange {
+    /// Says that the file cannot be read: the store gives away no more slices of it while it is open.
+    pub fn give_up(&self) {
+        self.unreadable.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Mappings {
@@ -49,6 +69,7 @@ impl Mappings {
         Some(MappedRange {
             file: region.file.clone(),
             offset: offset as u64,
+            unreadable: region.unreadable.clone(),
         })
     }
 
@@ -92,7 +113,12 @@ pub(super) fn long_enough(file: &File, length: u64) -> io::Result<()> {
     unsafe_code,
     reason = "a mapping is the one way to hand out file bytes without copying them"
 )]
-pub(super) fn map_file(file: &Arc<File>, length: u64, registry: &Arc<Mappings>) -> io::Result<Bytes> {
+pub(super) fn map_file(
+    file: &Arc<File>,
+    length: u64,
+    registry: &Arc<Mappings>,
+    unreadable: &Unreadable,
+) -> io::Result<Bytes> {
     if length == 0 {
         return Ok(Bytes::new());
     }
@@ -108,6 +134,7 @@ pub(super) fn map_file(file: &Arc<File>, length: u64, registry: &Arc<Mappings>) 
         Region {
             length,
             file: file.clone(),
+            unreadable: unreadable.clone(),
         },
     );
     Ok(Bytes::from_owner(MappedFile {
@@ -135,7 +162,7 @@ mod tests {
         let registry = Arc::new(Mappings::default());
         let file = Arc::new(tempfile::tempfile().unwrap());
         file.set_len(3 << 20).unwrap();
-        let whole = map_file(&file, 3 << 20, &registry).unwrap();
+        let whole = map_file(&file, 3 << 20, &registry, &Unreadable::default()).unwrap();
         let slice = whole.slice(1 << 20..2 << 20);
         assert_eq!(registry.find(&slice).unwrap().offset, 1 << 20);
         assert_eq!(registry.find(&whole).unwrap().offset, 0);
@@ -154,6 +181,7 @@ mod tests {
         let region = Region {
             length: 16,
             file: Arc::new(tempfile::tempfile().unwrap()),
+            unreadable: Unreadable::default(),
         };
         write(&registry.regions).insert(bytes[8..].as_ptr().addr(), region);
         assert_eq!(registry.find(&bytes[20..24]).unwrap().offset, 12);
@@ -168,8 +196,12 @@ mod tests {
         let registry = Arc::new(Mappings::default());
         let file = Arc::new(tempfile::tempfile().unwrap());
         file.set_len(10).unwrap();
-        assert!(map_file(&file, 11, &registry).is_err());
-        assert!(map_file(&file, 0, &registry).unwrap().is_empty());
+        assert!(map_file(&file, 11, &registry, &Unreadable::default()).is_err());
+        assert!(
+            map_file(&file, 0, &registry, &Unreadable::default())
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(registry.count(), 0);
     }
 }

@@ -13,6 +13,7 @@ use darter_types::{ByteRange, ChainState, PieceSet, TaskId};
 
 use super::Shared;
 use super::index::Shape;
+use super::map::Unreadable;
 use super::recover::Found;
 use super::write;
 use crate::evict::Candidate;
@@ -55,6 +56,8 @@ pub(super) struct Files {
     pub(super) path: PathBuf,
     /// The whole data file, mapped at the first read.
     pub(super) map: Mutex<Option<Bytes>>,
+    /// Whether who sends from the mapping could not.
+    pub(super) unreadable: Unreadable,
     /// The chain's states, read at first need.
     pub(super) states: Mutex<Option<BTreeMap<u32, ChainState>>>,
     /// Bytes written since the last write-back was started.

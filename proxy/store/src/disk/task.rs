@@ -1,6 +1,7 @@
 //! One open task on disk.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -106,6 +107,9 @@ impl DiskTask {
     fn mapped(&self, range: ByteRange) -> Result<Bytes, StoreError> {
         let length = self.record.facts.layout.length();
         let cannot = |source| refused("map", &self.files.path, 0, source);
+        if self.files.unreadable.is_said() {
+            return Err(cannot(io::Error::other("the file could not be sent")));
+        }
         let mut map = lock(&self.files.map);
         let whole = match &*map {
             Some(whole) => {
@@ -113,7 +117,12 @@ impl DiskTask {
                 whole
             }
             None => {
-                let made = map_file(&self.files.data, length, &self.shared.mappings);
+                let made = map_file(
+                    &self.files.data,
+                    length,
+                    &self.shared.mappings,
+                    &self.files.unreadable,
+                );
                 map.insert(made.map_err(cannot)?)
             }
         };

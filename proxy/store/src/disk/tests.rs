@@ -116,6 +116,18 @@ fn a_file_that_is_cut_short_behind_its_mapping_is_not_touched() {
 }
 
 #[test]
+fn a_file_that_could_not_be_sent_is_given_away_no_more_while_it_is_open() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path(), u64::MAX);
+    let stored = store.open(task(1), &facts(2 * PIECE, true)).unwrap();
+    put(&stored, 1);
+    let part = ByteRange::new(PIECE, PIECE + 10);
+    let sent = stored.read(part).unwrap();
+    store.mappings().find(&sent).unwrap().give_up();
+    assert!(matches!(stored.read(part), Err(StoreError::Io { .. })));
+}
+
+#[test]
 fn claimed_pieces_are_read_without_a_mapping_one_at_a_time() {
     let dir = TempDir::new().unwrap();
     put(
@@ -348,6 +360,7 @@ fn with_data(store: &DiskStore, number: u8, data: File) -> Arc<dyn StoredTask> {
         shape: files.shape,
         path: files.path.clone(),
         map: Mutex::default(),
+        unreadable: Default::default(),
         states: Mutex::default(),
         unsynced_bytes: AtomicU64::new(0),
     };

@@ -110,6 +110,7 @@ fn files(data: File, index: File, shape: Shape, path: std::path::PathBuf) -> Fil
         shape,
         path,
         map: Default::default(),
+        unreadable: Default::default(),
         states: Default::default(),
         unsynced_bytes: Default::default(),
     }
