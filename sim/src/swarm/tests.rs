@@ -22,6 +22,18 @@ fn a_small_swarm_finishes_near_the_bound_and_asks_the_origin_once() {
     assert!(result.origin_copies_sent < 1.3, "{result:?}");
 }
 
+/// With eight nodes everybody knows everybody; here most are reached by way of others.
+#[test]
+fn a_swarm_larger_than_a_neighbourhood_finishes_near_the_bound() {
+    let result = run(&SwarmOptions {
+        nodes: 40,
+        length: 160 * MIB,
+        ..small()
+    });
+    assert_eq!(result.finished, 40, "{result:?}");
+    assert!(result.time_over_bound < 1.12, "{result:?}");
+}
+
 #[test]
 fn the_same_options_give_the_same_result() {
     // More nodes than neighbours, so that there is something to draw.

@@ -169,8 +169,9 @@ impl Task {
         }
     }
 
-    /// Parents with a free slot: first those that alone have something, since nobody can exchange it before this node takes it;
-    /// then those with the fewest requests, equals at random.
+    /// Parents with a free slot, those with the fewest requests first. Of equals first who alone has something, since nobody can
+    /// exchange it before this node takes it, then at random. (Who alone has something before all others would leave the uploads of
+    /// the rest idle: in a large swarm most parents alone have something.)
     fn askable_parents(&mut self, now: Moment, only: Option<&HostId>) -> Vec<HostId> {
         let Self {
             content,
@@ -189,7 +190,7 @@ impl Task {
                 && content.is_missing(piece)
                 && content.is_linkable(piece)
         };
-        let mut hosts: Vec<(bool, usize, u32, &HostId)> = parents
+        let mut hosts: Vec<(usize, bool, u32, &HostId)> = parents
             .by_host
             .iter()
             .filter(|(host, parent)| {
@@ -197,7 +198,7 @@ impl Task {
             })
             .map(|(host, parent)| {
                 let common = !parent.has.iter().any(alone);
-                (common, parent.requests, rng.random(), host)
+                (parent.requests, common, rng.random(), host)
             })
             .collect();
         hosts.sort_unstable();
