@@ -96,9 +96,11 @@ fn doctor_pulls_through_docker() -> Result<()> {
         ensure!(held.is_err(), "the image is still there");
     }
     docker.pull(&image)?;
+    // Docker has the layers. It keeps the manifest for a while: that comes again, or nothing.
     let report = look()?;
+    let manifest = format!(": {} bytes from cache", image.manifest.size);
     ensure!(
-        report.state("pull") == Some("warn") && report.healthy,
+        report.healthy && (report.state("pull") == Some("warn") || report.seen("pull").ends_with(&manifest)),
         "{report:#?}"
     );
     docker.remove(&image)?;

@@ -13,6 +13,9 @@ use crate::event::ReaderId;
 use crate::gate::{Links, Waiting};
 use crate::picker::Choice;
 
+/// Parents that a node of a large swarm has at least: with fewer it knows everybody.
+const NEIGHBOURHOOD: usize = 10;
+
 impl Task {
     /// Brings requests in line with the state: ends what is done, asks for what is missing, of all parents or `only`
     /// of one.
@@ -170,8 +173,9 @@ impl Task {
     }
 
     /// Parents with a free slot, those with the fewest requests first. Of equals first who alone has something, since nobody can
-    /// exchange it before this node takes it, then at random. (Who alone has something before all others would leave the uploads of
-    /// the rest idle: in a large swarm most parents alone have something.)
+    /// exchange it before this node takes it, then at random. With so few parents that they are the whole swarm, what one alone has
+    /// nobody else has, and it goes before all; in a larger one most parents alone have something, and to go to them first would
+    /// leave the uploads of the rest idle.
     fn askable_parents(&mut self, now: Moment, only: Option<&HostId>) -> Vec<HostId> {
         let Self {
             content,
@@ -190,7 +194,8 @@ impl Task {
                 && content.is_missing(piece)
                 && content.is_linkable(piece)
         };
-        let mut hosts: Vec<(usize, bool, u32, &HostId)> = parents
+        let all_known = parents.by_host.len() < NEIGHBOURHOOD;
+        let mut hosts: Vec<(bool, usize, bool, u32, &HostId)> = parents
             .by_host
             .iter()
             .filter(|(host, parent)| {
@@ -198,7 +203,7 @@ impl Task {
             })
             .map(|(host, parent)| {
                 let common = !parent.has.iter().any(alone);
-                (parent.requests, common, rng.random(), host)
+                (all_known && common, parent.requests, common, rng.random(), host)
             })
             .collect();
         hosts.sort_unstable();
