@@ -1,29 +1,17 @@
 //! The binary `darter-bridge`, which `darter mount` and `darter umount` start from beside themselves: OpenSSL and FUSE stay
-//! out of the mirror.
+//! out of the mirror. What its subcommands do is in `command`.
 //!
 //! What must hold: bad usage ends with status 64, a clean unmount with 0, everything else with 1, as with `darter`.
 
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
+mod command;
 
-use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
-use darter_nydus_bridge::blob::{BlobSource, Client, Folder, Patience};
-use darter_nydus_bridge::fs::{Limits, OpenImage};
-use darter_nydus_bridge::image::{self, ImageName};
-use darter_nydus_bridge::mount::{self, Mount};
-use darter_service::config::ByteSize;
-use darter_service::log::{LogConfig, Setup};
-use darter_service::net::Address;
-use darter_service::shutdown::on_signals;
-use darter_service::supervise::Tasks;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::command::Command;
 
 const BAD_USAGE: u8 = 64;
-/// How long fetches may go on after the mount has gone.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// Nydus images, mounted lazily.
 #[derive(Debug, Parser)]
@@ -36,51 +24,6 @@ const GRACE: Duration = Duration::from_millis(500);
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Mounts a Nydus image at a directory until Ctrl-C; files are fetched when they are read
-    Mount(Box<MountArguments>),
-    /// Unmounts an image
-    Umount(UmountArguments),
-}
-
-#[derive(Debug, Args)]
-#[command(allow_missing_positional = true)]
-struct MountArguments {
-    /// The image, as in a pull: nginx, or registry.example:5000/team/app:1.2
-    #[arg(required_unless_present = "bootstrap", conflicts_with = "bootstrap")]
-    image: Option<ImageName>,
-    /// Where
-    dir: PathBuf,
-    /// The node's mirror
-    #[arg(long, value_name = "HOST:PORT|unix:/PATH", default_value = "127.0.0.1:4001")]
-    mirror: Address,
-    /// Mount these metadata instead of an image
-    #[arg(long, value_name = "FILE", requires = "blobs")]
-    bootstrap: Option<PathBuf>,
-    /// The folder with the blobs of --bootstrap, named by their hashes
-    #[arg(long, value_name = "DIR", requires = "bootstrap")]
-    blobs: Option<PathBuf>,
-    /// Where chunks are kept while the image is mounted
-    #[arg(long, value_name = "DIR")]
-    cache_dir: Option<PathBuf>,
-    /// Most bytes of chunks that are kept
-    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
-    cache_size: ByteSize,
-    /// What is logged: a level, or levels by module
-    #[arg(long, value_name = "FILTER")]
-    log: Option<String>,
-}
-
-#[derive(Debug, Args)]
-struct UmountArguments {
-    /// Where it is mounted
-    dir: PathBuf,
-    /// Take it out of sight at once, and leave it to the processes that use it
-    #[arg(long)]
-    lazy: bool,
 }
 
 fn main() -> ExitCode {
@@ -97,11 +40,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    let done = match arguments.command {
-        Command::Mount(arguments) => start(*arguments),
-        Command::Umount(arguments) => mount::umount(&arguments.dir, arguments.lazy).map_err(Into::into),
-    };
-    match done {
+    match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -113,89 +52,4 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "the last words of the process")]
 fn report(error: &anyhow::Error) {
     eprintln!("darter: {error:#}");
-}
-
-fn start(arguments: MountArguments) -> Result<()> {
-    let env = std::env::var("DARTER_LOG").ok();
-    let setup = Setup {
-        config: &LogConfig::default(),
-        flag: arguments.log.as_deref(),
-        env: env.as_deref(),
-        traces: None,
-    };
-    setup.install()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start")?;
-    let ended = runtime.block_on(run(arguments));
-    // A mount that others keep alive has a thread of its own, which is not waited for.
-    runtime.shutdown_background();
-    ended
-}
-
-async fn run(arguments: MountArguments) -> Result<()> {
-    let stop = on_signals().context("cannot listen to signals")?.stop;
-    let tasks = Tasks::new();
-    let opening = open(&arguments, &tasks);
-    let Some((image, name)) = stop.run_until_cancelled(opening).await.transpose()? else {
-        return Ok(());
-    };
-    let mounted = Mount::new(image, &name, &arguments.dir, tasks.clone())?;
-    tracing::info!(image = name, path = %arguments.dir.display(), "mounted");
-    let ended = mounted.run(stop).await;
-    tasks.shut_down(GRACE).await;
-    Ok(ended?)
-}
-
-/// The image and its name in `/proc/mounts`.
-async fn open(arguments: &MountArguments, tasks: &Tasks) -> Result<(OpenImage, String)> {
-    let folder = folder(arguments.cache_dir.as_deref())?;
-    let limits = Limits {
-        cache_bytes_max: arguments.cache_size.as_u64(),
-        ..Limits::default()
-    };
-    let open = |bootstrap: &Path, source: Arc<dyn BlobSource>| {
-        OpenImage::open(bootstrap, source, &folder, limits, tasks.clone())
-    };
-    match (&arguments.image, &arguments.bootstrap, &arguments.blobs) {
-        (Some(image), _, _) => {
-            let client = Client::new(arguments.mirror.clone(), Patience::default(), tasks.clone());
-            let resolved = image::resolve(image, Arc::new(client), &folder, tasks).await;
-            let resolved = resolved.with_context(|| format!("cannot mount {image}"))?;
-            // The bootstrap stays mapped, and loses its name here.
-            let opened = open(resolved.bootstrap.path(), Arc::new(resolved.mirror));
-            Ok((
-                opened.with_context(|| format!("cannot mount {image}"))?,
-                image.to_string(),
-            ))
-        }
-        (None, Some(bootstrap), Some(blobs)) => {
-            let name = bootstrap.display().to_string();
-            let opened = open(bootstrap, Arc::new(Folder::new(blobs, tasks.clone())));
-            Ok((opened.with_context(|| format!("cannot mount {name}"))?, name))
-        }
-        _ => Err(anyhow!("name an image, or --bootstrap and --blobs")),
-    }
-}
-
-/// The folder for what is fetched: nobody else's business.
-fn folder(named: Option<&Path>) -> Result<PathBuf> {
-    let folder = match named {
-        Some(named) => named.to_owned(),
-        None if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/darter/bridge"),
-        None => {
-            let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-            home.context("there is no HOME: name a folder with --cache-dir")?
-                .join("darter")
-        }
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    Ok(folder)
 }

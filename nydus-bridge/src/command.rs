@@ -1,0 +1,26 @@
+//! The subcommands: each has a file with its arguments and what it does.
+
+pub(crate) mod mount;
+pub(crate) mod umount;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mounts a Nydus image at a directory until Ctrl-C; files are fetched when they are read
+    Mount(Box<mount::Arguments>),
+    /// Unmounts an image
+    Umount(umount::Arguments),
+}
+
+impl Command {
+    /// Does it, to its end.
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Mount(arguments) => mount::run(*arguments),
+            Self::Umount(arguments) => umount::run(&arguments),
+        }
+    }
+}
