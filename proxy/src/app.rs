@@ -117,7 +117,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let mut rng = StdRng::seed_from_u64(seed);
     // Before any port is open: there is no way from files that cannot be used to a plain connection.
     let secure = Secure::load(&config, &host)?;
-    let (mirror_listener, mirror_address) = bind(&*network, &config.mirror.listen, "the mirror").await?;
+    let (mirror_listeners, mirror_address) = bind_mirror(&config, &*network).await?;
     let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
 
     registry.register_collector(Box::new(StoreCollector::new(Arc::clone(&store))));
@@ -148,7 +148,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     registry.register_collector(Box::new(MemoryCollector::new(mirror.clone())));
     let forward = forward(&config, &mirror, origins, registry, &tasks, &secret)?;
     let forward_address = serve_forward(forward, &config, &*network, &tasks, &stop).await?;
-    serve_mirror(mirror, mirror_listener, zero_copy.clone(), &tasks, &stop);
+    serve_mirror(&mirror, mirror_listeners, &zero_copy, &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
     let peer_port = PeerPort::new(&config.peer, &metrics.peer, &tasks, &stop);
     peer_port.open(peer_server, peer_listener, tls_server, zero_copy);
@@ -218,6 +218,20 @@ async fn bind(
     let listener = network.bind(address).await.map_err(wrong)?;
     let local = local(&*listener, address);
     Ok((listener, local))
+}
+
+/// The mirror's port and its address, and its socket file, where one is wanted.
+async fn bind_mirror(
+    config: &Config,
+    network: &dyn Network,
+) -> Result<(Vec<Box<dyn Listener>>, String), StartError> {
+    let (port, address) = bind(network, &config.mirror.listen, "the mirror").await?;
+    let mut listeners = vec![port];
+    if let Some(path) = config.mirror.socket.clone() {
+        let (socket, _) = bind(network, &Address::Unix(path), "programs of this machine").await?;
+        listeners.push(socket);
+    }
+    Ok((listeners, address))
 }
 
 /// What the peer server, the asking side and the streams to schedulers get, in this order; nothing without files. They are
@@ -315,16 +329,19 @@ async fn serve_forward(
 }
 
 fn serve_mirror(
-    mirror: Mirror,
-    listener: Box<dyn Listener>,
-    zero_copy: ZeroCopy,
+    mirror: &Mirror,
+    listeners: Vec<Box<dyn Listener>>,
+    zero_copy: &ZeroCopy,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) {
-    let (owned, stop) = (tasks.clone(), stop.clone());
-    tasks.spawn_component("mirror", stop.clone(), async move {
-        mirror.serve(listener, &owned, zero_copy, stop).await
-    });
+    for listener in listeners {
+        let (mirror, zero_copy) = (mirror.clone(), zero_copy.clone());
+        let (owned, stop) = (tasks.clone(), stop.clone());
+        tasks.spawn_component("mirror", stop.clone(), async move {
+            mirror.serve(listener, &owned, zero_copy, stop).await
+        });
+    }
 }
 
 /// How other nodes are served.

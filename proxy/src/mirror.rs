@@ -256,7 +256,8 @@ impl Mirror {
         }
         let default = self.inner.config.default_registry.as_ref();
         let (path, query) = (parts.uri.path(), parts.uri.query());
-        let route = if self.inner.config.takes_registry_headers() {
+        let local = parts.extensions.get().is_some_and(Client::is_local);
+        let route = if self.inner.config.takes_registry_headers(local) {
             path::route(path, query, &parts.headers, default)
         } else {
             path::route(path, query, &HeaderMap::new(), default)

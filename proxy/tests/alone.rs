@@ -12,7 +12,7 @@ use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
 use darter_store::{DiskOptions, DiskStore};
-use darter_testkit::client::{End, Response, get};
+use darter_testkit::client::{End, RawConnection, Response, get};
 use darter_testkit::content::Content;
 use darter_testkit::image::{ImageSpec, add_image};
 use darter_testkit::origin::{CutBy, Fault, Match, Origin, RunningOrigin, When};
@@ -93,6 +93,34 @@ impl World {
         self.tasks.shut_down(Duration::from_secs(5)).await;
         assert!(self.tasks.running().is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_socket_file_answers_as_the_port_does_until_the_node_stops() {
+    let run = tempfile::tempdir().unwrap();
+    let path = run.path().join("darter").join("proxy.sock");
+    // What a killed process leaves.
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let world = world_with(|config| config.mirror.socket = Some(path.clone())).await;
+    let content = Content::generated(1, 3_000_001);
+    let digest = world.origin.add_blob("team/app", content.clone());
+    // By a header that nobody on a network may say elsewhere, over one connection.
+    let target = format!("/v2/team/app/blobs/{digest}");
+    let mut client = RawConnection::new(tokio::net::UnixStream::connect(&path).await.unwrap());
+    for range in [0..content.len(), 1_000_000..1_000_010] {
+        let asked = format!("bytes={}-{}", range.start, range.end - 1);
+        let headers = [("X-Darter-Registry", "registry.test"), ("Range", &asked)];
+        client.request("GET", "mirror", &target, &headers).await.unwrap();
+        let answer = client.read_response(false).await.unwrap();
+        assert_eq!(answer.status, 206);
+        assert!(answer.body == content.read(range), "wrong bytes");
+    }
+    assert_eq!(world.get(&digest, &[]).await.status, 200);
+    assert_eq!(world.origin.bytes_sent_for(&digest), content.len());
+    drop(client);
+    world.stop().await;
+    assert!(!path.exists());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
 use darter_store::MemoryStore;
+use darter_testkit::client::RawConnection;
 use darter_testkit::content::Content;
 use darter_testkit::origin::{Access, Origin};
 use prometheus_client::registry::Registry;
@@ -41,6 +43,13 @@ fn status(user: u32, node: &Node, target: &str) -> String {
     let text = String::from_utf8(output.stdout).unwrap();
     let status = text.split(' ').nth(1).map(str::to_owned);
     status.unwrap_or_else(|| panic!("{text:?} {:?}", output.stderr))
+}
+
+/// The status that this process gets over the socket file.
+async fn status_by_socket(path: &Path, target: &str) -> String {
+    let mut client = RawConnection::new(tokio::net::UnixStream::connect(path).await.unwrap());
+    client.request("GET", "mirror", target, &[]).await.unwrap();
+    client.read_response(false).await.unwrap().status.to_string()
 }
 
 fn own() -> u32 {
@@ -71,6 +80,8 @@ async fn credentials_are_lent_to_the_users_that_are_named() {
         let mut config = Config::default();
         config.mirror.listen = "127.0.0.1:0".parse().unwrap();
         config.peer.listen = "127.0.0.1:0".parse().unwrap();
+        let socket = dir.path().join("proxy.sock");
+        config.mirror.socket = Some(socket.clone());
         let credentials = json!({
             "share": "node", "users": lent, "usernameFile": files.0, "passwordFile": files.1,
         });
@@ -103,6 +114,12 @@ async fn credentials_are_lent_to_the_users_that_are_named() {
             let expected = if named(*user) { "200" } else { "401" };
             assert_eq!(status(*user, &node, &target), expected, "{user} of {lent}");
         }
+        let expected = if named(own()) { "200" } else { "401" };
+        assert_eq!(
+            status_by_socket(&socket, &target).await,
+            expected,
+            "socket, {lent}"
+        );
         stop.cancel();
         tasks.shut_down(Duration::from_secs(5)).await;
     }

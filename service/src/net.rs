@@ -9,6 +9,7 @@ mod grpc;
 mod limited;
 pub mod stall;
 mod stream;
+mod unix;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -16,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 
 pub use accept::Acceptor;
 pub use address::{Address, AddressError};
@@ -70,12 +71,7 @@ impl Network for TokioNetwork {
                     rustix::net::listen(&listener, BACKLOG)?;
                     Box::new(listener) as Box<dyn Listener>
                 }
-                Address::Unix(path) => {
-                    remove_stale_socket(path)?;
-                    let listener = UnixListener::bind(path)?;
-                    rustix::net::listen(&listener, BACKLOG)?;
-                    Box::new(listener)
-                }
+                Address::Unix(path) => unix::bind(path)?,
             })
         })
     }
@@ -98,18 +94,6 @@ impl Network for TokioNetwork {
     }
 }
 
-/// A socket file that nobody listens on any more is in the way of a new one.
-fn remove_stale_socket(path: &std::path::Path) -> io::Result<()> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another process listens on this socket",
-        )),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(_) => Ok(()),
-    }
-}
-
 impl Listener for TcpListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Stream, PeerAddr)>> {
         Box::pin(async move {
@@ -121,23 +105,6 @@ impl Listener for TcpListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         TcpListener::local_addr(self)
-    }
-}
-
-impl Listener for UnixListener {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Stream, PeerAddr)>> {
-        Box::pin(async move {
-            let (stream, _) = UnixListener::accept(self).await?;
-            let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-            Ok((Stream::Unix(stream), PeerAddr::Unix { uid }))
-        })
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "a unix socket has no IP address",
-        ))
     }
 }
 
@@ -173,18 +140,5 @@ mod tests {
         let connect = || std::net::TcpStream::connect_timeout(&local, std::time::Duration::from_millis(900));
         let connected: Vec<_> = (0..300).map(|_| connect()).take_while(Result::is_ok).collect();
         assert_eq!(connected.len(), 300);
-    }
-
-    #[tokio::test]
-    async fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let address = Address::Unix(dir.path().join("s"));
-        let first = TokioNetwork.bind(&address).await.unwrap();
-        assert_eq!(
-            TokioNetwork.bind(&address).await.unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
-        drop(first);
-        TokioNetwork.bind(&address).await.unwrap();
     }
 }

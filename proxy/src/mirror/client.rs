@@ -21,6 +21,8 @@ pub(crate) struct Client {
 struct Inner {
     /// Both ends, where the system can tell whose the other one is.
     socket: Option<Socket>,
+    /// Over a socket file, not a network.
+    local: bool,
     /// The user of this machine at the other end; `None` if there is none, or nobody knows.
     user: OnceLock<Option<u32>>,
     /// The right by which the answer under way is sent.
@@ -41,12 +43,18 @@ impl Client {
         };
         let inner = Inner {
             socket,
+            local: matches!(from, PeerAddr::Unix { .. }),
             user,
             standing: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Whether it came over a socket file, which only this machine can reach.
+    pub(super) fn is_local(&self) -> bool {
+        self.inner.local
     }
 
     /// The user of this machine at the other end. The system is asked once; it blocks for as long as that takes.

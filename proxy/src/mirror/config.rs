@@ -1,5 +1,7 @@
 //! The `mirror` section of the proxy's configuration.
 
+use std::path::PathBuf;
+
 use darter_service::config::{ByteSize, Period, Problems, Validate};
 use darter_service::net::Address;
 use darter_types::RegistryName;
@@ -12,11 +14,15 @@ pub struct MirrorConfig {
     /// Where clients reach the mirror. Default 127.0.0.1:4001: container runtimes run on the same node, and accept
     /// plain http there.
     pub listen: Address,
+    /// A socket file beside it, for programs of this machine that run as the proxy's user or group, such as
+    /// `/run/darter/proxy.sock`: it answers what `listen` does, and the system says which user asks. A file that nobody
+    /// listens at is replaced; it goes when the proxy stops. Default: none.
+    pub socket: Option<PathBuf>,
     /// The registry that is meant when a request names none. Default docker.io, the only one for which Docker's
     /// `registry-mirrors` can be used, which names none. `null` answers 404 instead.
     pub default_registry: Option<RegistryName>,
     /// Whether `X-Darter-Registry` and `X-Dragonfly-Registry` may name the registry. By default (`null`) only where `listen` is
-    /// a loopback address: whoever else reaches the mirror does not choose by headers, which proxies on the way may set or
+    /// a loopback address, and on `socket`: whoever else reaches the mirror does not choose by headers, which proxies on the way may set or
     /// pass on for a stranger.
     pub registry_headers: Option<bool>,
     /// How long a tag is served without asking its registry. Default 0s: a moved tag is seen at the next pull. At
@@ -59,6 +65,7 @@ impl Default for MirrorConfig {
     fn default() -> Self {
         Self {
             listen: Address::Tcp("127.0.0.1:4001".to_owned()),
+            socket: None,
             default_registry: "docker.io".parse().ok(),
             registry_headers: None,
             tag_ttl: Period::default(),
@@ -80,9 +87,10 @@ impl Default for MirrorConfig {
 }
 
 impl MirrorConfig {
-    /// Whether headers may name the registry.
-    pub(super) fn takes_registry_headers(&self) -> bool {
-        self.registry_headers.unwrap_or_else(|| is_local(&self.listen))
+    /// Whether headers of a request may name the registry; `local` says that it came over a socket file.
+    pub(super) fn takes_registry_headers(&self, local: bool) -> bool {
+        self.registry_headers
+            .unwrap_or_else(|| local || is_local(&self.listen))
     }
 }
 
@@ -103,6 +111,9 @@ impl Validate for MirrorConfig {
                 problems.add(key, what);
             }
         };
+        let relative = self.socket.as_ref().is_some_and(|path| !path.is_absolute());
+        let what = "must be an absolute path, such as /run/darter/proxy.sock";
+        wrong("socket", relative, what);
         wrong("tagTtl", self.tag_ttl > Period::secs(30), "must be at most 30s");
         wrong(
             "firstByteDeadline",
@@ -163,16 +174,22 @@ mod tests {
                 registry_headers,
                 ..MirrorConfig::default()
             };
-            config.takes_registry_headers()
+            config.takes_registry_headers(false)
         };
         assert!(takes("127.0.0.1:1", None) && takes("[::1]:1", None) && takes("[::ffff:127.0.0.1]:1", None));
         assert!(!takes("0.0.0.0:1", None) && !takes("[::]:1", None) && !takes("10.0.0.1:1", None));
         assert!(takes("0.0.0.0:1", Some(true)) && !takes("127.0.0.1:1", Some(false)));
+        let open = MirrorConfig {
+            listen: "0.0.0.0:1".parse().unwrap(),
+            ..MirrorConfig::default()
+        };
+        assert!(open.takes_registry_headers(true));
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
         let config = MirrorConfig {
+            socket: Some("proxy.sock".into()),
             tag_ttl: Period::secs(31),
             slow_origin_deadline: Period::millis(1),
             requests_max: 0,
@@ -182,6 +199,7 @@ mod tests {
             ..MirrorConfig::default()
         };
         let expected = [
+            "socket",
             "tagTtl",
             "slowOriginDeadline",
             "headerTimeout",
