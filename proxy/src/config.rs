@@ -15,7 +15,7 @@ use darter_service::config::{ByteSize, Period};
 use darter_service::net::Address;
 use darter_service::tls::TlsConfig;
 use darter_service::watchdog::WatchdogConfig;
-use darter_store::RegistryQuotas;
+use darter_store::{RegistryQuotas, WriteBehind};
 use darter_types::{HostId, Locality};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -168,9 +168,22 @@ pub struct StoreConfig {
     /// How long one round over all pieces takes, each read back and compared with its digest; a piece that differs is
     /// dropped. Absent = never.
     pub scrub_interval: Option<Period>,
+    /// Most bytes that wait in memory for a disk that is slow. What does not fit waits where it comes from.
+    pub unwritten_bytes_max: ByteSize,
+    /// A disk that takes fewer bytes a second than this, while as much waits for it as may, is not waited for: what the
+    /// registry sends to clients of this node goes on past it and is not kept. Absent = it always is.
+    pub slow_bytes_per_second: Option<ByteSize>,
 }
 
 impl StoreConfig {
+    /// How far what is written may run ahead of the disk.
+    pub fn write_behind(&self) -> WriteBehind {
+        WriteBehind {
+            bytes_max: self.unwritten_bytes_max.as_u64(),
+            slow_bytes_per_second: self.slow_bytes_per_second.map(|rate| rate.as_u64()),
+        }
+    }
+
     /// The quotas as the store takes them; names that are none have been refused.
     pub fn quotas(&self) -> RegistryQuotas {
         let named = self.registry_quotas.iter();
@@ -188,12 +201,15 @@ pub(crate) const OTHERS: &str = "*";
 
 impl Default for StoreConfig {
     fn default() -> Self {
+        let behind = WriteBehind::default();
         Self {
             dir: PathBuf::from("/var/lib/darter/store"),
             quota: ByteSize::gib(100),
             free_floor: FreeFloor::Bytes(ByteSize::gib(5)),
             registry_quotas: BTreeMap::new(),
             scrub_interval: Some(Period::from(Duration::from_secs(24 * 3600))),
+            unwritten_bytes_max: behind.bytes_max.into(),
+            slow_bytes_per_second: behind.slow_bytes_per_second.map(ByteSize::from),
         }
     }
 }

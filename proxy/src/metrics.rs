@@ -91,6 +91,7 @@ pub struct PullMetrics {
     parent_failures: Family<Reason, Counter>,
     delayed: Family<Limit, Counter>,
     past_store: Counter,
+    store_too_slow: Counter,
     scrubbed: Family<Outcome, Counter>,
     refused: Counter,
 }
@@ -146,8 +147,13 @@ impl PullMetrics {
         );
         registry.register(
             "past_store_reads",
-            "Readers that went past the store because it is full or failed",
+            "Readers that went past the store because it is full, failed or is too slow",
             metrics.past_store.clone(),
+        );
+        registry.register(
+            "store_too_slow",
+            "Contents that were not kept because the disk took less than store.slowBytesPerSecond while readers waited",
+            metrics.store_too_slow.clone(),
         );
         registry.register(
             "store_scrubbed_pieces",
@@ -174,6 +180,11 @@ impl PullMetrics {
 
     pub(crate) fn past_store(&self) {
         self.past_store.inc();
+    }
+
+    /// A pull gave up a store that is too slow.
+    pub(crate) fn store_too_slow(&self) {
+        self.store_too_slow.inc();
     }
 
     /// Bytes that waited for the rate of all that is received, or of what nobody reads.

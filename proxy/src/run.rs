@@ -286,5 +286,6 @@ async fn open_store(config: &StoreConfig, tasks: &Tasks) -> Result<Arc<DiskStore
     let capacity_bytes = store.capacity_bytes();
     store.set_limits(config.quota.as_u64(), config.free_floor.of(capacity_bytes));
     store.set_registry_quotas(config.quotas());
+    store.set_write_behind(config.write_behind());
     Ok(Arc::new(store))
 }

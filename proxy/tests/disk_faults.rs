@@ -10,10 +10,10 @@ use darter_proxy::config::Config;
 use darter_proxy::sendfile::ZeroCopy;
 use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
-use darter_store::{Faults, MemoryStore, PieceStore};
+use darter_store::{Faults, MemoryStore, Pace, PieceStore};
 use darter_testkit::client::{End, Response, get};
 use darter_testkit::content::Content;
-use darter_testkit::origin::{Origin, RunningOrigin};
+use darter_testkit::origin::{Fault, Match, Origin, RunningOrigin, When};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -175,11 +175,9 @@ async fn a_registry_that_lies_is_found_out_past_the_store_too() {
     let world = world().await;
     let (digest, truth) = world.add(1);
     world.faults.no_space_after(0);
-    world.origin.inject(
-        darter_testkit::origin::Match::any(),
-        darter_testkit::origin::When::Always,
-        darter_testkit::origin::Fault::WrongByte { at: 1_200_000 },
-    );
+    world
+        .origin
+        .inject(Match::any(), When::Always, Fault::WrongByte { at: 1_200_000 });
     let answer = world.get(&digest, &[]).await;
     assert_ne!(answer.end, End::Complete);
     assert!(answer.body.len() < truth.len(), "the last piece stays here");
@@ -202,5 +200,83 @@ async fn reads_and_writes_that_fail_cost_no_pull() {
         world.pull(&digest, &truth).await;
         world.check();
     }
+    world.stop().await;
+}
+
+/// Drips, so that the registry is never far ahead of whoever reads.
+fn drip(world: &World) {
+    let bytes_per_second = 2 * LENGTH;
+    world
+        .origin
+        .inject(Match::any(), When::Always, Fault::Drip { bytes_per_second });
+}
+
+#[tokio::test]
+async fn a_disk_that_gets_too_slow_is_left_at_the_byte_where_it_stands() {
+    let world = world().await;
+    drip(&world);
+    let (digest, truth) = world.add(1);
+    let slows_down = async {
+        while world.origin.bytes_sent_for(&digest) < LENGTH / 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.faults.set_pace(Pace::TooSlow);
+    };
+    tokio::join!(world.pull(&digest, &truth), slows_down);
+    let sent = world.origin.bytes_sent_for(&digest);
+    assert!(sent < LENGTH * 5 / 4, "{sent} bytes were sent for {LENGTH}");
+    world.check();
+    assert!(world.store.list().iter().all(|held| !held.held.is_full()));
+    let metrics = world.metrics();
+    assert!(metrics.contains("store_too_slow_total 1\n"), "{metrics}");
+
+    // Readers of one pull each go on by themselves, from wherever they stand.
+    let (digest, truth) = world.add(2);
+    tokio::join!(world.pull(&digest, &truth), world.pull(&digest, &truth));
+    world.faults.set_pace(Pace::Ready);
+    world.pull(&digest, &truth).await;
+    let sent = world.origin.bytes_sent_for(&digest);
+    world.pull(&digest, &truth).await;
+    assert_eq!(world.origin.bytes_sent_for(&digest), sent, "it is kept again");
+    world.check();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_lie_behind_the_byte_where_a_slow_disk_was_left_is_found_out() {
+    let world = world().await;
+    drip(&world);
+    let (digest, truth) = world.add(1);
+    let slows_down = async {
+        while world.origin.bytes_sent_for(&digest) < LENGTH / 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let at = LENGTH - 100_000;
+        let lie = Fault::WrongByte { at };
+        world.origin.inject(Match::any(), When::Always, lie);
+        world.faults.set_pace(Pace::TooSlow);
+    };
+    let (answer, ()) = tokio::join!(world.get(&digest, &[]), slows_down);
+    assert_ne!(answer.end, End::Complete);
+    assert!(answer.body.len() < truth.len(), "the last piece stays here");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_only_busy_is_waited_for() {
+    let world = world().await;
+    let (digest, truth) = world.add(1);
+    world.faults.set_pace(Pace::Waits);
+    let catches_up = async {
+        while world.origin.bytes_sent_for(&digest) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(world.store.list().iter().all(|held| held.held.is_empty()));
+        world.faults.set_pace(Pace::Ready);
+    };
+    tokio::join!(world.pull(&digest, &truth), catches_up);
+    assert_eq!(world.origin.bytes_sent_for(&digest), LENGTH);
+    assert!(world.metrics().contains("past_store_reads_total 0\n"));
     world.stop().await;
 }

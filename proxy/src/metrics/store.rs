@@ -28,6 +28,11 @@ impl Collector for StoreCollector {
         let gauges = [
             ("stored_bytes", "Bytes that contents take", usage.stored_bytes),
             ("quota_bytes", "Most bytes that they may take", usage.quota_bytes),
+            (
+                "unwritten_bytes",
+                "Bytes that wait in memory for a slow disk",
+                usage.unwritten_bytes,
+            ),
             ("free_bytes", "Free bytes of the file system", usage.free_bytes),
             (
                 "contents",
@@ -84,6 +89,7 @@ mod tests {
             "darter_proxy_store_stored_bytes 800\n",
             "darter_proxy_store_quota_bytes 1000\n",
             "darter_proxy_store_contents 1\n",
+            "darter_proxy_store_unwritten_bytes 0\n",
             "darter_proxy_store_refusals_total{limit=\"quota\"} 1\n",
             "darter_proxy_store_refusals_total{limit=\"freeFloor\"} 0\n",
         ] {

@@ -105,7 +105,8 @@ impl OpenContent for Content {
                                 }
                                 let rest = ByteRange::new(range.end - reader.remaining(), range.end);
                                 env.metrics.past_store();
-                                way = Way::Past(past::read(Arc::clone(&env), request.clone(), rest));
+                                let from = shared.frontier(rest.start);
+                                way = Way::Past(past::read(Arc::clone(&env), request.clone(), from, rest));
                             }
                             next => {
                                 let next = next.map_err(|error| told(shared, &request, error));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use darter_engine::{Event, FetchFailure, FetchId, OriginFailure};
 use darter_origin::{OriginError, Origins, Reading, Version};
 use darter_service::limit::Limiter;
-use darter_store::StoredTask;
+use darter_store::{Pace, PieceStore, StoredTask};
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceHasher, PieceLayout, PieceRun};
 
 use super::Shared;
@@ -20,6 +20,8 @@ use crate::metrics::PullMetrics;
 
 /// Times in a row that a broken answer is resumed without a byte of progress.
 const RESUMES_MAX: u32 = 3;
+/// How often a store that takes nothing more is asked again.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 /// Pause before the first resume; doubled each time.
 const RESUME_PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,6 +37,7 @@ pub(super) struct OriginFetch {
     /// What the registry calls the bytes that came before.
     pub(super) version: Version,
     pub(super) shared: Arc<Shared>,
+    pub(super) store: Arc<dyn PieceStore>,
     pub(super) origins: Origins,
     pub(super) metrics: Arc<PullMetrics>,
     /// The rate of what nobody waits for.
@@ -180,9 +183,10 @@ impl OriginFetch {
                 break;
             }
             let part = bytes.split_to(bytes.len().min(usize::try_from(here.len()).unwrap_or(usize::MAX)));
+            self.room(walk, part.len()).await?;
             walk.stored.write(offset, &part).map_err(|error| {
                 tracing::debug!(task = %self.locator.digest, %error, "store refused bytes");
-                Broken::Final(FetchFailure::Store)
+                self.leave_store(walk)
             })?;
             let offset = offset + part.len() as u64;
             let _ = self
@@ -199,6 +203,26 @@ impl OriginFetch {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the store takes so many bytes, unless a reader would wait for a disk that is too slow: it goes on past it.
+    async fn room(&self, walk: &Walk, bytes: usize) -> Result<(), Broken> {
+        loop {
+            match self.store.pace(bytes as u64) {
+                Pace::Ready => return Ok(()),
+                Pace::TooSlow if self.shared.readers.count() > 0 => {
+                    self.metrics.store_too_slow();
+                    return Err(self.leave_store(walk));
+                }
+                Pace::Waits | Pace::TooSlow => tokio::time::sleep(ROOM_PAUSE).await,
+            }
+        }
+    }
+
+    /// Readers go on past the store, from the byte where this stands.
+    fn leave_store(&self, walk: &Walk) -> Broken {
+        self.shared.set_frontier(walk.hasher.clone());
+        Broken::Final(FetchFailure::Store)
     }
 
     /// Reports the piece that ends here.

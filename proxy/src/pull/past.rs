@@ -1,7 +1,7 @@
-//! Reading past the store: when the disk is full or broken, a client gets its bytes from the registry all the same.
+//! Reading past the store: when the disk is full, broken or too slow, a client gets its bytes from the registry all the same.
 //!
-//! The registry is read from the first byte on and hashed as it comes, whatever range is wanted, so that the last piece is
-//! given away only when the digest is right. Nothing is kept or shown to other nodes, and each reader reads for itself: it is
+//! The registry is read from where its bytes went into the store last, or from the first byte on, and hashed as it comes,
+//! whatever range is wanted, so that the last piece is given away only when the digest is right. Nothing is kept or shown to other nodes, and each reader reads for itself: it is
 //! what keeps pulls going, not what makes them fast.
 
 use std::sync::Arc;
@@ -39,12 +39,19 @@ pub(super) async fn known(env: &Env, request: &PullRequest) -> Result<KnownConte
     Ok(known(fetch.length, fetch.media_type.clone()))
 }
 
-/// The bytes of a range.
-pub(super) fn read(env: Arc<Env>, request: PullRequest, range: ByteRange) -> ContentStream {
+/// The bytes of a range. What lies before `from`, where that is given, was hashed already.
+pub(super) fn read(
+    env: Arc<Env>,
+    request: PullRequest,
+    from: Option<PieceHasher>,
+    range: ByteRange,
+) -> ContentStream {
     let slot = Arc::clone(&env.past).try_acquire_owned().ok();
     let version = env.version(request.task());
+    let hasher = from.unwrap_or_else(|| PieceHasher::start(request.locator.digest.algorithm()));
     let walk = Walk {
-        hasher: Some(PieceHasher::start(request.locator.digest.algorithm())),
+        read: hasher.offset(),
+        hasher: Some(hasher),
         env,
         request,
         range,
@@ -52,7 +59,6 @@ pub(super) fn read(env: Arc<Env>, request: PullRequest, range: ByteRange) -> Con
         fetch: None,
         layout: None,
         version,
-        read: 0,
         tail: Vec::new(),
         wrong: false,
         resumes: 0,

@@ -7,7 +7,7 @@ use darter_engine::Event;
 use darter_origin::{Credentials, OriginError, Origins};
 use darter_service::limit::Limiter;
 use darter_store::StoredTask;
-use darter_types::{ByteRange, OriginLocator, PieceLayout};
+use darter_types::{ByteRange, OriginLocator, PieceHasher, PieceLayout};
 use tokio::sync::mpsc;
 
 use super::availability::Availability;
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     /// Somebody who can give the content was reached: patience is worth it.
     hopeful: AtomicBool,
     complete: bool,
+    /// The hash up to where the origin's bytes went into the store, once that takes no more.
+    frontier: Mutex<Option<PieceHasher>>,
     /// Where what is here came from, or will.
     source: Source,
 }
@@ -99,6 +101,7 @@ impl Shared {
             right: Some(request.right()),
             hopeful: AtomicBool::new(false),
             complete: false,
+            frontier: Mutex::default(),
             source,
         }
     }
@@ -116,6 +119,7 @@ impl Shared {
             right: None,
             hopeful: AtomicBool::new(true),
             complete: true,
+            frontier: Mutex::default(),
             source: facts.into(),
         }
     }
@@ -154,6 +158,18 @@ impl Shared {
         if self.readers.count() == 0 && !self.availability.has_children() {
             rate.take(bytes).await;
         }
+    }
+
+    /// The store takes no more of the origin's bytes, which are hashed up to here.
+    pub(super) fn set_frontier(&self, hasher: PieceHasher) {
+        *self.frontier.lock().unwrap_or_else(PoisonError::into_inner) = Some(hasher);
+    }
+
+    /// From where to read the origin, past the store, for what begins at `offset`: no byte before this one is needed to
+    /// prove the whole.
+    pub(super) fn frontier(&self, offset: u64) -> Option<PieceHasher> {
+        let frontier = self.frontier.lock().unwrap_or_else(PoisonError::into_inner);
+        frontier.clone().filter(|hasher| hasher.offset() <= offset)
     }
 
     /// Notes whether a node that can give the content was reached.

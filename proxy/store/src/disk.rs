@@ -2,14 +2,16 @@
 //!
 //! Start at [`DiskStore::open`]. `layout` says what lies where and guards the directory, `index` is the file
 //! beside each content that survives `kill -9`, `recover` reads all of them at start, `task` is an open task,
-//! `write` its way to the disk, `flush` the one background thread, `map` the mappings (and all that is unsafe).
+//! `write` its way to the disk, `stall` and `behind` what becomes of that where the disk is slow, `flush` the background
+//! threads, `map` the mappings (and all that is unsafe).
 //!
 //! What must hold:
 //! - a task is created data first, index last, and dropped the other way round, so that a directory without a
 //!   readable index is an orphan and nothing else;
 //! - a data file has its final length before it is mapped, and is never truncated afterwards;
-//! - locks are taken in the order tasks, files of a task, state of a task.
+//! - locks are taken in the order tasks, files of a task, state of a task, what of it waits, what waits of all.
 
+mod behind;
 mod flush;
 mod index;
 mod layout;
@@ -30,9 +32,10 @@ use darter_types::{RegistryName, TaskId};
 use crate::account::{Account, Deficit, RegistryQuotas};
 use crate::evict;
 use crate::sync::lock;
-use crate::{ContentFacts, PieceStore, StoreError, StoredTask, TaskSummary, Usage};
+use crate::{ContentFacts, Pace, PieceStore, StoreError, StoredTask, TaskSummary, Usage, WriteBehind};
 
-use flush::{Queue, Worker};
+use behind::Behind;
+use flush::{Queue, Workers};
 use layout::Root;
 use record::Record;
 use stall::Stalls;
@@ -58,12 +61,12 @@ pub struct DiskOptions {
 
 /// Pieces in files, one sparse file a task, read through mappings.
 ///
-/// Whoever drops the store waits for its thread to make durable what was proved. The directory stays locked
+/// Whoever drops the store waits for its threads to make durable what was proved. The directory stays locked
 /// until all handles are dropped too.
 #[derive(Debug)]
 pub struct DiskStore {
     shared: Arc<Shared>,
-    _worker: Worker,
+    _workers: Workers,
 }
 
 /// What the store and its handles share.
@@ -75,8 +78,9 @@ pub(crate) struct Shared {
     /// Counts uses, for the order of eviction.
     uses: AtomicU64,
     mappings: Arc<Mappings>,
-    queue: Arc<Queue>,
+    queue: Queue,
     stalls: Stalls,
+    behind: Behind,
 }
 
 impl DiskStore {
@@ -102,17 +106,18 @@ impl DiskStore {
             tasks: Mutex::new(tasks),
             uses: AtomicU64::new(uses),
             mappings: Arc::default(),
-            queue: Arc::default(),
+            queue: Queue::default(),
             stalls: Stalls::default(),
+            behind: Behind::default(),
         });
-        let worker = Worker::start(&shared).map_err(|source| OpenError::Io {
-            action: "start the background thread of",
+        let workers = Workers::start(&shared).map_err(|source| OpenError::Io {
+            action: "start the background threads of",
             path: options.dir.display().to_string(),
             source,
         })?;
         let store = Self {
             shared,
-            _worker: worker,
+            _workers: workers,
         };
         Ok((store, report))
     }
@@ -173,6 +178,11 @@ impl DiskStore {
     /// Size of the file system in bytes; 0 if it does not say.
     pub fn capacity_bytes(&self) -> u64 {
         self.shared.root.capacity_bytes()
+    }
+
+    /// Says how far what is written may run ahead of a slow disk from now on.
+    pub fn set_write_behind(&self, limits: WriteBehind) {
+        self.shared.behind.set_limits(limits);
     }
 
     /// Changes the limits from now on. Drops nothing by itself: see [`PieceStore::make_room`].
@@ -332,8 +342,13 @@ impl PieceStore for DiskStore {
             quota_bytes: self.shared.account.quota_bytes(),
             free_bytes: self.shared.root.free_bytes(),
             tasks: created as u64,
+            unwritten_bytes: self.shared.behind.bytes(),
             refusals: self.shared.account.refusals(),
         }
+    }
+
+    fn pace(&self, bytes: u64) -> Pace {
+        self.shared.behind.pace(bytes)
     }
 }
 

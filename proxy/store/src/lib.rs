@@ -23,4 +23,6 @@ mod conformance;
 pub use account::RegistryQuotas;
 pub use disk::{DiskOptions, DiskStore, Dropped, MappedRange, Mappings, OpenError, Recovery, fuzz_index};
 pub use memory::{Faults, MemoryStore};
-pub use store::{ContentFacts, PieceStore, Refusals, StoreError, StoredTask, TaskSummary, Usage};
+pub use store::{
+    ContentFacts, Pace, PieceStore, Refusals, StoreError, StoredTask, TaskSummary, Usage, WriteBehind,
+};

@@ -17,7 +17,7 @@ use darter_types::TaskId;
 use crate::account::Account;
 use crate::evict::{self, Candidate};
 use crate::sync::lock;
-use crate::{ContentFacts, PieceStore, StoreError, StoredTask, TaskSummary, Usage};
+use crate::{ContentFacts, Pace, PieceStore, StoreError, StoredTask, TaskSummary, Usage};
 
 use content::Content;
 use faults::Plan;
@@ -189,8 +189,13 @@ impl PieceStore for MemoryStore {
             quota_bytes: self.shared.account.quota_bytes(),
             free_bytes: self.shared.free_bytes(),
             tasks: tasks as u64,
+            unwritten_bytes: 0,
             refusals: self.shared.account.refusals(),
         }
+    }
+
+    fn pace(&self, _: u64) -> Pace {
+        lock(&self.shared.plan).pace
     }
 }
 

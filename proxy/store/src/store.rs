@@ -92,6 +92,8 @@ pub struct Usage {
     pub free_bytes: u64,
     /// Number of tasks.
     pub tasks: u64,
+    /// Bytes that wait in memory for a slow disk.
+    pub unwritten_bytes: u64,
     /// What was refused since the start.
     pub refusals: Refusals,
 }
@@ -107,6 +109,35 @@ pub struct Refusals {
     pub free_floor: u64,
     /// The file system itself.
     pub file_system: u64,
+}
+
+/// How far what is written may run ahead of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteBehind {
+    /// Most bytes that wait in memory for a slow disk.
+    pub bytes_max: u64,
+    /// A disk that takes less than this, while so much waits for it, is too slow to be waited for; `None` = it never is.
+    pub slow_bytes_per_second: Option<u64>,
+}
+
+impl Default for WriteBehind {
+    fn default() -> Self {
+        Self {
+            bytes_max: 16 * 1024 * 1024,
+            slow_bytes_per_second: Some(4 * 1024 * 1024),
+        }
+    }
+}
+
+/// How a write would fare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It is taken at once.
+    Ready,
+    /// It waits for the disk.
+    Waits,
+    /// It waits for a disk that is too slow to be waited for.
+    TooSlow,
 }
 
 /// Why a store could not do what it was asked.
@@ -184,6 +215,9 @@ pub trait PieceStore: Send + Sync + Debug + 'static {
 
     /// What it occupies now.
     fn usage(&self) -> Usage;
+
+    /// How a write of `bytes` would fare now. Those that cannot wait without harm ask before they write.
+    fn pace(&self, bytes: u64) -> Pace;
 }
 
 /// One open task of a store.

@@ -266,6 +266,7 @@ impl Driver {
             locator: self.request.locator.clone(),
             version: self.env.version(self.request.task()),
             shared: Arc::clone(&self.shared),
+            store: Arc::clone(&self.env.store),
             origins: self.env.origins.clone(),
             metrics: Arc::clone(&self.env.metrics),
             background: self.env.background.clone(),

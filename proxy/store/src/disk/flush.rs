@@ -1,5 +1,5 @@
-//! The store's one background thread: starts write-back while contents arrive, and makes proved contents
-//! durable, data first and the record of it after.
+//! The store's background threads. The one here starts write-back while contents arrive, and makes proved contents
+//! durable, data first and the record of it after; the other one writes what waits ([`super::behind`]).
 //!
 //! What must hold: the queue has at most one entry a task, so the number of tasks bounds it; the proved cell
 //! is written only after `fdatasync` of the data succeeded; a content whose `fdatasync` failed is dropped and
@@ -8,15 +8,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use darter_types::TaskId;
 
 use super::Shared;
+use super::behind;
 use super::map;
 use super::record::{Files, Record};
 use crate::sync::lock;
+
+/// How much is written before the disk is asked to begin.
+const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -37,7 +42,15 @@ enum Work {
 }
 
 impl Queue {
-    pub(super) fn start_writeback(&self, task: TaskId, files: &Arc<Files>) {
+    /// Bytes went to the data file.
+    pub(super) fn wrote(&self, task: TaskId, files: &Arc<Files>, bytes: u64) {
+        let before = files.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before / WRITEBACK_BYTES != (before + bytes) / WRITEBACK_BYTES {
+            self.start_writeback(task, files);
+        }
+    }
+
+    fn start_writeback(&self, task: TaskId, files: &Arc<Files>) {
         let mut pending = lock(&self.pending);
         pending
             .work
@@ -65,39 +78,51 @@ impl Queue {
     }
 }
 
-/// The thread; dropping this waits until the queue is empty and the thread has ended.
+/// The threads; dropping this waits until their queues are empty and they have ended.
 #[derive(Debug)]
-pub(super) struct Worker {
-    queue: Arc<Queue>,
-    thread: Option<JoinHandle<()>>,
+pub(super) struct Workers {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    flusher: Option<JoinHandle<()>>,
 }
 
-impl Worker {
+impl Workers {
     pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
-        let queue = shared.queue.clone();
-        let shared = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("darter-store".to_owned())
-            .spawn(move || {
-                while let Some(batch) = shared.queue.next() {
-                    batch.into_values().for_each(|work| perform(&shared, work));
-                }
-            })?;
-        Ok(Self {
-            queue,
-            thread: Some(thread),
-        })
+        let start = |name: &str, run: fn(&Shared)| {
+            let shared = Arc::clone(shared);
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(move || run(&shared))
+        };
+        let mut workers = Self {
+            shared: Arc::clone(shared),
+            writer: None,
+            flusher: None,
+        };
+        workers.writer = Some(start("darter-writer", behind::run)?);
+        workers.flusher = Some(start("darter-store", run)?);
+        Ok(workers)
     }
 }
 
-impl Drop for Worker {
+impl Drop for Workers {
     fn drop(&mut self) {
-        lock(&self.queue.pending).stop = true;
-        self.queue.ready.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed when it happened.
-            let _ = thread.join();
+        // A panic in a thread was printed when it happened.
+        self.shared.behind.stop();
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
         }
+        // It may have been given work by the other one until now.
+        lock(&self.shared.queue.pending).stop = true;
+        self.shared.queue.ready.notify_one();
+        if let Some(flusher) = self.flusher.take() {
+            let _ = flusher.join();
+        }
+    }
+}
+
+fn run(shared: &Shared) {
+    while let Some(batch) = shared.queue.next() {
+        batch.into_values().for_each(|work| perform(shared, work));
     }
 }
 

@@ -35,7 +35,11 @@ pub(super) struct Unreadable(Arc<AtomicBool>);
 
 impl Unreadable {
     pub(super) fn is_said(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(super) fn say(&self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -52,7 +56,7 @@ pub struct MappedRange {
 impl MappedRange {
     /// Says that the file cannot be read: the store gives away no more slices of it while it is open.
     pub fn give_up(&self) {
-        self.unreadable.0.store(true, Ordering::Relaxed);
+        self.unreadable.say();
     }
 }
 

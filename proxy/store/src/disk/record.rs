@@ -12,6 +12,7 @@ use bytes::Bytes;
 use darter_types::{ByteRange, ChainState, PieceSet, TaskId};
 
 use super::Shared;
+use super::behind::Ahead;
 use super::index::Shape;
 use super::map::Unreadable;
 use super::recover::Found;
@@ -62,6 +63,8 @@ pub(super) struct Files {
     pub(super) states: Mutex<Option<BTreeMap<u32, ChainState>>>,
     /// Bytes written since the last write-back was started.
     pub(super) unsynced_bytes: AtomicU64,
+    /// What the files do not have yet.
+    pub(super) ahead: Ahead,
 }
 
 impl std::fmt::Debug for Files {

@@ -28,17 +28,27 @@ impl Stalls {
     /// Does `work`, which may wait for the disk.
     pub(super) fn guard<T>(&self, work: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
-        let hand_over = self.expected(begun) && runtime_has_more_threads();
-        let result = if hand_over {
-            tokio::task::block_in_place(work)
-        } else {
-            work()
+        let result = match self.expected(begun) {
+            true => hand_over(work),
+            false => work(),
         };
         let took = begun.elapsed();
         if took >= SLOW {
-            *lock(&self.slow_until) = Some(begun + took + REMEMBERED);
+            let mut until = lock(&self.slow_until);
+            *until = (*until).max(Some(begun + took + REMEMBERED));
         }
         result
+    }
+
+    /// Whether a write would have to wait for the disk now, as far as one can tell.
+    pub(super) fn is_slow(&self) -> bool {
+        self.expected(Instant::now())
+    }
+
+    /// From now on it is slow, whatever it does.
+    #[cfg(test)]
+    pub(super) fn be_slow(&self) {
+        *lock(&self.slow_until) = Some(Instant::now() + Duration::from_secs(3600));
     }
 
     fn expected(&self, now: Instant) -> bool {
@@ -46,8 +56,14 @@ impl Stalls {
     }
 }
 
-fn runtime_has_more_threads() -> bool {
-    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
+/// Does `work`, which waits, such that the runtime gives the thread's other work away first.
+pub(super) fn hand_over<T>(work: impl FnOnce() -> T) -> T {
+    let has_more_threads =
+        Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    match has_more_threads {
+        true => tokio::task::block_in_place(work),
+        false => work(),
+    }
 }
 
 #[cfg(test)]

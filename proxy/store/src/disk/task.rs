@@ -11,15 +11,14 @@ use darter_types::{ByteRange, ChainState, PieceNumber, PieceSet, TaskId};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 
 use super::Shared;
+use super::behind::{Newest, Work};
 use super::index::{PIECE_CELL, STATE_CELL};
 use super::map::{long_enough, map_file};
 use super::record::{Admitted, Files, Record};
+use super::stall;
 use super::write::{read_up_to, refused};
 use crate::sync::{self, lock};
 use crate::{ContentFacts, StoreError, StoredTask};
-
-/// How much is written before the disk is asked to begin.
-const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What `open` and `find` give. While it lives the task is not evicted.
 #[derive(Debug)]
@@ -73,10 +72,14 @@ impl DiskTask {
     }
 
     fn write_index(&self, offset: u64, cell: &[u8]) -> Result<(), StoreError> {
-        let written = self
-            .shared
-            .stalls
-            .guard(|| self.files.index.write_all_at(cell, offset));
+        let work = || Work::Index(offset, Bytes::copy_from_slice(cell));
+        let written = match self.queue(work) {
+            Ok(false) => {
+                let stalls = &self.shared.stalls;
+                stalls.guard(|| self.files.index.write_all_at(cell, offset))
+            }
+            queued => queued.map(drop),
+        };
         written.map_err(|source| {
             refused(
                 "write the index beside",
@@ -95,11 +98,21 @@ impl DiskTask {
         let _ = self.write_index(shape.cells_at(), &[0; PIECE_CELL]);
     }
 
-    fn wrote(&self, bytes: u64) {
-        let before = self.files.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before / WRITEBACK_BYTES != (before + bytes) / WRITEBACK_BYTES {
-            self.shared.queue.start_writeback(self.record.task, &self.files);
+    /// Whether what is to be done waits for the disk, in memory.
+    fn queue(&self, work: impl FnOnce() -> Work) -> io::Result<bool> {
+        let slow = self.shared.stalls.is_slow();
+        self.shared.behind.take(&self.record, &self.files, slow, work)
+    }
+
+    fn write_data(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.queue(|| Work::Data(offset, Bytes::copy_from_slice(bytes)))? {
+            return Ok(());
         }
+        let write = || self.files.data.write_all_at(bytes, offset);
+        self.shared.stalls.guard(write)?;
+        let queue = &self.shared.queue;
+        queue.wrote(self.record.task, &self.files, bytes.len() as u64);
+        Ok(())
     }
 
     /// A slice of the mapping, which is made at the first call. Whether somebody else has cut the file short since then is
@@ -107,9 +120,6 @@ impl DiskTask {
     fn mapped(&self, range: ByteRange) -> Result<Bytes, StoreError> {
         let length = self.record.facts.layout.length();
         let cannot = |source| refused("map", &self.files.path, 0, source);
-        if self.files.unreadable.is_said() {
-            return Err(cannot(io::Error::other("the file could not be sent")));
-        }
         let mut map = lock(&self.files.map);
         let whole = match &*map {
             Some(whole) => {
@@ -127,6 +137,17 @@ impl DiskTask {
             }
         };
         Ok(whole.slice(range.indices()))
+    }
+
+    /// Where the first bytes of `range` are.
+    fn ahead(&self, range: ByteRange) -> Result<Newest, StoreError> {
+        let newest = self.files.ahead.newest(range);
+        // Looked at afterwards: when a write fails this is said before its bytes go from memory.
+        if self.files.unreadable.is_said() {
+            let source = io::Error::other("the file could not be written or sent");
+            return Err(refused("read", &self.files.path, 0, source));
+        }
+        Ok(newest)
     }
 
     /// A copy of bytes as the system has them.
@@ -173,6 +194,10 @@ impl StoredTask for DiskTask {
             .record
             .facts
             .check_write(self.record.task, offset, data.len())?;
+        if self.shared.stalls.is_slow() {
+            // Before the gate, behind which nobody may wait for the disk.
+            stall::hand_over(|| self.shared.behind.wait_for_room(data.len() as u64));
+        }
         let _gate = sync::read(&self.record.gate);
         loop {
             let admitted = lock(&self.record.state)
@@ -182,10 +207,8 @@ impl StoredTask for DiskTask {
             };
             let from = ByteRange::new(part.start - offset, part.end - offset);
             let bytes = data.get(from.indices()).unwrap_or_default();
-            let write = || self.files.data.write_all_at(bytes, part.start);
-            let written = self.shared.stalls.guard(write);
+            let written = self.write_data(part.start, bytes);
             written.map_err(|source| refused("write", &self.files.path, part.len(), source))?;
-            self.wrote(part.len());
             rest.start = part.end;
         }
     }
@@ -235,6 +258,10 @@ impl StoredTask for DiskTask {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        let range = match self.ahead(range)? {
+            Newest::Memory(bytes) => return Ok(bytes),
+            Newest::File(range) => range,
+        };
         let first = layout.piece_at(range.start);
         let claimed = lock(&self.record.state).claimed.next_present(first);
         match claimed.map(|piece| layout.piece_range(piece)) {
@@ -252,7 +279,13 @@ impl StoredTask for DiskTask {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        self.copied(range.intersect(layout.piece_range(layout.piece_at(range.start))))
+        match self.ahead(range)? {
+            // The disk cannot say anything of it yet.
+            Newest::Memory(bytes) => Ok(bytes),
+            Newest::File(range) => {
+                self.copied(range.intersect(layout.piece_range(layout.piece_at(range.start))))
+            }
+        }
     }
 
     fn record_states(&self, first: u32, states: &[ChainState]) -> Result<(), StoreError> {
@@ -296,7 +329,11 @@ impl StoredTask for DiskTask {
         let mut state = lock(&self.record.state);
         if state.present.is_full() && !state.gone && !state.proved {
             state.proved = true;
-            self.shared.queue.make_durable(&self.record, &self.files);
+            let behind = &self.shared.behind;
+            // Where it cannot be queued any more the store is closed.
+            if let Ok(false) = behind.take(&self.record, &self.files, false, || Work::Proved) {
+                self.shared.queue.make_durable(&self.record, &self.files);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What only the store on disk promises: files, mappings, restarts, damage.
 
+mod behind;
 mod damage;
 mod kill;
 mod many;
@@ -363,6 +364,7 @@ fn with_data(store: &DiskStore, number: u8, data: File) -> Arc<dyn StoredTask> {
         unreadable: Default::default(),
         states: Mutex::default(),
         unsynced_bytes: AtomicU64::new(0),
+        ahead: Default::default(),
     };
     store.shared.begin(&record);
     Arc::new(DiskTask::new(

@@ -113,6 +113,7 @@ fn files(data: File, index: File, shape: Shape, path: std::path::PathBuf) -> Fil
         unreadable: Default::default(),
         states: Default::default(),
         unsynced_bytes: Default::default(),
+        ahead: Default::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use darter_types::{PieceNumber, TaskId};
 
 use super::Shared;
 use super::task::Record;
+use crate::Pace;
 use crate::sync::lock;
 
 /// What will go wrong.
@@ -20,6 +21,8 @@ pub(super) struct Plan {
     pub(super) failing_writes: VecDeque<usize>,
     /// How many of the next reads fail.
     pub(super) failing_reads: u64,
+    /// How writes fare.
+    pub(super) pace: Pace,
 }
 
 impl Default for Plan {
@@ -28,6 +31,7 @@ impl Default for Plan {
             free_bytes: u64::MAX,
             failing_writes: VecDeque::new(),
             failing_reads: 0,
+            pace: Pace::Ready,
         }
     }
 }
@@ -68,6 +72,11 @@ impl Faults {
     /// The next `count` reads fail.
     pub fn fail_reads(&self, count: u64) {
         lock(&self.shared.plan).failing_reads = count;
+    }
+
+    /// From now on writes fare so, as those who ask are told; they are taken all the same.
+    pub fn set_pace(&self, pace: Pace) {
+        lock(&self.shared.plan).pace = pace;
     }
 
     /// Flips one bit of the byte `at` of a piece that is present or claimed, as failing hardware does; false

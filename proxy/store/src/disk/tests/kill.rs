@@ -21,6 +21,9 @@ fn state(border: u32) -> ChainState {
 /// Writes, marks, forgets and drops for ever, and says so line by line.
 fn be_victim(dir: &Path, seed: u32) {
     let (store, _) = open(dir, 12 * PIECE);
+    if seed.is_multiple_of(2) {
+        store.shared.stalls.be_slow();
+    }
     let mut random = seed.wrapping_mul(2_654_435_761).max(1);
     loop {
         random ^= random << 13;
