@@ -35,6 +35,10 @@ use crate::scheduling::{LinkParts, LoadSource, Scheduling};
 use crate::secure::Secure;
 use crate::sendfile::ZeroCopy;
 
+/// Bytes of an answer to another node that may wait in its socket: less than the smallest piece, so that a full link shows as
+/// uploads that are under way. By that a seed tells whether a child is slow or waits for its turn.
+const PEER_UNSENT_BYTES_MAX: u32 = 64 * 1024;
+
 /// What a node is made of.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each field is what its type says")]
@@ -363,6 +367,7 @@ impl<'a> PeerPort<'a> {
             limits: Limits {
                 connections_max: config.connections_max,
                 stall_timeout: config.stall_timeout.as_duration(),
+                unsent_bytes_max: Some(PEER_UNSENT_BYTES_MAX),
                 ..Limits::default()
             },
             cuts: metrics.cuts(),

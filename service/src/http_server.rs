@@ -24,7 +24,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::{Acceptor, Listener, PeerAddr, Stream, stall};
+use crate::net::{Acceptor, Listener, PeerAddr, Stream, stall, unsent};
 use crate::supervise::Tasks;
 use crate::tls::PeerIdentity;
 
@@ -50,6 +50,8 @@ pub struct Limits {
     pub headers_max: usize,
     /// How long what is answered may wait to be taken.
     pub stall_timeout: Duration,
+    /// Bytes of an answer that may wait in a connection's socket before they are sent; `None` leaves it to the system.
+    pub unsent_bytes_max: Option<u32>,
 }
 
 /// Connections that were ended because of a limit. Clones share the counters.
@@ -69,6 +71,7 @@ impl Default for Limits {
             head_bytes_max: 64 * 1024,
             headers_max: 128,
             stall_timeout: Duration::from_secs(10),
+            unsent_bytes_max: None,
         }
     }
 }
@@ -144,6 +147,9 @@ impl<W: Wrap> HttpServer<W> {
         let mut acceptor = Acceptor::new(self.name, listener);
         while let Some((stream, peer)) = stop.run_until_cancelled(acceptor.accept()).await {
             stall::bound(&stream, self.limits.stall_timeout);
+            if let Some(max) = self.limits.unsent_bytes_max {
+                unsent::bound(&stream, max);
+            }
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
                 self.cuts.too_many.inc();
                 if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {

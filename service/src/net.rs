@@ -10,6 +10,7 @@ mod limited;
 pub mod stall;
 mod stream;
 mod unix;
+pub mod unsent;
 
 use std::fmt::Debug;
 use std::future::Future;
