@@ -1,21 +1,27 @@
-//! An image as a directory, through FUSE: mounted, served by several threads, unmounted cleanly.
+//! An image as a directory: mounted, served by several threads, unmounted cleanly.
 //!
-//! [`Mount::new`] mounts, [`Mount::run`] serves until it is asked to stop or somebody else unmounts. `adapter` translates
-//! between FUSE and [`crate::fs`], `mounts` knows what is mounted where.
+//! [`Mount::new`] and [`Mount::attach`] mount, [`Mount::run`] serves until it is asked to stop or somebody else unmounts.
+//! `adapter` translates between FUSE and [`crate::fs`]; `erofs` leaves the tree to the kernel and serves flat files (`flat`)
+//! beneath; `mounts` knows what is mounted where, `mark` which process is behind it.
 //!
 //! What must hold: no callback waits for the network on a FUSE thread as long as there is room elsewhere; a panic in one
 //! is an I/O error to its caller; whatever ends the process in order leaves no mount behind.
 
 mod adapter;
+mod erofs;
 mod errno;
+mod flat;
+mod mark;
 mod mounts;
 
+use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use darter_service::supervise::Tasks;
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use thiserror::Error;
@@ -25,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fs::OpenImage;
 use adapter::Adapter;
+use mark::Mark;
 
 /// What the source of these mounts begins with in `/proc/mounts`.
 const SOURCE: &str = "darter:";
@@ -34,6 +41,8 @@ const THREADS_MAX: usize = 4;
 const BUSY_GRACE: Duration = Duration::from_secs(2);
 /// Between two attempts to unmount.
 const BUSY_STEP: Duration = Duration::from_millis(100);
+/// Mounts at one directory: an image, and what can be written over it.
+const LAYERS_MAX: usize = 2;
 /// How long the threads may take to notice that the mount is gone. The kernel may keep it for others' namespaces.
 const END_GRACE: Duration = Duration::from_secs(2);
 
@@ -49,6 +58,9 @@ pub enum MountError {
     /// Processes use it.
     #[error("{0} is in use by a process; end that first, or unmount with --lazy")]
     Busy(PathBuf),
+    /// The image, or the kernel, is not of the kind.
+    #[error("it cannot be mounted by the kernel's EROFS: {0}; --driver fuse can")]
+    NoErofs(&'static str),
     /// The system refuses.
     #[error("cannot {what} {path}: {error}")]
     System {
@@ -77,43 +89,104 @@ impl Drop for Attached {
     }
 }
 
+/// Who shows the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// EROFS where kernel and image are of the kind, FUSE elsewhere.
+    #[default]
+    Auto,
+    /// This process.
+    Fuse,
+    /// The kernel's EROFS, over flat files that this process serves.
+    Erofs,
+}
+
+/// How an image is mounted.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Who shows the tree.
+    pub driver: Driver,
+}
+
+/// Tells how a session ended.
+type Serving = oneshot::Receiver<io::Result<()>>;
+
+/// A mount's session: it waits to be run, or runs.
+#[derive(Debug)]
+enum Served {
+    Waiting(Box<Session<Adapter>>),
+    Running(Serving),
+}
+
 /// A mounted image.
 #[derive(Debug)]
 pub struct Mount {
-    path: PathBuf,
-    session: Session<Adapter>,
+    attached: Attached,
+    served: Served,
+    driver: Driver,
     tasks: Tasks,
+    /// Goes last.
+    _mark: Option<Mark>,
 }
 
 impl Mount {
-    /// Mounts `image`, which `/proc/mounts` shows as `name`, at a directory. A mount there whose process died is taken away.
-    /// Must be called within a runtime. Nothing can be read before [`Self::run`].
+    /// Mounts `image` through FUSE, which `/proc/mounts` shows as `name`, at a directory. A mount there whose process died
+    /// is taken away. Must be called within a runtime. Nothing can be read before [`Self::run`].
     ///
     /// # Errors
     /// The directory is in use or missing, or the system refuses.
     pub fn new(image: OpenImage, name: &str, path: &Path, tasks: Tasks) -> Result<Self, MountError> {
         let path = mounts::recover(path)?;
-        let mut config = Config::default();
-        config.mount_options = vec![
-            MountOption::RO,
-            MountOption::FSName(format!("{SOURCE}{}", name.replace(',', "_"))),
-            MountOption::DefaultPermissions,
-            // An image is a stranger's: what it marks as root's own must not become root for whoever runs it here.
-            MountOption::NoSuid,
-            MountOption::NoDev,
-        ];
-        // Containers run as anybody; the kernel checks permissions by what the image says.
-        config.acl = SessionACL::All;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        config.n_threads = Some(threads.clamp(2, THREADS_MAX));
-        config.clone_fd = true;
         let adapter = Adapter::new(image, tasks.clone());
-        let session = Session::new(adapter, &path, &config);
+        let session = Session::new(adapter, &path, &config(name));
+        let session = session.map_err(|error| system("mount at", &path, error))?;
         Ok(Self {
-            session: session.map_err(|error| system("mount at", &path, error))?,
-            path,
+            attached: Attached { path, gone: false },
+            served: Served::Waiting(Box::new(session)),
+            driver: Driver::Fuse,
             tasks,
+            _mark: None,
         })
+    }
+
+    /// Mounts `image` at a directory as `options` say, otherwise as [`Self::new`] does.
+    ///
+    /// # Errors
+    /// The directory is in use or missing, the system refuses, or the image is not one for the driver that was named.
+    pub async fn attach(
+        image: OpenImage,
+        name: &str,
+        path: &Path,
+        options: &Options,
+        tasks: Tasks,
+    ) -> Result<Self, MountError> {
+        mounts::sweep(image.folder());
+        if options.driver == Driver::Fuse {
+            return Self::new(image, name, path, tasks);
+        }
+        let point = mounts::recover(path)?;
+        match erofs::mount(&image, name, &point, &tasks).await {
+            Ok((mark, serving)) => Ok(Self {
+                attached: Attached {
+                    path: point,
+                    gone: false,
+                },
+                served: Served::Running(serving),
+                driver: Driver::Erofs,
+                tasks,
+                _mark: Some(mark),
+            }),
+            Err(error) if options.driver == Driver::Auto => {
+                tracing::info!(%error, "the kernel does not mount it by itself");
+                Self::new(image, name, path, tasks)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Who shows the tree.
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// Serves the mount until `stop`, or until it is unmounted by somebody else. It is unmounted in either case, and
@@ -122,18 +195,18 @@ impl Mount {
     /// # Errors
     /// FUSE fails, or the mount cannot be taken away.
     pub async fn run(self, stop: CancellationToken) -> Result<(), MountError> {
-        let Self { path, session, tasks } = self;
-        let mut attached = Attached {
-            path: path.clone(),
-            gone: false,
+        let Self {
+            mut attached,
+            served,
+            tasks,
+            _mark,
+            ..
+        } = self;
+        let mut end = match served {
+            Served::Waiting(session) => serve(*session, &tasks),
+            Served::Running(serving) => serving,
         };
-        let (ended, mut end) = oneshot::channel();
-        let serving = tasks.clone();
-        // It ends with the mount, which may outlive this function: nobody waits for it.
-        tasks.spawn("FUSE session", async move {
-            let served = serving.blocking("FUSE session", move || session.run()).await;
-            let _ = ended.send(served.unwrap_or_else(|error| Err(io::Error::other(error))));
-        });
+        let path = attached.path.clone();
         tokio::select! {
             biased;
             served = &mut end => {
@@ -152,6 +225,36 @@ impl Mount {
             }
         }
     }
+}
+
+/// What is alike for all sessions.
+fn config(name: &str) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::FSName(format!("{SOURCE}{}", name.replace(',', "_"))),
+        MountOption::DefaultPermissions,
+        // An image is a stranger's: what it marks as root's own must not become root for whoever runs it here.
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    // Containers run as anybody; the kernel checks permissions by what the image says.
+    config.acl = SessionACL::All;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    config.n_threads = Some(threads.clamp(2, THREADS_MAX));
+    config.clone_fd = true;
+    config
+}
+
+/// Runs a session. It ends with the mount, which may outlive whoever mounted: nobody waits for it.
+fn serve<F: Filesystem + Debug>(session: Session<F>, tasks: &Tasks) -> Serving {
+    let (ended, end) = oneshot::channel();
+    let serving = tasks.clone();
+    tasks.spawn("FUSE session", async move {
+        let served = serving.blocking("FUSE session", move || session.run()).await;
+        let _ = ended.send(served.unwrap_or_else(|error| Err(io::Error::other(error))));
+    });
+    end
 }
 
 fn outcome(served: Result<io::Result<()>, oneshot::error::RecvError>, path: &Path) -> Result<(), MountError> {
@@ -190,11 +293,19 @@ pub fn umount(path: &Path, lazy: bool) -> Result<(), MountError> {
     } else {
         UnmountFlags::empty()
     };
-    match unmount(&path, flags) {
-        Ok(()) => Ok(()),
-        Err(Errno::BUSY) => Err(MountError::Busy(path)),
-        Err(error) => Err(system("unmount", &path, error.into())),
+    for _ in 0..LAYERS_MAX {
+        match unmount(&path, flags) {
+            Ok(()) => {}
+            Err(Errno::BUSY) => return Err(MountError::Busy(path)),
+            // Its process takes the other layers away as well.
+            Err(Errno::INVAL) => return Ok(()),
+            Err(error) => return Err(system("unmount", &path, error.into())),
+        }
+        if !mounts::is_still(&path)? {
+            break;
+        }
     }
+    Ok(())
 }
 
 fn system(what: &'static str, path: &Path, error: io::Error) -> MountError {

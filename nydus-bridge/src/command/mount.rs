@@ -10,7 +10,7 @@ use clap::Args;
 use darter_nydus_bridge::blob::{BlobSource, Client, Folder, Patience};
 use darter_nydus_bridge::fs::{Limits, OpenImage};
 use darter_nydus_bridge::image::{self, ImageName};
-use darter_nydus_bridge::mount::Mount;
+use darter_nydus_bridge::mount::{Driver, Mount, Options};
 use darter_service::config::ByteSize;
 use darter_service::log::{LogConfig, Setup};
 use darter_service::net::Address;
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// The folder with the blobs of --bootstrap, named by their hashes
     #[arg(long, value_name = "DIR", requires = "bootstrap")]
     blobs: Option<PathBuf>,
+    /// Who shows the tree: the kernel's EROFS is faster, FUSE is everywhere
+    #[arg(long, value_enum, default_value_t)]
+    driver: Driver,
     /// Where chunks are kept while the image is mounted
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -76,8 +79,19 @@ async fn serve(arguments: Arguments) -> Result<()> {
     let Some((image, name)) = stop.run_until_cancelled(opening).await.transpose()? else {
         return Ok(());
     };
-    let mounted = Mount::new(image, &name, &arguments.dir, tasks.clone())?;
-    tracing::info!(image = name, path = %arguments.dir.display(), "mounted");
+    let options = Options {
+        driver: arguments.driver,
+    };
+    let attaching = Mount::attach(image, &name, &arguments.dir, &options, tasks.clone());
+    let Some(mounted) = stop.run_until_cancelled(attaching).await.transpose()? else {
+        return Ok(());
+    };
+    tracing::info!(
+        image = name,
+        path = %arguments.dir.display(),
+        driver = ?mounted.driver(),
+        "mounted"
+    );
     let ended = mounted.run(stop).await;
     tasks.shut_down(GRACE).await;
     Ok(ended?)

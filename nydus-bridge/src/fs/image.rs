@@ -1,6 +1,7 @@
 //! An image that is open: the questions of a mount, and reads that end at once or later.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ const READ_BYTES_MAX: u64 = 16 << 20;
 pub struct OpenImage {
     tree: Arc<Tree>,
     engine: Arc<Engine>,
+    bootstrap: Arc<File>,
+    folder: Arc<Path>,
 }
 
 /// A read, as far as it could be answered at once.
@@ -62,12 +65,16 @@ impl OpenImage {
         limits: Limits,
         tasks: Tasks,
     ) -> Result<Self, FsError> {
+        let file = File::open(bootstrap);
+        let file = file.map_err(|error| FsError::local("cannot open the image's metadata", &error))?;
         let tree = Tree::open(bootstrap)?;
         let engine = Engine::new(&tree, source, folder, limits, tasks);
         let cannot = |error| FsError::local("cannot keep chunks on disk", &error);
         Ok(Self {
             engine: Arc::new(engine.map_err(cannot)?),
             tree: Arc::new(tree),
+            bootstrap: Arc::new(file),
+            folder: folder.into(),
         })
     }
 
@@ -129,13 +136,41 @@ impl OpenImage {
         self.tree.bytes()
     }
 
+    /// The bootstrap.
+    pub(crate) fn bootstrap(&self) -> &File {
+        &self.bootstrap
+    }
+
+    /// The folder for what is kept.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The lengths of the image's blobs as flat files, if the kernel can read it by them.
+    pub fn flat(&self) -> Option<Vec<u64>> {
+        self.tree.flat_lengths()
+    }
+
+    /// Reads bytes of a blob as a flat file: unpacked, with zeros where no chunk is. The caller knows where it ends.
+    ///
+    /// # Errors
+    /// There is no such blob, or the bootstrap is damaged.
+    pub fn read_flat(&self, blob: u32, offset: u64, length: u64) -> Result<Reading, FsError> {
+        let range = ByteRange::new(offset, offset.saturating_add(length.min(READ_BYTES_MAX)));
+        Ok(self.start(self.tree.flat_extents(blob, range)?))
+    }
+
     /// Reads bytes of a file: those that are on this machine at once, without waiting for anything else.
     ///
     /// # Errors
     /// It is no file, or the bootstrap is damaged.
     pub fn read(&self, ino: u64, offset: u64, length: u64) -> Result<Reading, FsError> {
         let range = ByteRange::new(offset, offset.saturating_add(length.min(READ_BYTES_MAX)));
-        let extents = self.tree.extents(ino, range)?;
+        Ok(self.start(self.tree.extents(ino, range)?))
+    }
+
+    /// Takes what is here; the rest is pending.
+    fn start(&self, extents: Vec<Extent>) -> Reading {
         let total: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
         let mut buffer = vec![0; ByteRange::new(0, total.min(READ_BYTES_MAX)).indices().len()];
         let mut gaps = Vec::new();
@@ -146,13 +181,13 @@ impl OpenImage {
             gaps.extend(self.fill(&extent, part, &mut buffer));
         }
         if gaps.is_empty() {
-            return Ok(Reading::Done(buffer));
+            return Reading::Done(buffer);
         }
-        Ok(Reading::Pending(Pending {
+        Reading::Pending(Pending {
             image: self.clone(),
             buffer,
             gaps,
-        }))
+        })
     }
 
     /// Fills a part of the buffer; what is not on this machine is a gap.

@@ -4,6 +4,7 @@
 
 mod blobs;
 mod extents;
+mod flat;
 mod order;
 
 use std::ffi::{OsStr, OsString};
@@ -17,6 +18,7 @@ use nydus_api::ConfigV2;
 use nydus_rafs::metadata::{RafsInode, RafsInodeWalkAction, RafsSuper};
 use nydus_storage::device::BlobInfo;
 
+use self::flat::Places;
 use self::order::Order;
 use super::ROOT;
 use super::chunk::Blob;
@@ -103,6 +105,7 @@ pub(super) struct Tree {
     blobs: Vec<Blob>,
     infos: Vec<Arc<BlobInfo>>,
     order: OnceLock<Order>,
+    flat: OnceLock<Places>,
 }
 
 impl fmt::Debug for Tree {
@@ -135,6 +138,7 @@ impl Tree {
             meta,
             owner,
             order: OnceLock::new(),
+            flat: OnceLock::new(),
         };
         match tree.attributes(ROOT)?.kind {
             Kind::Directory => Ok(tree),

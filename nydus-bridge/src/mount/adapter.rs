@@ -34,9 +34,7 @@ const NAME_BYTES_MAX: u32 = 255;
 #[derive(Debug)]
 pub(super) struct Adapter {
     image: OpenImage,
-    tasks: Tasks,
-    runtime: Handle,
-    reads: Arc<Semaphore>,
+    later: Later,
     /// The kernel needs not tell that a file, or a directory, is opened.
     opens_unseen: (bool, bool),
 }
@@ -46,15 +44,32 @@ impl Adapter {
     pub(super) fn new(image: OpenImage, tasks: Tasks) -> Self {
         Self {
             image,
+            later: Later::new(tasks),
+            opens_unseen: (false, false),
+        }
+    }
+}
+
+/// Answers reads that have to wait.
+#[derive(Debug)]
+pub(super) struct Later {
+    tasks: Tasks,
+    runtime: Handle,
+    reads: Arc<Semaphore>,
+}
+
+impl Later {
+    /// Must be called within a runtime.
+    pub(super) fn new(tasks: Tasks) -> Self {
+        Self {
             tasks,
             runtime: Handle::current(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            opens_unseen: (false, false),
         }
     }
 
     /// Answers a read when its chunks are here: on the runtime, or here and now if too many wait there.
-    fn later(&self, pending: Pending, reply: ReplyData) {
+    pub(super) fn answer(&self, pending: Pending, reply: ReplyData) {
         match Arc::clone(&self.reads).try_acquire_owned() {
             Ok(permit) => {
                 let _runtime = self.runtime.enter();
@@ -77,7 +92,7 @@ fn answer(reply: ReplyData, bytes: Result<Vec<u8>, FsError>) {
 }
 
 /// Runs a callback. After a panic its caller gets an I/O error, as the reply is dropped, and the thread goes on.
-fn shielded(callback: impl FnOnce()) {
+pub(super) fn shielded(callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         tracing::error!(panic = crate::fs::words(&*panic), "a FUSE callback panicked");
     }
@@ -156,7 +171,7 @@ impl Filesystem for Adapter {
     ) {
         shielded(|| match self.image.read(ino.0, offset, u64::from(size)) {
             Ok(Reading::Done(bytes)) => reply.data(&bytes),
-            Ok(Reading::Pending(pending)) => self.later(pending, reply),
+            Ok(Reading::Pending(pending)) => self.later.answer(pending, reply),
             Err(error) => reply.error(errno(&error)),
         });
     }

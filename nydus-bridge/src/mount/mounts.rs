@@ -9,19 +9,22 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{MountError, SOURCE, detach, system};
+use super::{MountError, SOURCE, detach, mark, system};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// The directory, free to be mounted at: a mount of ours whose process died is taken away.
+/// The directory, free to be mounted at: a mount of ours whose process died is taken away, with all its layers.
 pub(super) fn recover(path: &Path) -> Result<PathBuf, MountError> {
     let path = absolute(path).map_err(|error| system("find", path, error))?;
     while let Some(source) = source(&path)? {
-        if !is_ours(&source) || !is_dead(&path) {
+        if !is_ours(&source) || !is_dead(&path, &source) {
             return Err(MountError::Taken(path));
         }
         tracing::warn!(path = %path.display(), "a mount whose process died is taken away");
-        detach(&path)?;
+        while self::source(&path)?.is_some_and(|beneath| beneath == source) {
+            detach(&path)?;
+        }
+        mark::remove(Path::new(&source));
     }
     match fs::metadata(&path) {
         Ok(there) if there.is_dir() => Ok(path),
@@ -33,19 +36,39 @@ pub(super) fn recover(path: &Path) -> Result<PathBuf, MountError> {
 /// The directory, if an image is mounted there.
 pub(super) fn ours(path: &Path) -> Result<PathBuf, MountError> {
     let path = absolute(path).map_err(|error| system("find", path, error))?;
-    if source(&path)?.is_some_and(|source| is_ours(&source)) {
+    if is_still(&path)? {
         Ok(path)
     } else {
         Err(MountError::NotMounted(path))
     }
 }
 
+/// Whether an image is mounted at this very path.
+pub(super) fn is_still(path: &Path) -> Result<bool, MountError> {
+    Ok(source(path)?.is_some_and(|source| is_ours(&source)))
+}
+
+/// Removes from the cache folder what mounts left behind whose processes died.
+pub(super) fn sweep(folder: &Path) {
+    if let Ok(table) = table() {
+        mark::sweep(folder, &table);
+    }
+}
+
+/// Either `darter:` and the image, or the path of such a name in the folder that marks the mount.
 fn is_ours(source: &OsStr) -> bool {
-    source.as_bytes().starts_with(SOURCE.as_bytes())
+    let name = Path::new(source).file_name().unwrap_or(source);
+    [source, name]
+        .iter()
+        .any(|text| text.as_bytes().starts_with(SOURCE.as_bytes()))
 }
 
 /// Nobody answers for it.
-fn is_dead(path: &Path) -> bool {
+fn is_dead(path: &Path, source: &OsStr) -> bool {
+    let source = Path::new(source);
+    if source.is_absolute() {
+        return mark::is_dead(source);
+    }
     let error = fs::metadata(path).err().and_then(|error| error.raw_os_error());
     matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
@@ -67,8 +90,11 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
 
 /// What is mounted topmost at exactly this path.
 fn source(path: &Path) -> Result<Option<OsString>, MountError> {
-    let table = fs::read(MOUNTINFO).map_err(|error| system("read", Path::new(MOUNTINFO), error))?;
-    Ok(topmost(&table, path))
+    Ok(topmost(&table()?, path))
+}
+
+fn table() -> Result<Vec<u8>, MountError> {
+    fs::read(MOUNTINFO).map_err(|error| system("read", Path::new(MOUNTINFO), error))
 }
 
 fn topmost(table: &[u8], path: &Path) -> Option<OsString> {
@@ -131,6 +157,18 @@ mod tests {
                 source.map(OsStr::new),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn ours_are_told_by_their_source() {
+        for (source, ours) in [
+            ("darter:docker.io/library/a:1", true),
+            ("/cache/mount-x/darter:docker.io_library_a:1", true),
+            ("/dev/vda", false),
+            ("/darter:/x", false),
+        ] {
+            assert_eq!(is_ours(OsStr::new(source)), ours, "{source}");
         }
     }
 

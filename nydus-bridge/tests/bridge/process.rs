@@ -6,8 +6,11 @@
 )]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,8 @@ use crate::fixture::{self, Built};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const DRIVERS: [&str; 2] = ["fuse", "erofs"];
 
 /// The program while it runs. Killed and unmounted with this value.
 struct Bridge {
@@ -36,9 +41,12 @@ fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_darter-bridge"))
 }
 
-fn mount_command(built: &Built) -> Command {
+fn mount_command(built: &Built, driver: &str) -> Command {
     let mut command = command();
-    command.arg("mount").arg("--bootstrap").arg(&built.bootstrap);
+    command
+        .args(["mount", "--driver", driver])
+        .arg("--bootstrap")
+        .arg(&built.bootstrap);
     command.arg("--blobs").arg(&built.blobs);
     command
         .arg("--cache-dir")
@@ -56,12 +64,26 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 impl Bridge {
-    fn start(built: &Built) -> Self {
-        let mut child = mount_command(built).stderr(Stdio::inherit()).spawn().unwrap();
+    fn start(built: &Built, driver: &str) -> Self {
+        Self::run(built, mount_command(built, driver))
+    }
+
+    /// Runs a command that mounts, until it says that it did: a dead mount may show what the kernel kept of it.
+    fn run(built: &Built, mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        let mounted = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&mounted);
+        std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                seen.fetch_or(line.contains("mounted"), Ordering::SeqCst);
+            }
+        });
         let point = built.mountpoint();
         until("a mount", || {
             assert!(child.try_wait().unwrap().is_none(), "it ended");
-            is_served(&point)
+            mounted.load(Ordering::SeqCst) && is_served(&point)
         });
         Self { child, point }
     }
@@ -99,19 +121,25 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_signal_unmounts() {
     let (_tree, built) = built();
-    for signal in [Signal::INT, Signal::TERM] {
-        let mut bridge = Bridge::start(&built);
-        bridge.signal(signal);
-        assert_eq!(bridge.code(), Some(0));
-        assert!(!is_served(&built.mountpoint()));
-        assert_eq!(fs::read_dir(built.cache()).unwrap().count(), 0);
+    for driver in DRIVERS {
+        for signal in [Signal::INT, Signal::TERM] {
+            let mut bridge = Bridge::start(&built, driver);
+            bridge.signal(signal);
+            assert_eq!(bridge.code(), Some(0));
+            assert!(!is_served(&built.mountpoint()));
+            assert_eq!(fs::read_dir(built.cache()).unwrap().count(), 0);
+        }
     }
 }
 
 #[test]
 fn umount_ends_the_process() {
+    DRIVERS.into_iter().for_each(umount_ends_one_by);
+}
+
+fn umount_ends_one_by(driver: &str) {
     let (_tree, built) = built();
-    let mut bridge = Bridge::start(&built);
+    let mut bridge = Bridge::start(&built, driver);
     let open = fs::File::open(built.mountpoint().join("file")).unwrap();
     let busy = command().arg("umount").arg(built.mountpoint()).output().unwrap();
     assert!(
@@ -131,9 +159,21 @@ fn umount_ends_the_process() {
 
 #[test]
 fn a_mount_whose_process_was_killed_is_taken_over_and_a_live_one_is_not() {
+    // Either comes back after either.
+    for (killed, next) in [
+        ("fuse", "fuse"),
+        ("erofs", "erofs"),
+        ("fuse", "erofs"),
+        ("erofs", "fuse"),
+    ] {
+        one_is_taken_over_after_its_death(killed, next);
+    }
+}
+
+fn one_is_taken_over_after_its_death(killed: &str, next: &str) {
     let (_tree, built) = built();
-    let mut first = Bridge::start(&built);
-    let taken = mount_command(&built).output().unwrap();
+    let mut first = Bridge::start(&built, killed);
+    let taken = mount_command(&built, next).output().unwrap();
     assert!(
         !taken.status.success() && said(&taken).contains("mounted"),
         "{taken:?}"
@@ -141,15 +181,16 @@ fn a_mount_whose_process_was_killed_is_taken_over_and_a_live_one_is_not() {
     assert!(is_served(&built.mountpoint()));
     first.signal(Signal::KILL);
     first.code();
+    let mut second = Bridge::start(&built, next);
+    second.signal(Signal::INT);
+    assert_eq!(second.code(), Some(0));
+    drop(first);
+    assert_eq!(fs::read_dir(built.mountpoint()).unwrap().count(), 0);
     assert_eq!(
         fs::read_dir(built.cache()).unwrap().count(),
         0,
         "nothing is left on disk"
     );
-    let second = Bridge::start(&built);
-    drop(second);
-    drop(first);
-    assert_eq!(fs::read_dir(built.mountpoint()).unwrap().count(), 0);
 }
 
 #[test]
@@ -168,7 +209,7 @@ fn what_is_typed_wrongly_ends_with_64_and_what_fails_with_1() {
     }
     let (_tree, built) = built();
     fs::write(&built.bootstrap, "no metadata").unwrap();
-    let output = mount_command(&built).output().unwrap();
+    let output = mount_command(&built, "auto").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("metadata is damaged"), "{}", said(&output));
     assert!(command().arg("--help").output().unwrap().status.success());

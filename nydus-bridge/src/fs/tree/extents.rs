@@ -154,7 +154,7 @@ fn chunk_v5(inode: &dyn RafsInodeExt, number: u32) -> Result<(u64, Arc<dyn BlobC
 }
 
 /// The part of a file that a chunk holds which begins at `start` of the file.
-fn extent(chunk: Chunk, start: u64, part: ByteRange) -> Result<Extent, FsError> {
+pub(super) fn extent(chunk: Chunk, start: u64, part: ByteRange) -> Result<Extent, FsError> {
     if part.end - start > chunk.plain.len() {
         return Err(FsError::damaged("a chunk is shorter than its part of the file"));
     }
@@ -167,7 +167,7 @@ fn extent(chunk: Chunk, start: u64, part: ByteRange) -> Result<Extent, FsError> 
 }
 
 /// Readers ask for some MiB at most.
-fn hole(length: u64) -> Extent {
+pub(super) fn hole(length: u64) -> Extent {
     Extent {
         chunk: None,
         skip: 0,

@@ -13,9 +13,9 @@ use crate::fs::chunk::{Chunk, Packing};
 use crate::fs::error::guarded;
 
 /// Most chunks that are put in order; what comes behind is not read ahead.
-const CHUNKS_MAX: usize = 4 << 20;
+pub(super) const CHUNKS_MAX: usize = 4 << 20;
 /// Length of an entry in the sixth version's table of chunks.
-const TABLE_ENTRY_BYTES: u64 = 80;
+pub(super) const TABLE_ENTRY_BYTES: u64 = 80;
 
 /// Where a chunk is described: in a file, or in the table of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
