@@ -60,6 +60,9 @@ enum Command {
     /// Unmounts what was mounted so
     #[command(disable_help_flag = true)]
     Umount(bridge::Bridge),
+    /// Makes Nydus images of ordinary ones
+    #[command(disable_help_flag = true)]
+    Nydus(bridge::Bridge),
     /// Certificates for a small cluster: a CA, nodes, seeds and schedulers
     Certs(certs::Certs),
     /// Looks at this node as an operator would, and says what to do about what it finds
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Setup(setup) => setup.run(),
         Command::Mount(bridge) => bridge.run("mount"),
         Command::Umount(bridge) => bridge.run("umount"),
+        Command::Nydus(bridge) => bridge.run("nydus"),
         Command::Certs(certs) => certs.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Why(why) => why.run(),

@@ -1,5 +1,6 @@
 //! The subcommands: each has a file with its arguments and what it does.
 
+pub(crate) mod convert;
 pub(crate) mod mount;
 pub(crate) mod umount;
 
@@ -13,6 +14,9 @@ pub(crate) enum Command {
     Mount(Box<mount::Arguments>),
     /// Unmounts an image
     Umount(umount::Arguments),
+    /// Nydus images themselves
+    #[command(subcommand)]
+    Nydus(convert::Nydus),
 }
 
 impl Command {
@@ -21,6 +25,7 @@ impl Command {
         match self {
             Self::Mount(arguments) => mount::run(*arguments),
             Self::Umount(arguments) => umount::run(&arguments),
+            Self::Nydus(nydus) => nydus.run(),
         }
     }
 }

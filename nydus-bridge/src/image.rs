@@ -18,6 +18,9 @@ use crate::blob::{BlobError, Client, Mirror};
 
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use manifest::{Descriptor, Document, ManifestError, NydusImage, RafsVersion};
+pub(crate) use manifest::{
+    NYDUS_ARTIFACT, NYDUS_BLOB, NYDUS_BLOB_TYPE, NYDUS_BOOTSTRAP, NYDUS_FEATURE, NYDUS_VERSION,
+};
 pub use name::{ImageName, ImageNameError};
 
 /// Indices that may point at each other before the image: one for the platform, one for the Nydus variant.
@@ -91,7 +94,7 @@ async fn find(mut reference: ManifestReference, mirror: &Mirror) -> Result<Nydus
 }
 
 /// This machine's architecture, as image indices write it.
-fn architecture() -> String {
+pub(crate) fn architecture() -> String {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

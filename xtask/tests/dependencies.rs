@@ -36,7 +36,15 @@ const MAY_USE: [(&str, &[&str]); 16] = [
         "darter-scheduler",
         &["darter-types", "darter-proto", "darter-service"],
     ),
-    ("darter-nydus-bridge", &["darter-types", "darter-service"]),
+    (
+        "darter-nydus-bridge",
+        &[
+            "darter-types",
+            "darter-service",
+            // Its converter finds logins as the proxy does.
+            "darter-origin",
+        ],
+    ),
     ("darter-containerd-config", &[]),
     ("darter-certs", &["darter-types", "darter-service"]),
     (

@@ -9,15 +9,15 @@ use thiserror::Error;
 /// Most layers, or manifests of an index, that are looked at.
 const ENTRIES_MAX: usize = 4096;
 
-const NYDUS_BLOB: &str = "containerd.io/snapshot/nydus-blob";
-const NYDUS_BOOTSTRAP: &str = "containerd.io/snapshot/nydus-bootstrap";
-const NYDUS_VERSION: &str = "containerd.io/snapshot/nydus-fs-version";
+pub(crate) const NYDUS_BLOB: &str = "containerd.io/snapshot/nydus-blob";
+pub(crate) const NYDUS_BOOTSTRAP: &str = "containerd.io/snapshot/nydus-bootstrap";
+pub(crate) const NYDUS_VERSION: &str = "containerd.io/snapshot/nydus-fs-version";
 const NYDUS_ENCRYPTED: &str = "containerd.io/snapshot/nydus-encrypted-blob";
 const NYDUS_TARFS: &str = "containerd.io/snapshot/nydus-tarfs";
-const NYDUS_BLOB_TYPE: &str = "application/vnd.oci.image.layer.nydus.blob.v1";
+pub(crate) const NYDUS_BLOB_TYPE: &str = "application/vnd.oci.image.layer.nydus.blob.v1";
 /// In an index, either of these marks the Nydus variant of a platform.
-const NYDUS_FEATURE: &str = "nydus.remoteimage.v1";
-const NYDUS_ARTIFACT: &str = "application/vnd.nydus.image.manifest.v1+json";
+pub(crate) const NYDUS_FEATURE: &str = "nydus.remoteimage.v1";
+pub(crate) const NYDUS_ARTIFACT: &str = "application/vnd.nydus.image.manifest.v1+json";
 
 /// Why a manifest cannot be mounted.
 #[derive(Debug, Error)]
@@ -189,7 +189,7 @@ impl Descriptor {
         self.says(NYDUS_BLOB) || self.media_type == NYDUS_BLOB_TYPE
     }
 
-    fn is_nydus_variant(&self) -> bool {
+    pub(crate) fn is_nydus_variant(&self) -> bool {
         self.artifact_type == NYDUS_ARTIFACT
             || self
                 .platform

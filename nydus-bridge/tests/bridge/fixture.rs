@@ -88,6 +88,25 @@ pub(crate) struct Built {
 }
 
 impl Built {
+    /// A place for an image that comes from elsewhere.
+    pub(crate) fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (bootstrap, blobs) = (PathBuf::new(), dir.path().join("blobs"));
+        Self {
+            bootstrap,
+            blobs,
+            dir,
+        }
+    }
+
+    /// The same with the metadata of an image.
+    pub(crate) fn with(self, bootstrap: &Path) -> Self {
+        Self {
+            bootstrap: bootstrap.to_owned(),
+            ..self
+        }
+    }
+
     /// A folder for what is kept of it.
     pub(crate) fn cache(&self) -> PathBuf {
         let cache = self.dir.path().join("cache");

@@ -7,12 +7,14 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+mod convert;
 mod fixture;
 mod malformed;
 mod mirror;
 mod mounted;
 mod process;
 mod reading;
+mod registry;
 mod snapshot;
 mod source;
 mod tree;

@@ -21,7 +21,7 @@ use crate::source::Disturbed;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Mounts an image, runs `look` on a thread of its own, unmounts. Gives what `look` gave.
-async fn mounted<T: Send + 'static>(
+pub(crate) async fn mounted<T: Send + 'static>(
     built: &Built,
     driver: Driver,
     source: impl FnOnce(Folder) -> Arc<dyn BlobSource>,

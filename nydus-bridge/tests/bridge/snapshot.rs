@@ -131,9 +131,12 @@ pub(crate) fn is_io_error<T: std::fmt::Debug>(read: std::io::Result<T>) -> bool 
 
 /// What is left of a tree when it is packed into a tar archive as this crate's fixtures do.
 pub(crate) fn as_a_layer(tree: &mut BTreeMap<PathBuf, Seen>) {
+    as_an_archive(tree);
+    tree.values_mut().for_each(|seen| seen.xattrs.clear());
+}
+
+/// What is left of it when the archive has all that an archive can hold.
+pub(crate) fn as_an_archive(tree: &mut BTreeMap<PathBuf, Seen>) {
     tree.remove(Path::new("special/socket"));
-    for seen in tree.values_mut() {
-        seen.xattrs.clear();
-        seen.modified.1 = 0;
-    }
+    tree.values_mut().for_each(|seen| seen.modified.1 = 0);
 }

@@ -46,7 +46,7 @@ pub use credentials::{ContentAddress, Credentials};
 pub use error::OriginError;
 pub use fetch::Fetch;
 pub use gateway::Destination;
-pub use login::{CredentialsConfig, LocalUser, Share};
+pub use login::{CredentialsConfig, DockerLogin, LocalUser, Share, docker_login};
 pub use metrics::Metrics;
 pub use names::{AddressRange, NamePattern};
 pub use origins::{Head, Origins};

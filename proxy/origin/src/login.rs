@@ -64,6 +64,25 @@ impl Login {
         .map(Self::Basic)
     }
 
+    /// What it was made of.
+    fn plain(&self) -> Result<DockerLogin, LoginError> {
+        let unreadable = || LoginError::Answer("they are not text".to_owned());
+        let (Self::Basic(value) | Self::Token(value)) = self;
+        let text = value.to_str().map_err(|_| unreadable())?;
+        if let Some(token) = text.strip_prefix("Bearer ") {
+            return Ok(DockerLogin::Token(token.to_owned()));
+        }
+        let pair = text
+            .strip_prefix("Basic ")
+            .and_then(|pair| STANDARD.decode(pair).ok());
+        let pair = pair.and_then(|pair| String::from_utf8(pair).ok());
+        let (user, password) = pair
+            .as_deref()
+            .and_then(|pair| pair.split_once(':'))
+            .ok_or_else(unreadable)?;
+        Ok(DockerLogin::Basic(user.to_owned(), password.to_owned()))
+    }
+
     fn token(token: &str) -> Result<Self, LoginError> {
         header(&format!("Bearer {token}")).map(Self::Token)
     }
@@ -74,6 +93,34 @@ fn header(text: &str) -> Result<HeaderValue, LoginError> {
     let mut value = HeaderValue::try_from(text).map_err(wrong)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// What Docker's configuration has for a registry, for a client of another kind.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DockerLogin {
+    /// User and password.
+    Basic(String, String),
+    /// A token of the registry itself.
+    Token(String),
+}
+
+impl fmt::Debug for DockerLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DockerLogin(<redacted>)")
+    }
+}
+
+/// Looks a registry up in a configuration file of Docker, and asks the program that it names. None where it has nothing for
+/// this registry.
+///
+/// # Errors
+/// Why the file or the program gives nothing; no part of a credential is ever in it.
+pub async fn docker_login(path: &Path, registry: &RegistryName) -> Result<Option<DockerLogin>, String> {
+    match docker::ask(path, registry).await {
+        Ok(given) => given.login.plain().map(Some).map_err(|error| error.to_string()),
+        Err(LoginError::Absent(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Why there are no credentials. No part of one is ever in it.

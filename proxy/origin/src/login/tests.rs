@@ -307,3 +307,25 @@ fn durations_are_read_as_go_writes_them() {
         assert_eq!(period(text).map(|period| period.as_secs_f64()), seconds, "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_client_of_another_kind_gets_what_docker_has() {
+    let lab = Lab::new();
+    let text = r#"{ "auths": {
+        "registry.test": { "auth": "dXNlcjpjYW5hcnk6d2l0aDpjb2xvbnM=" },
+        "token.test": { "registrytoken": "canary" } } }"#;
+    let path = lab.file("docker.json", text, 0o600);
+    let ask = async |registry: &str| docker_login(&path, &registry.parse().unwrap()).await;
+    let basic = ask("registry.test").await.unwrap().unwrap();
+    assert_eq!(
+        basic,
+        DockerLogin::Basic("user".to_owned(), "canary:with:colons".to_owned())
+    );
+    assert!(!format!("{basic:?}").contains("canary"));
+    let token = ask("token.test").await.unwrap();
+    assert_eq!(token, Some(DockerLogin::Token("canary".to_owned())));
+    assert_eq!(ask("other.test").await.unwrap(), None);
+    let open = lab.file("open.json", text, 0o644);
+    let refused = docker_login(&open, &"registry.test".parse().unwrap()).await;
+    assert!(refused.unwrap_err().contains("chmod"));
+}

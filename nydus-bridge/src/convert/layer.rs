@@ -1,0 +1,142 @@
+//! One layer, made into metadata and a blob by Nydus's own builder; or, for a layer that is referred to, into metadata and
+//! an index of places where unpacking can begin.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use darter_types::{Algorithm, Digest};
+use nydus_builder::attributes::Attributes;
+use nydus_builder::{
+    ArtifactStorage, BlobManager, BootstrapManager, BuildContext, BuildOutput, Builder as _, ConversionType,
+    Features, Prefetch, TarballBuilder, WhiteoutSpec,
+};
+use nydus_rafs::metadata::RafsVersion as Version;
+use nydus_storage::device::BlobFeatures;
+use nydus_utils::{compress, digest};
+
+use super::error::ConvertError;
+use super::manifest::Content;
+use super::progress::LayerProgress;
+use super::unpack::{self, Packed};
+use super::{Compressor, Options};
+use crate::image::RafsVersion;
+
+/// What a layer became.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) bootstrap: PathBuf,
+    /// The blob that its files are read from; none, where it has no bytes.
+    pub(super) blob_id: Option<String>,
+    /// What is pushed for it.
+    pub(super) blob: Option<(PathBuf, Content)>,
+}
+
+/// Converts the layer in `layer`, with files in `folder`. Blocks for as long as it takes.
+pub(super) fn build(
+    mut layer: File,
+    digest: Digest,
+    folder: &Path,
+    options: &Options,
+    told: &LayerProgress,
+) -> Result<Built, ConvertError> {
+    let wrong = |reason: String| ConvertError::Layer {
+        layer: digest,
+        reason,
+    };
+    let packed = unpack::packed(&mut layer)?;
+    let blobs = folder.join("blobs");
+    fs::create_dir(&blobs)?;
+    let bootstrap = folder.join("bootstrap");
+    let output = if options.refer {
+        if packed != Packed::Gzip {
+            let reason = "only layers that are compressed with gzip can be referred to";
+            return Err(wrong(reason.to_owned()));
+        }
+        let source = PathBuf::from(format!("/proc/self/fd/{}", layer.as_raw_fd()));
+        run(source, &blobs, &bootstrap, options)
+    } else {
+        unpack::piped(layer, packed, told, |source| {
+            run(source, &blobs, &bootstrap, options)
+        })
+    };
+    let output = output.map_err(|error| wrong(format!("{error:#}")))?;
+    Ok(Built {
+        bootstrap,
+        blob_id: output.blobs.first().cloned(),
+        blob: only(&blobs)?,
+    })
+}
+
+fn run(source: PathBuf, blobs: &Path, bootstrap: &Path, options: &Options) -> anyhow::Result<BuildOutput> {
+    let mut context = context(source, options);
+    context.blob_storage = Some(ArtifactStorage::FileDir((blobs.to_owned(), String::new())));
+    let storage = ArtifactStorage::SingleFile(bootstrap.to_owned());
+    let mut bootstraps = BootstrapManager::new(Some(storage), None);
+    let mut manager = BlobManager::new(context.digester, false);
+    TarballBuilder::new(context.conversion_type).build(&mut context, &mut bootstraps, &mut manager)
+}
+
+/// What the builder is told.
+pub(super) fn context(source: PathBuf, options: &Options) -> BuildContext {
+    let version = match options.version {
+        RafsVersion::V5 => Version::V5,
+        RafsVersion::V6 => Version::V6,
+    };
+    let (conversion, compressor, hash) = if options.refer {
+        (
+            ConversionType::TargzToRef,
+            compress::Algorithm::GZip,
+            digest::Algorithm::Sha256,
+        )
+    } else {
+        let compressor = match options.compressor {
+            Compressor::Zstd => compress::Algorithm::Zstd,
+            Compressor::Lz4 => compress::Algorithm::Lz4Block,
+            Compressor::None => compress::Algorithm::None,
+        };
+        (ConversionType::TarToRafs, compressor, digest::Algorithm::Blake3)
+    };
+    let mut context = BuildContext::new(
+        String::new(),
+        version.is_v6(),
+        0,
+        compressor,
+        hash,
+        true,
+        WhiteoutSpec::Oci,
+        conversion,
+        source,
+        Prefetch::default(),
+        None,
+        None,
+        false,
+        Features::default(),
+        false,
+        Attributes::default(),
+    );
+    context.set_fs_version(version);
+    context.set_chunk_size(options.chunk_bytes);
+    if options.refer {
+        context
+            .blob_features
+            .insert(BlobFeatures::SEPARATE | BlobFeatures::CHUNK_INFO_V2);
+    }
+    context
+}
+
+/// The one file that the builder left, which has its digest as its name. None, if the layer has no bytes.
+fn only(folder: &Path) -> Result<Option<(PathBuf, Content)>, ConvertError> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(digest) = format!("{}:{name}", Algorithm::Sha256.as_str()).parse() else {
+            continue;
+        };
+        let size = entry.metadata()?.len();
+        if size > 0 {
+            return Ok(Some((entry.path(), Content { digest, size })));
+        }
+    }
+    Ok(None)
+}

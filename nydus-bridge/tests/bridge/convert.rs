@@ -1,0 +1,472 @@
+//! Ordinary images that are converted: what is mounted afterwards is what their layers hold.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use darter_nydus_bridge::blob::{BlobSource, Client, Mirror, Patience};
+use darter_nydus_bridge::convert::{
+    Access, Compressor, ConvertError, Converted, Options, Place, Platform, Progress, Registry, Source, Stage,
+    convert,
+};
+use darter_nydus_bridge::image::{self, ImageName, RafsVersion};
+use darter_service::supervise::Tasks;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixture::Built;
+use crate::registry::PushRegistry;
+use crate::{mounted, snapshot, tree};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Some moment, for everything that is made here.
+fn moment() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000)
+}
+
+fn put(root: &Path, name: &str, content: &str) {
+    let path = root.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    File::open(&path).unwrap().set_modified(moment()).unwrap();
+}
+
+/// Directories that both layers have, or the upper one alone.
+fn settle(root: &Path) {
+    for name in ["files", "small", "new"] {
+        File::open(root.join(name))
+            .unwrap()
+            .set_modified(moment())
+            .unwrap();
+    }
+}
+
+/// What the upper layer changes, as the tree itself shows it or as a layer tells it.
+fn change(root: &Path, as_layer: bool) {
+    put(root, "files/words", "other words");
+    put(root, "small/only.txt", "alone");
+    put(root, "new/deep/file", "new");
+    if as_layer {
+        put(root, "files/.wh.zeros", "");
+        put(root, "small/.wh..wh..opq", "");
+    } else {
+        fs::remove_file(root.join("files/zeros")).unwrap();
+        for entry in fs::read_dir(root.join("small")).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.ends_with("only.txt") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    File::open(root.join("new/deep"))
+        .unwrap()
+        .set_modified(moment())
+        .unwrap();
+    settle(root);
+}
+
+/// The bytes of a tree as an archive.
+fn archive(tree: &Path) -> Vec<u8> {
+    let mut tar = Command::new("tar");
+    tar.args([
+        "--create",
+        "--format=pax",
+        "--warning=none",
+        "--xattrs",
+        "--xattrs-include=*",
+    ]);
+    let output = tar.arg("--directory").arg(tree).arg(".").output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+struct Lab {
+    registry: PushRegistry,
+    address: String,
+    tasks: Tasks,
+    work: TempDir,
+    expected: PathBuf,
+    dir: TempDir,
+}
+
+impl Lab {
+    /// A registry with the image `team/app:1`: two layers, packed by `pack`.
+    async fn start(pack: fn(&[u8]) -> Vec<u8>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, upper) = (dir.path().join("base"), dir.path().join("upper"));
+        tree::make(&base);
+        fs::create_dir(&upper).unwrap();
+        change(&upper, true);
+        let layers = [&base, &upper].map(|tree| pack(&archive(tree)));
+        change(&base, false);
+        let registry = PushRegistry::default();
+        add_image(&registry, "1", &layers);
+        let tasks = Tasks::new();
+        let address = registry.serve(&tasks).await;
+        Self {
+            registry,
+            address,
+            tasks,
+            work: tempfile::tempdir().unwrap(),
+            expected: base,
+            dir,
+        }
+    }
+
+    fn name(&self, reference: &str) -> ImageName {
+        format!("{}/team/app{reference}", self.address).parse().unwrap()
+    }
+
+    fn mirror(&self) -> Mirror {
+        let client = Client::new(
+            self.address.parse().unwrap(),
+            Patience::default(),
+            self.tasks.clone(),
+        );
+        let name = self.name(":1");
+        Mirror::new(Arc::new(client), name.registry, name.repository)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            version: RafsVersion::V6,
+            compressor: Compressor::Zstd,
+            chunk_bytes: 1 << 20,
+            refer: false,
+            place: Place::Alone,
+            platform: Platform::here(),
+            folder: self.work.path().to_owned(),
+        }
+    }
+
+    async fn convert(&self, to: &str, options: &Options) -> Result<Converted, ConvertError> {
+        self.convert_with(Source::Mirror(self.mirror()), to, options, None)
+            .await
+    }
+
+    async fn convert_with(
+        &self,
+        source: Source,
+        to: &str,
+        options: &Options,
+        login: Option<(String, String)>,
+    ) -> Result<Converted, ConvertError> {
+        let to = self.name(to);
+        let access = Access {
+            plain: true,
+            login,
+            ..Access::default()
+        };
+        let registry = Registry::new(&to, access)?;
+        let progress = Arc::new(Progress::default());
+        let from = self.name(":1");
+        let done = convert(
+            (&from, &source),
+            (&to, &registry),
+            options,
+            &progress,
+            &self.tasks,
+        )
+        .await;
+        assert_eq!(
+            fs::read_dir(self.work.path()).unwrap().count(),
+            0,
+            "nothing is left on disk"
+        );
+        if let Ok(done) = &done {
+            let stages: Vec<_> = progress.layers().iter().map(|layer| layer.look().0).collect();
+            let expected = match done.pushed {
+                0 => [Stage::Waiting; 2],
+                _ => [Stage::Done; 2],
+            };
+            assert_eq!(stages, expected);
+        }
+        done
+    }
+
+    /// Mounts an image of the registry and compares it with what it should be.
+    async fn compare(&self, reference: &str) {
+        let built = Built::empty();
+        let client = Client::new(
+            self.address.parse().unwrap(),
+            Patience::default(),
+            self.tasks.clone(),
+        );
+        let name = self.name(reference);
+        let resolved = image::resolve(&name, Arc::new(client), &built.cache(), &self.tasks)
+            .await
+            .unwrap();
+        let built = built.with(resolved.bootstrap.path());
+        let mirror = Arc::new(resolved.mirror) as Arc<dyn BlobSource>;
+        let found = mounted::mounted(&built, |_| mirror, snapshot::of).await;
+        let mut expected = snapshot::of(&self.expected);
+        snapshot::as_an_archive(&mut expected);
+        snapshot::assert_same(&found, &expected);
+    }
+}
+
+/// Puts an ordinary image there; its manifest's digest.
+fn add_image(registry: &PushRegistry, tag: &str, layers: &[Vec<u8>]) -> String {
+    let config = json!({
+        "architecture": architecture(), "os": "linux", "config": { "Cmd": ["sh"] },
+        "rootfs": { "type": "layers", "diff_ids": [] },
+    })
+    .to_string()
+    .into_bytes();
+    let content = |bytes: &Vec<u8>, kind: &str| {
+        let digest = registry.add_blob(bytes.clone());
+        json!({ "mediaType": kind, "digest": digest, "size": bytes.len() })
+    };
+    let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": content(&config, "application/vnd.oci.image.config.v1+json"),
+        "layers": layers.iter().map(|bytes| content(bytes, layer)).collect::<Vec<_>>(),
+    });
+    registry.add_manifest(tag, MANIFEST, manifest.to_string().into_bytes())
+}
+
+fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_converted_image_shows_what_its_layers_hold() {
+    let lab = Lab::start(gzip).await;
+    let all = [
+        (RafsVersion::V6, Compressor::Zstd, 1 << 20),
+        (RafsVersion::V6, Compressor::Lz4, 256 << 10),
+        (RafsVersion::V6, Compressor::None, 1 << 20),
+        (RafsVersion::V5, Compressor::Zstd, 1 << 20),
+    ];
+    for (version, compressor, chunk_bytes) in all {
+        eprintln!("{version:?} {compressor:?}");
+        let options = Options {
+            version,
+            compressor,
+            chunk_bytes,
+            ..lab.options()
+        };
+        let done = lab.convert(":nydus", &options).await.unwrap();
+        assert!(done.pushed > 0 && done.bytes > 1_000_000, "{done:?}");
+        assert_eq!(done.manifest, done.target);
+        lab.compare(":nydus").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_are_taken_however_they_are_packed() {
+    for pack in [<[u8]>::to_vec as fn(&[u8]) -> Vec<u8>, |bytes| {
+        zstd::stream::encode_all(bytes, 1).unwrap()
+    }] {
+        let lab = Lab::start(pack).await;
+        lab.convert(":nydus", &lab.options()).await.unwrap();
+        lab.compare(":nydus").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_refers_to_its_original_copies_nothing() {
+    let lab = Lab::start(gzip).await;
+    let options = Options {
+        refer: true,
+        ..lab.options()
+    };
+    let done = lab.convert(":nydus", &options).await.unwrap();
+    assert!(done.pushed < 500_000, "an index and metadata: {done:?}");
+    lab.compare(":nydus").await;
+    let layers = lab.registry.manifest("nydus").unwrap();
+    let refers = layers.pointer("/layers/0/annotations/containerd.io~1snapshot~1nydus-ref");
+    let original = lab.registry.manifest("1").unwrap();
+    assert_eq!(refers, original.pointer("/layers/0/digest"));
+
+    let lab = Lab::start(<[u8]>::to_vec).await;
+    let refused = lab.convert(":nydus", &options).await.unwrap_err().to_string();
+    assert!(refused.contains("gzip"), "{refused}");
+    assert!(lab.registry.manifest("nydus").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_again_sends_nothing_and_is_the_same() {
+    let lab = Lab::start(gzip).await;
+    let first = lab.convert(":nydus", &lab.options()).await.unwrap();
+    assert!(!lab.registry.take_pushed().is_empty());
+    let second = lab.convert(":nydus", &lab.options()).await.unwrap();
+    assert_eq!(first.manifest, second.manifest);
+    assert_eq!(second.pushed, 0);
+    assert!(lab.registry.take_pushed().is_empty());
+    let otherwise = Options {
+        chunk_bytes: 512 << 10,
+        ..lab.options()
+    };
+    let third = lab.convert(":nydus", &otherwise).await.unwrap();
+    assert!(third.manifest != first.manifest && third.pushed > 0, "{third:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_found_from_the_original_as_a_referrer_or_in_an_index() {
+    let lab = Lab::start(gzip).await;
+    let place = |place| Options {
+        place,
+        ..lab.options()
+    };
+    let done = lab.convert(":nydus", &place(Place::Referrer)).await.unwrap();
+    lab.convert(":nydus", &place(Place::Referrer)).await.unwrap();
+    let manifest = lab.registry.manifest("nydus").unwrap();
+    let subject = manifest
+        .pointer("/subject/digest")
+        .and_then(Value::as_str)
+        .unwrap();
+    let referrers = lab.registry.manifest(&subject.replace(':', "-")).unwrap();
+    let listed = referrers["manifests"].as_array().unwrap();
+    assert_eq!(listed.len(), 1, "once, however often it is made: {referrers}");
+    assert_eq!(listed[0]["digest"], done.manifest.to_string());
+    lab.compare(":nydus").await;
+
+    let done = lab.convert(":both", &place(Place::Index)).await.unwrap();
+    assert_ne!(done.manifest, done.target);
+    lab.compare(":both").await;
+    let index = lab.registry.manifest("both").unwrap();
+    assert_eq!(index["mediaType"], INDEX);
+    assert_eq!(index["manifests"][0]["digest"], subject);
+    let same = lab.convert(":both", &place(Place::Index)).await.unwrap();
+    assert_eq!((same.target, same.pushed), (done.target, 0));
+
+    // An index as the original: its ordinary image is converted, whatever else is in it.
+    let from = lab.name(":both");
+    let (to, progress) = (lab.name(":again"), Arc::new(Progress::default()));
+    let access = Access {
+        plain: true,
+        ..Access::default()
+    };
+    let registry = Registry::new(&to, access).unwrap();
+    let source = Source::Mirror(lab.mirror());
+    let options = lab.options();
+    let again = convert(
+        (&from, &source),
+        (&to, &registry),
+        &options,
+        &progress,
+        &lab.tasks,
+    )
+    .await;
+    assert!(again.unwrap().pushed > 0);
+    lab.compare(":again").await;
+    let nydus = convert(
+        (&to, &source),
+        (&from, &registry),
+        &options,
+        &progress,
+        &lab.tasks,
+    )
+    .await;
+    assert!(nydus.unwrap_err().to_string().contains("already"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_image_is_read_and_pushed_with_a_login() {
+    let lab = Lab::start(gzip).await;
+    // someone:secret
+    lab.registry.require("Basic c29tZW9uZTpzZWNyZXQ=");
+    let refused = lab.convert(":nydus", &lab.options()).await.unwrap_err();
+    assert!(refused.to_string().contains("401"), "{refused}");
+    let login = Some(("someone".to_owned(), "secret".to_owned()));
+    let direct = |login| {
+        let access = Access {
+            plain: true,
+            login,
+            ..Access::default()
+        };
+        Source::Registry(Registry::new(&lab.name(":1"), access).unwrap())
+    };
+    let options = lab.options();
+    let source = direct(login.clone());
+    let error = lab
+        .convert_with(source, ":nydus", &options, None)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ConvertError::Push { .. }), "{error}");
+    let wrong = Some(("someone".to_owned(), "canary".to_owned()));
+    let error = lab
+        .convert_with(direct(wrong), ":nydus", &options, login.clone())
+        .await
+        .unwrap_err();
+    assert!(!error.to_string().contains("canary"), "{error}");
+    let done = lab
+        .convert_with(direct(login.clone()), ":nydus", &options, login)
+        .await
+        .unwrap();
+    assert!(done.pushed > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_is_another_one_is_not_converted() {
+    let lab = Lab::start(gzip).await;
+    let manifest = lab.registry.manifest("1").unwrap();
+    let layer = manifest.pointer("/layers/0/digest").and_then(Value::as_str);
+    lab.registry.damage(layer.unwrap());
+    let error = lab.convert(":nydus", &lab.options()).await.unwrap_err();
+    assert!(matches!(error, ConvertError::Digest { .. }), "{error}");
+    assert!(lab.registry.manifest("nydus").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_layer_is_told() {
+    let lab = Lab::start(gzip).await;
+    let mut layers = vec![gzip(
+        b"no archive, but long enough to look into it"
+            .repeat(50)
+            .as_slice(),
+    )];
+    layers.push(gzip(&archive(lab.dir.path().join("upper").as_path())));
+    add_image(&lab.registry, "1", &layers);
+    let error = lab.convert(":nydus", &lab.options()).await.unwrap_err();
+    assert!(matches!(error, ConvertError::Layer { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_meant_is_refused_before_anything_is_read() {
+    let lab = Lab::start(gzip).await;
+    let options = lab.options();
+    let same = lab.convert(":1", &options).await.unwrap_err();
+    assert!(matches!(same, ConvertError::SameName), "{same}");
+    for chunk_bytes in [0, 1000, 1 << 30] {
+        let odd = Options {
+            chunk_bytes,
+            ..options.clone()
+        };
+        let error = lab.convert(":nydus", &odd).await.unwrap_err();
+        assert!(matches!(error, ConvertError::ChunkSize(_)), "{error}");
+    }
+    let old = Options {
+        refer: true,
+        version: RafsVersion::V5,
+        ..options.clone()
+    };
+    let error = lab.convert(":nydus", &old).await.unwrap_err();
+    assert!(matches!(error, ConvertError::ReferV5), "{error}");
+    let elsewhere = Options {
+        place: Place::Index,
+        ..options
+    };
+    let error = lab.convert("/elsewhere:nydus", &elsewhere).await.unwrap_err();
+    assert!(matches!(error, ConvertError::OtherRepository), "{error}");
+}
