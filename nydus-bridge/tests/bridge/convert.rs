@@ -13,6 +13,7 @@ use darter_nydus_bridge::convert::{
     convert,
 };
 use darter_nydus_bridge::image::{self, ImageName, RafsVersion};
+use darter_nydus_bridge::mount::Driver;
 use darter_service::supervise::Tasks;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -211,7 +212,7 @@ impl Lab {
             .unwrap();
         let built = built.with(resolved.bootstrap.path());
         let mirror = Arc::new(resolved.mirror) as Arc<dyn BlobSource>;
-        let found = mounted::mounted(&built, |_| mirror, snapshot::of).await;
+        let found = mounted::mounted(&built, Driver::Fuse, |_| mirror, snapshot::of).await;
         let mut expected = snapshot::of(&self.expected);
         snapshot::as_an_archive(&mut expected);
         snapshot::assert_same(&found, &expected);
