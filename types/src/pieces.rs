@@ -140,6 +140,20 @@ impl PieceSet {
         self.len = self.words.iter().map(|word| word.count_ones()).sum();
     }
 
+    /// Takes out all pieces of `other`.
+    pub fn remove_all(&mut self, other: &Self) {
+        for (word, taken) in self.words.iter_mut().zip(&other.words) {
+            *word &= !taken;
+        }
+        self.len = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
+    /// Whether any piece is in both.
+    pub fn intersects(&self, other: &Self) -> bool {
+        let mut words = self.words.iter().zip(&other.words);
+        words.any(|(one, other)| one & other != 0)
+    }
+
     /// Its pieces in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceNumber> + '_ {
         self.words.iter().zip(0u32..).flat_map(|(word, index)| {
@@ -244,6 +258,13 @@ mod tests {
             let expected: Vec<_> = model.iter().copied().filter(|piece| piece % 2 == 0).collect();
             prop_assert_eq!(both.len() as usize, expected.len());
             prop_assert_eq!(both.iter().collect::<Vec<_>>(), expected);
+            let mut odd = set.clone();
+            odd.remove_all(&even);
+            let expected: Vec<_> = model.iter().copied().filter(|piece| piece % 2 == 1).collect();
+            prop_assert_eq!(odd.len() as usize, expected.len());
+            prop_assert_eq!(odd.iter().collect::<Vec<_>>(), expected);
+            prop_assert_eq!(set.intersects(&even), !both.is_empty());
+            prop_assert!(!odd.intersects(&even));
             for from in 0..capacity {
                 let missing = (from..capacity).find(|piece| !model.contains(piece)).unwrap_or(capacity);
                 prop_assert_eq!(set.next_missing(from), missing);

@@ -191,6 +191,26 @@ impl Content {
         piece.saturating_add(1) < known || (piece == self.layout().last_piece() && piece < known)
     }
 
+    /// Those of `pieces` that are neither here, nor waiting to be linked again, nor cannot be checked alone.
+    pub(crate) fn missing_of(&self, pieces: &PieceSet) -> PieceSet {
+        let mut missing = pieces.clone();
+        missing.remove_all(&self.present);
+        missing.remove_all(&self.claimed);
+        let pieces = missing.capacity();
+        // The last one needs only the border before it.
+        let linkable = match self.chain.known() {
+            known if known >= pieces => pieces,
+            known => known.saturating_sub(1),
+        };
+        let mut unlinkable = PieceSet::new(pieces);
+        unlinkable.insert_run(PieceRun {
+            first: linkable,
+            count: pieces - linkable,
+        });
+        missing.remove_all(&unlinkable);
+        missing
+    }
+
     /// A piece is here, linked and written; false if it was before.
     pub(crate) fn arrived(&mut self, piece: PieceNumber, from_origin: bool) -> bool {
         self.claimed.remove(piece);

@@ -10,7 +10,7 @@ type Check = (&'static str, fn(&Task) -> bool);
 impl Task {
     /// The first invariant that does not hold, by name.
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let checks: [Check; 6] = [
+        let checks: [Check; 7] = [
             ("released pieces are present", released_is_present),
             ("released pieces were vouched for", released_was_vouched_for),
             (
@@ -23,6 +23,9 @@ impl Task {
                 parent_counts_agree,
             ),
             ("at most one request to the origin", one_origin_request),
+            ("pieces are counted as often as parents have them", |task| {
+                task.parents.counts_agree()
+            }),
         ];
         checks
             .iter()

@@ -77,11 +77,23 @@ pub(crate) struct Changed {
     pub(crate) new: Vec<ParentOffer>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Parents {
     pub(crate) by_host: BTreeMap<HostId, Parent>,
     /// How many parents have each piece.
     counts: Vec<u16>,
+    /// Pieces that exactly one parent has.
+    sole: PieceSet,
+}
+
+impl Default for Parents {
+    fn default() -> Self {
+        Self {
+            by_host: BTreeMap::new(),
+            counts: Vec::new(),
+            sole: PieceSet::new(0),
+        }
+    }
 }
 
 impl Parents {
@@ -160,6 +172,7 @@ impl Parents {
     /// The length became known.
     pub(crate) fn cut(&mut self, piece_count: u32) {
         self.counts = vec![0; piece_count as usize];
+        self.sole = PieceSet::new(piece_count);
         let mut early = Vec::new();
         for (host, parent) in &mut self.by_host {
             parent.has = PieceSet::new(piece_count);
@@ -192,25 +205,27 @@ impl Parents {
             parent.early.extend(runs.iter().take(room));
             return room > 0 && !runs.is_empty();
         }
-        let capacity = parent.has.capacity();
+        let mut has = std::mem::replace(&mut parent.has, PieceSet::new(0));
+        let capacity = has.capacity();
         let mut news = false;
         for piece in runs.iter().flat_map(|run| run.first..run.end().min(capacity)) {
-            if parent.has.insert(piece) {
-                count(&mut self.counts, piece, true);
+            if has.insert(piece) {
+                self.count_one(piece, true);
                 news = true;
             }
+        }
+        if let Some(parent) = self.by_host.get_mut(host) {
+            parent.has = has;
         }
         news
     }
 
     /// A parent turned out not to have `pieces`.
     pub(crate) fn lacks(&mut self, host: &HostId, pieces: impl Iterator<Item = PieceNumber>) {
-        let Some(parent) = self.by_host.get_mut(host) else {
-            return;
-        };
         for piece in pieces {
-            if parent.has.remove(piece) {
-                count(&mut self.counts, piece, false);
+            let parent = self.by_host.get_mut(host);
+            if parent.is_some_and(|parent| parent.has.remove(piece)) {
+                self.count_one(piece, false);
             }
         }
     }
@@ -230,7 +245,7 @@ impl Parents {
         parent.alive = false;
         parent.early.clear();
         let has = std::mem::replace(&mut parent.has, none);
-        has.iter().for_each(|piece| count(&mut self.counts, piece, false));
+        has.iter().for_each(|piece| self.count_one(piece, false));
     }
 
     /// Notes that a request failed; true if the parent is given up for it.
@@ -296,14 +311,34 @@ impl Parents {
     pub(crate) fn count(&self, piece: PieceNumber) -> u16 {
         self.counts.get(piece as usize).copied().unwrap_or(0)
     }
-}
 
-fn count(counts: &mut [u16], piece: PieceNumber, up: bool) {
-    if let Some(count) = counts.get_mut(piece as usize) {
+    /// Pieces that exactly one parent has.
+    pub(crate) fn sole(&self) -> &PieceSet {
+        &self.sole
+    }
+
+    fn count_one(&mut self, piece: PieceNumber, up: bool) {
+        let Some(count) = self.counts.get_mut(piece as usize) else {
+            return;
+        };
         *count = if up {
             count.saturating_add(1)
         } else {
             count.saturating_sub(1)
         };
+        if *count == 1 {
+            self.sole.insert(piece);
+        } else {
+            self.sole.remove(piece);
+        }
+    }
+
+    /// Whether the counts are those of what parents have.
+    pub(crate) fn counts_agree(&self) -> bool {
+        (0..self.piece_count()).all(|piece| {
+            let parents = self.by_host.values();
+            let have = parents.filter(|parent| parent.has.contains(piece)).count();
+            usize::from(self.count(piece)) == have && self.sole.contains(piece) == (have == 1)
+        })
     }
 }

@@ -188,12 +188,8 @@ impl Task {
         let Some(content) = content.as_ref() else {
             return Vec::new();
         };
-        let alone = |piece: PieceNumber| {
-            parents.count(piece) == 1
-                && !under_way.contains(piece)
-                && content.is_missing(piece)
-                && content.is_linkable(piece)
-        };
+        let mut alone = content.missing_of(parents.sole());
+        alone.remove_all(under_way);
         let all_known = parents.by_host.len() < NEIGHBOURHOOD;
         let mut hosts: Vec<(bool, usize, bool, u32, &HostId)> = parents
             .by_host
@@ -202,7 +198,7 @@ impl Task {
                 only.is_none_or(|only| only == *host) && parent.may_be_asked(now, &settings.limits)
             })
             .map(|(host, parent)| {
-                let common = !parent.has.iter().any(alone);
+                let common = !parent.has.intersects(&alone);
                 (all_known && common, parent.requests, common, rng.random(), host)
             })
             .collect();
