@@ -12,6 +12,9 @@ use darter_types::{Moment, PieceRun};
 
 use crate::Limits;
 
+/// How often at most the scheduler is asked whether it is still there.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lease {
     pub(crate) epoch: u64,
@@ -67,6 +70,8 @@ pub(crate) struct Gate {
     scheduler_up: bool,
     /// When the scheduler was asked and has not answered yet.
     asked_at: Option<Moment>,
+    /// When it was last asked for links that are late.
+    probed_at: Option<Moment>,
     failures: u32,
     /// The origin failed too often, and nothing came from anywhere since.
     gave_up: bool,
@@ -84,6 +89,7 @@ impl Gate {
             need: Need::None,
             scheduler_up: false,
             asked_at: None,
+            probed_at: None,
             failures: 0,
             gave_up: false,
             paused_until: Moment::START,
@@ -108,6 +114,17 @@ impl Gate {
 
     pub(crate) fn scheduler_answered(&mut self) {
         self.asked_at = None;
+    }
+
+    /// Whether to ask the scheduler, whose links are late, if it is still there; its answer is awaited then.
+    pub(crate) fn probe(&mut self, now: Moment) -> bool {
+        let just_done = self.probed_at.is_some_and(|at| now.since(at) < PROBE_PAUSE);
+        let may = self.scheduler_up && self.asked_at.is_none() && !just_done;
+        if may {
+            self.asked_at = Some(now);
+            self.probed_at = Some(now);
+        }
+        may
     }
 
     pub(crate) fn granted(&mut self, lease: Lease) {
@@ -152,7 +169,9 @@ impl Gate {
         let for_links = match waiting.links {
             Links::Known => false,
             // They will not come any more.
-            Links::Awaited | Links::Late if !self.scheduler_up => waited(unlinked, limits.scheduler_answer),
+            Links::Awaited | Links::Late if !self.scheduler_up || unanswered => {
+                waited(unlinked, limits.scheduler_answer)
+            }
             Links::Awaited => false,
             Links::Late => waited(unlinked, limits.patience_links),
         };
@@ -272,6 +291,33 @@ mod tests {
                 assert!(gate.is_open(at(patience)), "{links:?}, scheduler up: {up}");
             }
         }
+    }
+
+    #[test]
+    fn a_scheduler_that_does_not_answer_brings_no_links() {
+        let late = |now| {
+            waiting(0, now, true).map(|waiting| Waiting {
+                links: Links::Late,
+                ..waiting
+            })
+        };
+        for answers in [true, false] {
+            let (mut gate, limits) = gate();
+            gate.scheduler_up(at(0));
+            gate.scheduler_answered();
+            assert!(gate.probe(at(100)) && !gate.probe(at(101)), "once");
+            gate.consider(at(399), late(399), &limits);
+            assert!(!gate.in_need());
+            if answers {
+                gate.scheduler_answered();
+            }
+            gate.consider(at(400), late(400), &limits);
+            assert_eq!(gate.in_need(), !answers);
+            assert!(!gate.probe(at(1_099)), "not so soon again");
+            assert_eq!(gate.probe(at(1_100)), answers);
+        }
+        let (mut gate, _) = gate();
+        assert!(!gate.probe(at(100)), "there is none");
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct Limits {
     /// How long a reader waits for a byte while a parent has the next piece and its link does not come, though the
     /// scheduler seems to be there. (Without a scheduler: `scheduler_answer`.)
     pub patience_links: Duration,
+    /// How long a link may be late before the scheduler is asked for it: one that says nothing then is not waited for,
+    /// though its stream seems to be there.
+    pub links_late: Duration,
     /// How long a reader waits at most for a byte while parents tell of new pieces, so that others are served, or while
     /// other pieces than the one that it needs come: on slow links a piece takes long to reach everybody, and all would fall upon the origin. With all jitter it stays
     /// below the ten seconds after which the reader is sent to the origin itself, which would help nobody else.
@@ -65,6 +68,7 @@ impl Default for Limits {
             patience_alone: Duration::from_millis(700),
             patience_alive: Duration::from_secs(4),
             patience_links: Duration::from_secs(1),
+            links_late: Duration::from_millis(100),
             patience_news: Duration::from_secs(8),
             hedge_after: Duration::from_secs(1),
             parent_pause: Duration::from_millis(300),

@@ -28,6 +28,7 @@ impl Task {
         if self.links.0 != links {
             self.links = (links, now);
         }
+        self.ask_for_links(now, actions);
         let waiting = self.waiting(now);
         self.gate.consider(now, waiting, &self.settings.limits);
         self.check_claims(actions);
@@ -108,6 +109,16 @@ impl Task {
             Links::Late
         } else {
             Links::Awaited
+        }
+    }
+
+    /// Asks the scheduler again where links are late: it may stand still, or be out of reach, long before its stream ends.
+    fn ask_for_links(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let (links, since) = self.links;
+        let late = links == Links::Late && now.since(since) >= self.settings.limits.links_late;
+        if late && self.has_demand() && self.gate.probe(now) {
+            self.last_want = Some(now);
+            actions.push(Action::Want);
         }
     }
 

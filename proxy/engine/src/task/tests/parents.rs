@@ -89,6 +89,28 @@ fn a_piece_without_a_link_is_not_asked_for() {
 }
 
 #[test]
+fn a_scheduler_that_stands_still_is_found_out_by_its_late_links() {
+    for answers in [true, false] {
+        let mut script = Script::new();
+        let links = script.links(1, 2, true);
+        script.given([Event::SchedulerUp, read_all(), offer(&["a"]), links]);
+        script.given([has("a", 0, 5), linked(0, 0), ended(0)]);
+        assert_eq!(script.after(99, Event::Tick), []);
+        assert_eq!(script.after(1, Event::Tick), [Action::Want]);
+        assert_eq!(script.after(1, Event::Tick), [], "it is asked once");
+        if answers {
+            script.given([offer(&["a"])]);
+        }
+        assert_eq!(script.after(298, Event::Tick), []);
+        let expected = match answers {
+            true => vec![],
+            false => vec![script.origin_request(1, run(1, 4))],
+        };
+        assert_eq!(script.after(1, Event::Tick), expected);
+    }
+}
+
+#[test]
 fn a_content_of_one_piece_needs_no_link() {
     let mut script = Script::with(1000, |_| ());
     script.given([
