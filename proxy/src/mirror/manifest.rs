@@ -131,7 +131,14 @@ impl Mirror {
         let told = permit.head.as_ref().and_then(|head| head.media_type.clone());
         let told = told.or_else(|| held.as_ref().and_then(|held| held.media_type.clone()));
         let length = held.as_ref().map(|held| held.length);
-        let length = length.or_else(|| permit.head.as_ref().and_then(|head| head.length));
+        let told_length = permit.head.as_ref().and_then(|head| head.length);
+        if let Some(length) = told_length {
+            // Clients ask by a tag's HEAD first, and by the digest then: the right outlasts the answer that told it.
+            self.inner.memory.remember_told(content, length);
+        }
+        let length = length
+            .or(told_length)
+            .or_else(|| self.inner.memory.length(content));
         if length.is_some_and(|length| length > MANIFEST_BYTES_MAX) {
             return Err(refuse(invalid("the manifest is longer than 4 MiB")));
         }
@@ -145,7 +152,11 @@ impl Mirror {
             return Ok(head(content.digest, media_type, length));
         }
         let open = self.open(ask, content, &permit, length, held.is_some())?;
-        let (bytes, known_type) = self.read_manifest(ask, open).await?;
+        let read = self.read_manifest(ask, open).await;
+        if read.is_err() {
+            self.inner.memory.forget_told(content);
+        }
+        let (bytes, known_type) = read?;
         let document = Document::parse(&bytes).map_err(|problem| refuse(invalid(&problem.to_string())))?;
         let told = told.or(known_type).filter(|told| is_manifest_type(told));
         let media_type = told.unwrap_or_else(|| document.media_type());

@@ -142,9 +142,9 @@ impl Scheduler {
         let Some(task) = self.tasks.get_mut(key) else {
             return false;
         };
-        if PieceLayout::of(length).is_err() {
+        let Ok(layout) = PieceLayout::of(length) else {
             return false;
-        }
+        };
         match task.length {
             Some(known) if known == length => {
                 task.length_from_origin |= leased;
@@ -159,6 +159,12 @@ impl Scheduler {
                 task.chain = None;
                 task.length = Some(length);
                 task.length_from_origin = leased;
+                if layout.piece_count() == 1 {
+                    // No links will tell it to those who wait, and without it they can ask nobody for the piece.
+                    let waiting = task.peers.iter().filter(|(_, peer)| peer.want.is_some());
+                    let waiting = waiting.map(|(host, _)| *host);
+                    self.changed.entry(key).or_default().extend(waiting);
+                }
                 true
             }
         }

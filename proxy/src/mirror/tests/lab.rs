@@ -39,6 +39,8 @@ pub(super) struct MemoryContents {
     pub(super) trouble: Arc<Mutex<BTreeMap<TaskId, Trouble>>>,
     /// Those that everybody may read.
     pub(super) public: Arc<Mutex<BTreeSet<TaskId>>>,
+    /// The lengths that were known when they were opened last.
+    pub(super) lengths: Arc<Mutex<BTreeMap<TaskId, Option<u64>>>>,
 }
 
 impl MemoryContents {
@@ -87,6 +89,11 @@ struct MemoryContent {
 impl Contents for MemoryContents {
     fn open(&self, request: PullRequest) -> Result<Arc<dyn OpenContent>, PullError> {
         let contents = self.clone();
+        contents
+            .lengths
+            .lock()
+            .unwrap()
+            .insert(request.task(), request.length);
         Ok(Arc::new(MemoryContent { contents, request }))
     }
 
@@ -194,6 +201,7 @@ impl Lab {
             held: Arc::default(),
             trouble: Arc::default(),
             public: Arc::default(),
+            lengths: Arc::default(),
         };
         let upstream: Arc<dyn Upstream> = Arc::new(origins);
         let access = Access::new(Arc::clone(&upstream), AccessConfig::default(), [1; 32]);

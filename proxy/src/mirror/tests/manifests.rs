@@ -3,6 +3,7 @@
 use darter_testkit::content::sha256_of;
 use darter_testkit::image::{ImageSpec, add_image, add_referrer};
 use darter_testkit::origin::{Fault, Match, When};
+use darter_types::Digest;
 use http::Method;
 
 use super::lab::{Lab, headers_of};
@@ -27,6 +28,12 @@ async fn a_pull_asks_the_registry_once_for_each_content_and_once_for_the_tag() {
     let manifest = lab.get(&by_digest, &[]).await;
     assert_eq!(sha256_of(&manifest.body), image.manifest.digest);
     assert_eq!(headers_of(&manifest), headers_of(&resolved));
+    let task = image.manifest.digest.parse::<Digest>().unwrap().into();
+    assert_eq!(
+        lab.contents.lengths.lock().unwrap().get(&task),
+        Some(&Some(image.manifest.size)),
+        "what HEAD told of the tag is known of the digest"
+    );
     for blob in image.blobs() {
         let answer = lab.get(&format!("/v2/a/blobs/{}", blob.digest), &[]).await;
         assert_eq!((answer.status, answer.body_digest()), (200, blob.digest.clone()));

@@ -95,6 +95,7 @@ impl Still {
             held: Arc::clone(&self.held),
             trouble: Arc::default(),
             public: Arc::clone(&self.public),
+            lengths: Arc::default(),
         };
         let upstream: Arc<dyn Upstream> = Arc::new(origins);
         let access = Access::new(Arc::clone(&upstream), AccessConfig::default(), [1; 32]);

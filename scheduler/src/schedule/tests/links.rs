@@ -206,6 +206,26 @@ fn a_lease_that_ends_in_wrong_content_puts_the_chains_author_in_doubt_as_well() 
 }
 
 #[test]
+fn who_waits_for_a_content_without_links_hears_of_its_length() {
+    let mut world = World::with(&["seed-1", "a"]);
+    world.want("a", task(1));
+    world.sent.clear();
+    world.say("seed-1", have(task(1), 1, &[run(0, 1)]));
+    let lengths: Vec<_> = world
+        .sent
+        .iter()
+        .filter_map(|(to, message)| match message {
+            SchedulerMessage::Parents(parents) if *to == id("a") => Some(parents.length),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lengths, [Some(PIECE)]);
+    world.sent.clear();
+    world.say("seed-1", have(task(1), 1, &[run(0, 1)]));
+    assert!(world.told("a").is_empty(), "once");
+}
+
+#[test]
 fn the_lease_holders_length_wins_and_others_go_alone() {
     let mut world = World::with(&["seed-1", "a", "b"]);
     world.want("a", task(1));
