@@ -61,7 +61,7 @@ enum Command {
     Gone(Connection, HostId),
     ListTasks(Option<TaskId>, usize, oneshot::Sender<pb::ListTasksResponse>),
     GetTask(TaskId, oneshot::Sender<Option<pb::GetTaskResponse>>),
-    ListHosts(oneshot::Sender<pb::ListHostsResponse>),
+    ListHosts(Option<HostId>, usize, oneshot::Sender<pb::ListHostsResponse>),
 }
 
 /// The way to the owner. Cheap to clone.
@@ -215,8 +215,8 @@ impl Owner {
             Command::GetTask(task, answer) => {
                 let _ = answer.send(self.scheduler.get_task(&task));
             }
-            Command::ListHosts(answer) => {
-                let _ = answer.send(self.scheduler.list_hosts());
+            Command::ListHosts(after, limit, answer) => {
+                let _ = answer.send(self.scheduler.list_hosts(after.as_ref(), limit));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use darter_proto::limits::MESSAGE_BYTES_MAX;
 use darter_proto::pb::scheduler::v1 as pb;
-use darter_types::{ContentKind, PieceRun, TaskId};
+use darter_types::{ContentKind, HostId, PieceRun, TaskId};
 use prost::Message;
 
 use crate::resource::{Host, HostKey, Peer, Task, TaskKey};
@@ -22,16 +22,11 @@ const PART_BYTES: usize = 8;
 impl Scheduler {
     /// Tasks by name, after `after`, [`LINES_MAX`] or `limit` of them at most; a limit of 0 is none.
     pub fn list_tasks(&self, after: Option<TaskId>, limit: usize) -> pb::ListTasksResponse {
-        let limit = if limit == 0 {
-            LINES_MAX
-        } else {
-            limit.min(LINES_MAX)
-        };
         pb::ListTasksResponse {
             tasks: self
                 .tasks
                 .after(after)
-                .take(limit)
+                .take(lines_max(limit))
                 .map(|task| self.task_line(task))
                 .collect(),
         }
@@ -60,11 +55,14 @@ impl Scheduler {
         })
     }
 
-    /// All hosts that are remembered, by name.
-    pub fn list_hosts(&self) -> pb::ListHostsResponse {
-        pb::ListHostsResponse {
-            hosts: self.hosts.iter().map(|(_, host)| host_line(host)).collect(),
-        }
+    /// Hosts that are remembered, by name, after `after`, [`LINES_MAX`] or `limit` of them at most; a limit of 0 is none.
+    pub fn list_hosts(&self, after: Option<&HostId>, limit: usize) -> pb::ListHostsResponse {
+        let all = self.hosts.iter().map(|(_, host)| host);
+        let rest = all.filter(|host| after.is_none_or(|after| host.id() > after));
+        let lines = rest.clone().take(lines_max(limit)).map(host_line);
+        let (hosts, _) = fitting(lines, TASK_BYTES_MAX);
+        let truncated = rest.count() > hosts.len();
+        pb::ListHostsResponse { hosts, truncated }
     }
 
     fn name(&self, key: HostKey) -> String {
@@ -127,6 +125,14 @@ impl Scheduler {
                 Vec::new()
             },
         }
+    }
+}
+
+/// Most lines of one answer where `limit` are asked for.
+fn lines_max(limit: usize) -> usize {
+    match limit {
+        0 => LINES_MAX,
+        limit => limit.min(LINES_MAX),
     }
 }
 

@@ -88,8 +88,24 @@ impl Client {
 
     /// All hosts, by name.
     pub(crate) async fn hosts(&mut self) -> Result<Vec<pb::HostLine>> {
-        let answer = self.inner.list_hosts(pb::ListHostsRequest {}).await;
-        Ok(answer.map_err(refused)?.into_inner().hosts)
+        let mut hosts: Vec<pb::HostLine> = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let after = hosts.last().map(|last| last.host.clone()).unwrap_or_default();
+            let request = pb::ListHostsRequest { limit: PAGE, after };
+            let answer = self
+                .inner
+                .list_hosts(request)
+                .await
+                .map_err(refused)?
+                .into_inner();
+            let goes_on = answer.truncated && !answer.hosts.is_empty();
+            hosts.extend(answer.hosts);
+            // One of an earlier release says it all at once, whatever it is asked.
+            if !goes_on {
+                return Ok(hosts);
+            }
+        }
+        bail!("the scheduler knows more than {} hosts", hosts.len())
     }
 
     /// The whole name of the only task that begins with `beginning`; the algorithm may be left out.

@@ -196,7 +196,7 @@ impl Hosts {
     }
 
     /// All that are remembered, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (HostKey, &Host)> {
+    pub fn iter(&self) -> impl Iterator<Item = (HostKey, &Host)> + Clone {
         self.keys.values().filter_map(|key| Some((*key, self.get(*key)?)))
     }
 }

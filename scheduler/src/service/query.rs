@@ -2,7 +2,7 @@
 
 use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::query_server::Query as QueryService;
-use darter_types::TaskId;
+use darter_types::{HostId, TaskId};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
@@ -23,6 +23,11 @@ impl Query {
 fn task(name: &str) -> Result<TaskId, Status> {
     name.parse()
         .map_err(|error: darter_types::TaskIdError| Status::invalid_argument(error.to_string()))
+}
+
+fn host(name: &str) -> Result<HostId, Status> {
+    name.parse()
+        .map_err(|error: darter_types::HostIdError| Status::invalid_argument(error.to_string()))
 }
 
 #[tonic::async_trait]
@@ -55,8 +60,17 @@ impl QueryService for Query {
 
     async fn list_hosts(
         &self,
-        _: Request<pb::ListHostsRequest>,
+        request: Request<pb::ListHostsRequest>,
     ) -> Result<Response<pb::ListHostsResponse>, Status> {
-        Ok(Response::new(self.ask(Command::ListHosts).await?))
+        let request = request.into_inner();
+        let after = match request.after.as_str() {
+            "" => None,
+            name => Some(host(name)?),
+        };
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let answer = self
+            .ask(|answer| Command::ListHosts(after, limit, answer))
+            .await?;
+        Ok(Response::new(answer))
     }
 }

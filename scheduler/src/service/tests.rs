@@ -261,7 +261,7 @@ async fn check_answers(address: &str) {
             .any(|choice| choice.parent == "seed-1" && choice.reasons.len() >= 5)
     );
     let hosts = query
-        .list_hosts(pb::ListHostsRequest {})
+        .list_hosts(pb::ListHostsRequest::default())
         .await
         .unwrap()
         .into_inner()

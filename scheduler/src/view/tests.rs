@@ -95,3 +95,34 @@ fn an_answer_fits_into_what_a_client_takes_by_default() {
     let told = answer.peers.len() + answer.edges.len();
     assert_eq!(answer.left_out as usize, nodes * (sources + 1) - told);
 }
+
+#[test]
+fn hosts_come_page_by_page_each_once() {
+    let scheduler = crowd(25, 0);
+    let mut names: Vec<String> = Vec::new();
+    let mut pages = 0;
+    loop {
+        let after: Option<HostId> = names.last().map(|name| name.parse().unwrap());
+        let page = scheduler.list_hosts(after.as_ref(), 10);
+        assert!(page.hosts.len() <= 10);
+        names.extend(page.hosts.into_iter().map(|line| line.host));
+        pages += 1;
+        if !page.truncated {
+            break;
+        }
+    }
+    let mut expected: Vec<String> = (0..25).map(|n| host(n).to_string()).collect();
+    expected.sort();
+    assert_eq!((pages, names), (3, expected));
+    assert!(!scheduler.list_hosts(None, 0).truncated);
+    let last = scheduler.list_hosts(None, 25);
+    assert_eq!((last.hosts.len(), last.truncated), (25, false));
+}
+
+#[test]
+fn an_answer_with_hosts_is_bounded() {
+    let scheduler = crowd(LINES_MAX + 1, 0);
+    let page = scheduler.list_hosts(None, usize::MAX);
+    assert_eq!((page.hosts.len(), page.truncated), (LINES_MAX, true));
+    assert!(page.encoded_len() <= MESSAGE_BYTES_MAX);
+}
