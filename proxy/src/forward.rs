@@ -252,7 +252,8 @@ impl Forward {
             .as_ref()
             .filter(|_| self.is_intercepted(&site))
         {
-            let tls = interceptor.server(&site.host).map_err(|problem| {
+            let new = &self.inner.metrics.certificates_made;
+            let tls = interceptor.server(&site.host, new).map_err(|problem| {
                 tracing::warn!(host = site.host, error = %problem, "no certificate can be made for an intercepted host");
                 Box::new(reply::unavailable("no certificate can be made", Duration::from_secs(1)))
             })?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use darter_service::secret_file::{self, SecretFileError};
+use prometheus_client::metrics::counter::Counter;
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
 };
@@ -89,13 +90,14 @@ impl Interceptor {
         }))
     }
 
-    /// What a host's TLS is ended with here.
-    pub(super) fn server(&self, host: &str) -> Result<Arc<ServerConfig>, InterceptError> {
+    /// What a host's TLS is ended with here; `new` counts what had to be made for it.
+    pub(super) fn server(&self, host: &str, new: &Counter) -> Result<Arc<ServerConfig>, InterceptError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = made.get(&host.to_owned()) {
             return Ok(Arc::clone(server));
         }
         let server = Arc::new(self.make(host)?);
+        new.inc();
         made.insert(host.to_owned(), Arc::clone(&server));
         Ok(server)
     }

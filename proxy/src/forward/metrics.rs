@@ -42,6 +42,7 @@ pub struct ForwardMetrics {
     pub(super) handshakes_failed: Counter,
     /// Tunnels and requests on which nothing moved for `forward.idleTimeout`.
     pub(super) idle_ends: Counter,
+    pub(super) certificates_made: Counter,
     /// Connections beyond `forward.connectionsMax`.
     pub(super) refused: Counter,
 }
@@ -75,6 +76,11 @@ impl ForwardMetrics {
             "forward_idle_ends",
             "Tunnels and requests that were passed on and ended because of forward.idleTimeout",
             metrics.idle_ends.clone(),
+        );
+        registry.register(
+            "forward_certificates_made",
+            "Certificates made for hosts whose tunnels are looked into; again for those that forward.intercept.certificatesMax pushed out",
+            metrics.certificates_made.clone(),
         );
         registry.register(
             "forward_connections_refused",

@@ -127,3 +127,20 @@ async fn a_client_that_does_not_trust_the_authority_gets_nothing() {
     assert_eq!(lab.origin.connections(), 0);
     assert_eq!(lab.metric("darter_proxy_forward_handshakes_failed_total "), 2);
 }
+
+#[tokio::test]
+async fn a_certificate_that_was_pushed_out_is_made_again_and_counted() {
+    for (certificates_max, made) in [(1, 3), (2, 2)] {
+        let lab = Lab::new(|config, files, running| {
+            intercept(config, files, running);
+            let hosts = &mut config.forward.intercept.hosts;
+            hosts.push(crate::forward::HostPattern("other.test".into()));
+            config.forward.intercept.certificates_max = certificates_max;
+        })
+        .await;
+        for authority in [lab.authority(), "other.test:443".to_owned(), lab.authority()] {
+            lab.tunnel(&authority).await.unwrap();
+        }
+        assert_eq!(lab.metric("darter_proxy_forward_certificates_made_total "), made);
+    }
+}
