@@ -2,6 +2,7 @@
 
 pub(crate) mod convert;
 pub(crate) mod mount;
+pub(crate) mod snapshotter;
 pub(crate) mod umount;
 
 use anyhow::Result;
@@ -12,6 +13,8 @@ use clap::Subcommand;
 pub(crate) enum Command {
     /// Mounts a Nydus image at a directory until Ctrl-C; files are fetched when they are read
     Mount(Box<mount::Arguments>),
+    /// Serves containerd's snapshots: Nydus images are mounted lazily, others as with overlayfs
+    Snapshotter(Box<snapshotter::Arguments>),
     /// Unmounts an image
     Umount(umount::Arguments),
     /// Nydus images themselves
@@ -24,6 +27,7 @@ impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Self::Mount(arguments) => mount::run(*arguments),
+            Self::Snapshotter(arguments) => snapshotter::run(*arguments),
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Nydus(nydus) => nydus.run(),
         }

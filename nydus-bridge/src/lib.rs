@@ -2,7 +2,8 @@
 //!
 //! [`image`] finds out what an image's name stands for and unpacks its metadata, the *bootstrap*. [`fs`] reads the bootstrap
 //! and turns a read of a file into *chunks* of blobs, which [`blob`] fetches by ranges. [`mount`] shows all that through
-//! FUSE. [`convert`] makes such images. Types of the Nydus crates stay inside [`fs`] and [`convert`].
+//! FUSE. [`convert`] makes such images, [`snapshotter`] gives such mounts to containerd. Types of the Nydus crates stay inside [`fs`]
+//! and [`convert`].
 //!
 //! What must hold: a reader gets the bytes whose digests the bootstrap names, or an error, and never waits for ever.
 
@@ -11,3 +12,4 @@ pub mod convert;
 pub mod fs;
 pub mod image;
 pub mod mount;
+pub mod snapshotter;

@@ -308,6 +308,22 @@ pub fn umount(path: &Path, lazy: bool) -> Result<(), MountError> {
     Ok(())
 }
 
+/// Whether an image is mounted at an absolute path without links, dead or alive. The mount itself is not asked.
+///
+/// # Errors
+/// The table of mounts cannot be read.
+pub fn shows_image(path: &Path) -> Result<bool, MountError> {
+    mounts::is_still(path)
+}
+
+/// Whether the image that is mounted at such a path is served: `None` without one. It is asked, and may hang with its process.
+///
+/// # Errors
+/// The table of mounts cannot be read.
+pub fn is_served(path: &Path) -> Result<Option<bool>, MountError> {
+    mounts::is_served(path)
+}
+
 fn system(what: &'static str, path: &Path, error: io::Error) -> MountError {
     MountError::System {
         what,

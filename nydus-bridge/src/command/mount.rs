@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use darter_nydus_bridge::blob::{BlobSource, Client, Folder, Patience};
+use darter_nydus_bridge::blob::{BlobSource, Client, Folder, Mirror, Patience};
 use darter_nydus_bridge::fs::{Limits, OpenImage};
 use darter_nydus_bridge::image::{self, ImageName};
 use darter_nydus_bridge::mount::{Driver, Mount, Options};
@@ -24,17 +24,17 @@ const GRACE: Duration = Duration::from_millis(500);
 #[command(allow_missing_positional = true)]
 pub(crate) struct Arguments {
     /// The image, as in a pull: nginx, or registry.example:5000/team/app:1.2
-    #[arg(required_unless_present = "bootstrap", conflicts_with = "bootstrap")]
+    #[arg(required_unless_present = "blobs", conflicts_with = "blobs")]
     image: Option<ImageName>,
     /// Where
     dir: PathBuf,
     /// The node's mirror
     #[arg(long, value_name = "HOST:PORT|unix:/PATH", default_value = "127.0.0.1:4001")]
     mirror: Address,
-    /// Mount these metadata instead of an image
-    #[arg(long, value_name = "FILE", requires = "blobs")]
+    /// Mount these metadata instead of those that the image's manifest names
+    #[arg(long, value_name = "FILE")]
     bootstrap: Option<PathBuf>,
-    /// The folder with the blobs of --bootstrap, named by their hashes
+    /// The folder with the blobs of --bootstrap, named by their hashes, instead of an image's
     #[arg(long, value_name = "DIR", requires = "bootstrap")]
     blobs: Option<PathBuf>,
     /// Who shows the tree: the kernel's EROFS is faster, FUSE is everywhere
@@ -49,10 +49,16 @@ pub(crate) struct Arguments {
     /// What is logged: a level, or levels by module
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
+    /// Leave the session of who starts it: it outlives that
+    #[arg(long, hide = true)]
+    own_session: bool,
 }
 
 /// Mounts, and serves until it is unmounted.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    if arguments.own_session {
+        rustix::process::setsid().context("cannot begin a session")?;
+    }
     let env = std::env::var("DARTER_LOG").ok();
     let setup = Setup {
         config: &LogConfig::default(),
@@ -108,7 +114,17 @@ async fn open(arguments: &Arguments, tasks: &Tasks) -> Result<(OpenImage, String
         OpenImage::open(bootstrap, source, &folder, limits, tasks.clone())
     };
     match (&arguments.image, &arguments.bootstrap, &arguments.blobs) {
-        (Some(image), _, _) => {
+        (Some(image), Some(bootstrap), _) => {
+            let client = Client::new(arguments.mirror.clone(), Patience::default(), tasks.clone());
+            let (registry, repository) = (image.registry.clone(), image.repository.clone());
+            let blobs = Mirror::new(Arc::new(client), registry, repository);
+            let opened = open(bootstrap, Arc::new(blobs));
+            Ok((
+                opened.with_context(|| format!("cannot mount {image}"))?,
+                image.to_string(),
+            ))
+        }
+        (Some(image), None, _) => {
             let client = Client::new(arguments.mirror.clone(), Patience::default(), tasks.clone());
             let resolved = image::resolve(image, Arc::new(client), &folder, tasks).await;
             let resolved = resolved.with_context(|| format!("cannot mount {image}"))?;

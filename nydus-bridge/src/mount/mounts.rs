@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::{MountError, SOURCE, detach, mark, system};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -48,6 +50,12 @@ pub(super) fn is_still(path: &Path) -> Result<bool, MountError> {
     Ok(source(path)?.is_some_and(|source| is_ours(&source)))
 }
 
+/// Whether the image at exactly this path is served, if one is topmost there. May hang with its process.
+pub(super) fn is_served(path: &Path) -> Result<Option<bool>, MountError> {
+    let source = source(path)?.filter(|source| is_ours(source));
+    Ok(source.map(|source| !is_dead(path, &source)))
+}
+
 /// Removes from the cache folder what mounts left behind whose processes died.
 pub(super) fn sweep(folder: &Path) {
     if let Ok(table) = table() {
@@ -69,8 +77,8 @@ fn is_dead(path: &Path, source: &OsStr) -> bool {
     if source.is_absolute() {
         return mark::is_dead(source);
     }
-    let error = fs::metadata(path).err().and_then(|error| error.raw_os_error());
-    matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED))
+    // What `stat` tells, the kernel may remember of a process that is gone.
+    matches!(rustix::fs::statfs(path), Err(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 /// The path without links in it; its last part may be a dead mount, which cannot be looked at.

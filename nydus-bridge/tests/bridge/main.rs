@@ -16,5 +16,6 @@ mod process;
 mod reading;
 mod registry;
 mod snapshot;
+mod snapshotter;
 mod source;
 mod tree;

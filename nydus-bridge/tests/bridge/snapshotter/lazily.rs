@@ -1,0 +1,279 @@
+//! Nydus images, as containerd's unpacking asks for them.
+
+use std::fs;
+use std::path::Path;
+
+use darter_testkit::origin::{Origin, RunningOrigin};
+use rustix::process::{Pid, Signal, kill_process};
+use tonic::Code;
+
+use super::program::{Mounted, Program, until};
+use crate::fixture::{self, Built};
+
+const REPOSITORY: &str = "team/app";
+const TARGET: &str = "containerd.io/snapshot.ref";
+const BLOB: (&str, &str) = ("containerd.io/snapshot/nydus-blob", "true");
+const BOOTSTRAP: (&str, &str) = ("containerd.io/snapshot/nydus-bootstrap", "true");
+const IMAGE: (&str, &str) = (
+    "containerd.io/snapshot/cri.image-ref",
+    "registry.example/team/app:1",
+);
+const BYTES: usize = 3_000_000;
+
+struct Lab {
+    program: Program,
+    origin: Origin,
+    built: Built,
+    _running: RunningOrigin,
+}
+
+async fn lab() -> Lab {
+    let tree = tempfile::tempdir().unwrap();
+    for number in 0..4 {
+        let content = darter_testkit::content::bytes_at(number, 0, BYTES);
+        fs::write(tree.path().join(format!("file-{number}")), content).unwrap();
+    }
+    fs::create_dir(tree.path().join("dir")).unwrap();
+    fs::write(tree.path().join("dir/removed"), "x").unwrap();
+    let built = fixture::build(tree.path(), fixture::V6);
+    let origin = Origin::new();
+    for blob in fs::read_dir(&built.blobs).unwrap() {
+        origin.add_blob(REPOSITORY, fs::read(blob.unwrap().path()).unwrap());
+    }
+    let running = origin.spawn_on_loopback().await.unwrap();
+    Lab {
+        program: Program::start(&running.host()).await,
+        origin,
+        built,
+        _running: running,
+    }
+}
+
+impl Lab {
+    /// What containerd does with an image: its layer of chunks, then that with the metadata.
+    async fn unpack(&self, labels: &[(&str, &str)]) {
+        let blob = [BLOB, (TARGET, "sha256:1")];
+        let there = self.program.prepare("ns/1/extract-1 sha256:1", "", &blob).await;
+        assert_eq!(there.unwrap_err().code(), Code::AlreadyExists);
+        let filter = r#"labels."containerd.io/snapshot.ref"==sha256:1,parent=="""#;
+        let [target] = self.program.list(&[filter]).await.unwrap().try_into().unwrap();
+        let mut all = vec![BOOTSTRAP, (TARGET, "sha256:2")];
+        all.extend(labels);
+        let key = "ns/2/extract-2 sha256:2";
+        let mounts = self.program.prepare(key, &target, &all).await.unwrap();
+        let unpacking = Mounted::new(&mounts);
+        fs::create_dir(unpacking.path().join("image")).unwrap();
+        fs::copy(&self.built.bootstrap, unpacking.path().join("image/image.boot")).unwrap();
+        drop(unpacking);
+        self.program.commit("ns/3/sha256:2", key, &all).await.unwrap();
+        assert!(self.program.servers().is_empty(), "nobody uses it");
+    }
+}
+
+fn is_whole(root: &Path, number: u64) -> bool {
+    let wanted = darter_testkit::content::bytes_at(number, 0, BYTES);
+    fs::read(root.join(format!("file-{number}"))).is_ok_and(|found| found == wanted)
+}
+
+/// From the pull to the removal: chunks of files that are read are fetched, others are not; containers write on top.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_read_as_far_as_it_is_used() {
+    let lab = lab().await;
+    lab.unpack(&[IMAGE]).await;
+    assert_eq!(lab.origin.requests_total(), 0);
+    let mounts = lab
+        .program
+        .prepare("ns/4/one", "ns/3/sha256:2", &[])
+        .await
+        .unwrap();
+    let container = Mounted::new(&mounts);
+    let names = fs::read_dir(container.path()).unwrap();
+    assert_eq!(names.count(), 5);
+    assert!(is_whole(container.path(), 1));
+    assert!(
+        lab.origin.bytes_sent() < 2 * BYTES as u64,
+        "{}",
+        lab.origin.bytes_sent()
+    );
+    fs::write(container.path().join("file-2"), "mine").unwrap();
+    fs::remove_file(container.path().join("dir/removed")).unwrap();
+    assert_eq!(fs::read_dir(container.path().join("dir")).unwrap().count(), 0);
+
+    let view = Mounted::new(&lab.program.view("ns/5/view", "ns/3/sha256:2").await.unwrap());
+    assert!(view.path().join("dir/removed").exists() && is_whole(view.path(), 2));
+    let second = Mounted::new(
+        &lab.program
+            .prepare("ns/6/two", "ns/3/sha256:2", &[])
+            .await
+            .unwrap(),
+    );
+    assert!(is_whole(second.path(), 2));
+    assert_eq!(lab.program.servers().len(), 1, "one process an image");
+    drop((container, view, second));
+
+    for name in ["ns/4/one", "ns/5/view", "ns/6/two"] {
+        lab.program.remove(name).await.unwrap();
+    }
+    assert_eq!(lab.program.servers().len(), 1, "it may be used again");
+    lab.program.remove("ns/3/sha256:2").await.unwrap();
+    assert_eq!(lab.program.mounted().len(), 0);
+    assert!(lab.program.servers().is_empty());
+    let [data] = lab.program.list(&[]).await.unwrap().try_into().unwrap();
+    lab.program.remove(&data).await.unwrap();
+    assert_eq!(
+        fs::read_dir(lab.program.root().join("images")).unwrap().count(),
+        0
+    );
+}
+
+/// A layer that says nothing of itself is known by what it holds: `ctr` passes no labels on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_without_labels_is_an_image() {
+    let lab = lab().await;
+    let unpacking = Mounted::new(&lab.program.prepare("ns/1/extract", "", &[]).await.unwrap());
+    fs::create_dir(unpacking.path().join("image")).unwrap();
+    fs::copy(&lab.built.bootstrap, unpacking.path().join("image/image.boot")).unwrap();
+    drop(unpacking);
+    lab.program
+        .commit("ns/2/sha256:2", "ns/1/extract", &[])
+        .await
+        .unwrap();
+    // Which one it is, only containerd could tell, and there is none.
+    let refused = lab
+        .program
+        .prepare("ns/3/one", "ns/2/sha256:2", &[])
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("--containerd"), "{refused}");
+    assert!(lab.program.stat("ns/3/one").await.is_err(), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_lies_about_itself_is_refused() {
+    let lab = lab().await;
+    let mounts = lab
+        .program
+        .prepare("ns/1/extract", "", &[BOOTSTRAP, IMAGE])
+        .await
+        .unwrap();
+    fs::write(Path::new(&mounts[0].source).join("image.boot"), "no metadata").unwrap();
+    let refused = lab
+        .program
+        .commit("ns/2/a", "ns/1/extract", &[BOOTSTRAP])
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    lab.program.remove("ns/1/extract").await.unwrap();
+}
+
+/// A container that runs does not notice that the snapshotter is killed; the next one finds the mount, and takes it away at the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_outlives_the_snapshotter() {
+    let mut lab = lab().await;
+    lab.unpack(&[IMAGE]).await;
+    let container = Mounted::new(
+        &lab.program
+            .prepare("ns/4/one", "ns/3/sha256:2", &[])
+            .await
+            .unwrap(),
+    );
+    let servers = lab.program.servers();
+    lab.program.restart().await;
+    assert!(is_whole(container.path(), 0));
+    assert_eq!(lab.program.servers(), servers);
+    let second = Mounted::new(
+        &lab.program
+            .prepare("ns/5/two", "ns/3/sha256:2", &[])
+            .await
+            .unwrap(),
+    );
+    assert!(is_whole(second.path(), 1));
+    assert_eq!(lab.program.servers(), servers, "it was not started anew");
+    assert_eq!(lab.program.stop().await, Some(0));
+    assert!(is_whole(container.path(), 2));
+    drop((container, second));
+    lab.program.restart_stopped().await;
+    for name in ["ns/4/one", "ns/5/two", "ns/3/sha256:2"] {
+        lab.program.remove(name).await.unwrap();
+    }
+    assert!(lab.program.mounted().is_empty() && lab.program.servers().is_empty());
+}
+
+/// A mount whose process is killed comes back: at the next request, at a start, and by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_mount_is_made_anew() {
+    let mut lab = lab().await;
+    lab.unpack(&[IMAGE]).await;
+    lab.program
+        .prepare("ns/4/one", "ns/3/sha256:2", &[])
+        .await
+        .unwrap();
+    let image = lab.program.mounted().into_iter().next().unwrap();
+    for round in 0..3 {
+        let killed = lab.program.servers();
+        for server in &killed {
+            kill_process(Pid::from_raw(*server).unwrap(), Signal::KILL).unwrap();
+        }
+        until("the end of a process", || {
+            lab.program.servers().iter().all(|server| !killed.contains(server))
+        })
+        .await;
+        match round {
+            0 => drop(lab.program.mounts("ns/4/one").await.unwrap()),
+            1 => lab.program.restart().await,
+            _ => {}
+        }
+        until("a mount", || {
+            lab.program.servers().len() == 1 && is_whole(&image, round)
+        })
+        .await;
+        assert_eq!(lab.program.mounted(), [image.clone()]);
+    }
+    let shown = Mounted::new(&lab.program.mounts("ns/4/one").await.unwrap());
+    assert!(is_whole(shown.path(), 3));
+}
+
+/// What cannot be mounted is told, costs one process at a time and none that stays, and is not tried again at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_image_costs_a_bounded_number_of_processes() {
+    let lab = lab().await;
+    let mounts = lab
+        .program
+        .prepare("ns/1/extract", "", &[BOOTSTRAP, IMAGE])
+        .await
+        .unwrap();
+    let mut damaged = fs::read(&lab.built.bootstrap).unwrap();
+    damaged.truncate(1100);
+    fs::write(Path::new(&mounts[0].source).join("image.boot"), damaged).unwrap();
+    lab.program
+        .commit("ns/2/a", "ns/1/extract", &[BOOTSTRAP, IMAGE])
+        .await
+        .unwrap();
+    let asked = (0..40).map(|number| {
+        let program = &lab.program;
+        async move { program.prepare(&format!("ns/3/{number}"), "ns/2/a", &[]).await }
+    });
+    for refused in futures_util::future::join_all(asked).await {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(
+            refused.message().contains("registry.example/team/app:1"),
+            "{refused}"
+        );
+    }
+    let metrics = lab.program.metrics().await;
+    let count = |outcome: &str| {
+        let name = format!("darter_snapshotter_mounts_total{{outcome=\"{outcome}\"}} ");
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(&name))
+            .map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{metrics}"))
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert_eq!(count("Failed") + count("HeldBack"), 40);
+    assert!(count("Failed") < 10, "{}", count("Failed"));
+    assert!(lab.program.servers().is_empty() && lab.program.mounted().is_empty());
+}
