@@ -60,6 +60,9 @@ enum Command {
     /// Unmounts what was mounted so
     #[command(disable_help_flag = true)]
     Umount(bridge::Bridge),
+    /// Serves containerd's snapshots: Nydus images run before they are there, others as with overlayfs
+    #[command(disable_help_flag = true)]
+    Snapshotter(bridge::Bridge),
     /// Makes Nydus images of ordinary ones
     #[command(disable_help_flag = true)]
     Nydus(bridge::Bridge),
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Setup(setup) => setup.run(),
         Command::Mount(bridge) => bridge.run("mount"),
         Command::Umount(bridge) => bridge.run("umount"),
+        Command::Snapshotter(bridge) => bridge.run("snapshotter"),
         Command::Nydus(bridge) => bridge.run("nydus"),
         Command::Certs(certs) => certs.run(),
         Command::Doctor(doctor) => doctor.run(),

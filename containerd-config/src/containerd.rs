@@ -4,7 +4,7 @@
 //! that does not answer costs a pull no more than the dial timeout. It reads `hosts.toml` at each pull, but
 //! `config.toml` only at its start: that is the one restart.
 //!
-//! `config` finds and edits `config.toml`, `distribution` knows the places; `crate::hosts` edits a `hosts.toml`.
+//! `config` finds and edits `config.toml`, `distribution` knows the places, `snapshotter` what our snapshotter needs; `crate::hosts` edits a `hosts.toml`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use distribution::Distribution;
 mod config;
 mod distribution;
 mod inspect;
+mod snapshotter;
 
 pub use crate::hosts::fuzz_hosts;
 
@@ -67,6 +68,8 @@ pub struct Options {
     /// How long containerd waits for a connection to the proxy before it goes to the next host. Whole
     /// milliseconds; containerd's own default of 30 s would stall each request while a node's address is dead.
     pub dial_timeout: Duration,
+    /// The socket of `darter snapshotter`, if containerd is to take that for its snapshots.
+    pub snapshotter: Option<PathBuf>,
 }
 
 impl Options {
@@ -80,6 +83,7 @@ impl Options {
             registries: Vec::new(),
             capabilities: Capabilities::default(),
             dial_timeout: Duration::from_millis(200),
+            snapshotter: None,
         }
     }
 }
@@ -139,29 +143,41 @@ fn plan_config(
             path: distribution.config.clone(),
         });
     }
-    if let Some(directories) = config.directories()? {
-        return Ok(directories);
-    }
-    if options.parts == Parts::Hosts {
+    let found = config.directories()?;
+    if found.is_none() && options.parts == Parts::Hosts {
         plan.note(Note::NoConfigPath {
             path: distribution.config.clone(),
         });
-        return Ok(vec![PathBuf::from(HOSTS_DIRECTORY)]);
     }
-    if let Some(name) = distribution.generated_by {
+    let lacks_path = found.is_none() && options.parts != Parts::Hosts;
+    let snapshotter = options
+        .snapshotter
+        .as_deref()
+        .filter(|_| options.parts != Parts::Hosts);
+    if lacks_path {
+        config.set_directory(HOSTS_DIRECTORY)?;
+    }
+    if let Some(socket) = snapshotter {
+        config.set_snapshotter(&socket.display().to_string())?;
+    }
+    let changes = config.changes();
+    if let Some(name) = distribution.generated_by
+        && !changes.is_empty()
+    {
         return Err(Error::Generated {
             path: distribution.config.clone(),
             distribution: name,
             template: distribution.template(config.version()),
         });
     }
-    let change = config.set_directory(HOSTS_DIRECTORY)?;
-    plan.note(Note::RestartNeeded {
-        path: change.path.clone(),
-        runtime: Runtime::Containerd,
-    });
-    plan.change(change);
-    Ok(vec![PathBuf::from(HOSTS_DIRECTORY)])
+    for change in changes {
+        plan.note(Note::RestartNeeded {
+            path: change.path.clone(),
+            runtime: Runtime::Containerd,
+        });
+        plan.change(change);
+    }
+    Ok(found.unwrap_or_else(|| vec![PathBuf::from(HOSTS_DIRECTORY)]))
 }
 
 fn plan_hosts(

@@ -146,6 +146,10 @@ fn containerd_setup(flags: &Flags, root: &Path) -> Setup {
     options.registries = flags.registries();
     options.mirror = flags.mirror();
     options.dial_timeout = flags.dial_timeout();
+    if flags.0.contains_key("snapshotter") {
+        let socket = flags.one("snapshotter").unwrap_or("/run/darter/snapshotter.sock");
+        options.snapshotter = Some(socket.into());
+    }
     if flags.one("capabilities") == Some("pull") {
         options.capabilities = Capabilities::Pull;
     }

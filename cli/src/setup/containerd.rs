@@ -17,6 +17,7 @@ Examples:
   darter setup containerd                            all registries
   darter setup containerd --registry docker.io --registry registry.example:5000
   darter setup containerd --only config-path         for a proxy that writes hosts.toml itself
+  darter setup containerd --snapshotter              Nydus images by `darter snapshotter` as well
   darter setup containerd --root /host               another root, for example in a DaemonSet
   darter setup containerd --undo                     gives the former files back";
 
@@ -42,6 +43,15 @@ pub(super) struct Containerd {
     /// Write only one of both files
     #[arg(long, value_name = "FILE", value_enum, conflicts_with = "undo")]
     only: Option<Only>,
+    /// Let containerd and CRI take their snapshots from `darter snapshotter`, at this socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        num_args = 0..=1,
+        default_missing_value = "/run/darter/snapshotter.sock",
+        conflicts_with = "undo"
+    )]
+    snapshotter: Option<PathBuf>,
     /// The config.toml to use, instead of those that are found
     #[arg(long, value_name = "PATH", conflicts_with = "undo")]
     config: Option<PathBuf>,
@@ -78,6 +88,7 @@ impl Containerd {
     fn options(&self) -> Result<Options> {
         let mut options = Options::new(&self.common.root);
         options.config.clone_from(&self.config);
+        options.snapshotter.clone_from(&self.snapshotter);
         options.parts = match self.only {
             None => Parts::All,
             Some(Only::Hosts) => Parts::Hosts,

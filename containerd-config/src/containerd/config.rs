@@ -4,14 +4,15 @@
 //! order, and lets a later file win; older releases even replace the whole section of a plugin. So an edit goes to
 //! the last file that has the plugin's section.
 //!
-//! What must hold: only `config_path` keys are added or filled (and `version` in an empty file); all else stays
-//! byte for byte.
+//! What must hold: only `config_path` keys are added or filled, and those of [`super::snapshotter`] (and `version` in an empty
+//! file); all else stays byte for byte.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use toml_edit::{DocumentMut, Item, Value};
 
+use super::snapshotter;
 use crate::document::{self, child, indentation, wrong_type};
 use crate::plan::Change;
 use crate::{Error, rooted};
@@ -27,11 +28,11 @@ const TRANSFER: &str = "io.containerd.transfer.v1.local";
 const CRI_NAMES: [&str; 3] = ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images"];
 
 /// One file, read.
-struct File {
-    path: PathBuf,
+pub(super) struct File {
+    pub(super) path: PathBuf,
     bytes: Option<Vec<u8>>,
-    document: DocumentMut,
-    version: i64,
+    pub(super) document: DocumentMut,
+    pub(super) version: i64,
 }
 
 /// The main file, then what it imports in containerd's order.
@@ -221,25 +222,14 @@ impl Config {
 
     /// Sets `config_path` where containerd will see it, and that of the transfer service in formats that have it
     /// apart. Called once, and only if [`Config::directories`] found none.
-    pub(super) fn set_directory(&mut self, directory: &str) -> Result<Change, Error> {
-        let target = self
-            .files
-            .iter()
-            .rposition(|file| file.has(&["plugins", file.plugin()]))
-            .unwrap_or(0);
+    pub(super) fn set_directory(&mut self, directory: &str) -> Result<(), Error> {
+        let target = self.last_with_plugin();
         let transfer_elsewhere = self
             .files
             .iter()
             .enumerate()
             .any(|(n, file)| n != target && file.has(&["plugins", TRANSFER]));
-        // `load` puts the main file there always.
-        let Some(file) = self.files.get_mut(target) else {
-            unreachable!("a configuration has a main file")
-        };
-        if file.document.is_empty() {
-            file.document
-                .insert("version", Item::Value(NEW_FILE_VERSION.into()));
-        }
+        let file = self.file(target);
         let plugin = file.plugin();
         set(file, &["plugins", plugin, "registry"], directory)?;
         let transfer = ["plugins", TRANSFER];
@@ -249,14 +239,50 @@ impl Config {
         {
             set(file, &transfer, directory)?;
         }
-        let after = Some(file.document.to_string().into_bytes());
-        Ok(Change {
-            path: file.path.clone(),
-            before: file.bytes.clone(),
-            after,
-            restart: true,
-            private: false,
-        })
+        Ok(())
+    }
+
+    /// Tells containerd of the snapshotter at `socket`, and CRI to take it.
+    pub(super) fn set_snapshotter(&mut self, socket: &str) -> Result<(), Error> {
+        let named = self.files.iter().rposition(|file| file.has(&["proxy_plugins"]));
+        snapshotter::set_plugin(self.file(named.unwrap_or(0)), socket)?;
+        let target = self.last_with_plugin();
+        snapshotter::set_cri(self.file(target))
+    }
+
+    /// The last file that has CRI's section: containerd believes it.
+    fn last_with_plugin(&self) -> usize {
+        let with = |file: &File| file.has(&["plugins", file.plugin()]);
+        self.files.iter().rposition(with).unwrap_or(0)
+    }
+
+    /// A file that is to be edited; one that was empty gets a version.
+    fn file(&mut self, number: usize) -> &mut File {
+        // `load` puts the main file there always.
+        let Some(file) = self.files.get_mut(number) else {
+            unreachable!("a configuration has a main file")
+        };
+        if file.document.is_empty() {
+            file.document
+                .insert("version", Item::Value(NEW_FILE_VERSION.into()));
+        }
+        file
+    }
+
+    /// The files that were edited.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let edited = self.files.iter().filter_map(|file| {
+            let after = file.document.to_string().into_bytes();
+            let is_new = after != file.bytes.as_deref().unwrap_or_default();
+            is_new.then(|| Change {
+                path: file.path.clone(),
+                before: file.bytes.clone(),
+                after: Some(after),
+                restart: true,
+                private: false,
+            })
+        });
+        edited.collect()
     }
 }
 

@@ -15,7 +15,7 @@ use darter_service::shutdown::on_signals;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Where snapshots are kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/darter/snapshotter")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/darter-snapshotter")]
     root: PathBuf,
     /// The socket on which containerd asks
     #[arg(long, value_name = "PATH", default_value = "/run/darter/snapshotter.sock")]

@@ -216,7 +216,10 @@ async fn a_dead_mount_is_made_anew() {
             kill_process(Pid::from_raw(*server).unwrap(), Signal::KILL).unwrap();
         }
         until("the end of a process", || {
-            lab.program.servers().iter().all(|server| !killed.contains(server))
+            lab.program
+                .servers()
+                .iter()
+                .all(|server| !killed.contains(server))
         })
         .await;
         match round {
