@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use darter_proxy::app::{Node, NodeParts, start};
 use darter_proxy::config::{Config, NodeRole};
+use darter_proxy::forward::{RuleAction, RuleConfig};
 use darter_proxy::sendfile::ZeroCopy;
 use darter_scheduler::app::App;
 use darter_scheduler::config::Config as SchedulerConfig;
@@ -24,7 +25,7 @@ use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::authority::{Authority, NodeFiles};
 use darter_testkit::client::{End, get};
 use darter_testkit::content::Content;
-use darter_testkit::origin::{Access, Origin, RunningOrigin};
+use darter_testkit::origin::{Access, Fault, Match, Origin, RedirectTo, RunningOrigin, When};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,10 @@ struct Cluster {
 impl Cluster {
     /// A node whose name is an address of loopback, so that others find it without a name server.
     async fn node(&self, host: &str, role: NodeRole) -> Node {
+        self.node_with(host, role, |_| ()).await
+    }
+
+    async fn node_with(&self, host: &str, role: NodeRole, edit: impl FnOnce(&mut Config)) -> Node {
         let options = DiskOptions {
             dir: self.dir.path().join(host),
             quota_bytes: u64::MAX,
@@ -74,6 +79,7 @@ impl Cluster {
             "registry.test".to_owned(),
             serde_json::from_value(registry).unwrap(),
         );
+        edit(&mut config);
         let parts = NodeParts {
             config,
             host: host.parse().unwrap(),
@@ -249,6 +255,52 @@ async fn private_content_is_fetched_once_and_read_by_those_who_may() {
         content.len(),
         "the second node did not get it from the first"
     );
+    running.end().await;
+}
+
+/// Each client has a signature of its own, which its node shows to the CDN for one byte; the content comes once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rule_finds_at_a_cdn_is_fetched_once_for_two_nodes() {
+    let running = Running::new().await;
+    let (cluster, origin, cdn) = (&running.cluster, &running.origin, &running._origin);
+    let content = Content::generated(1, 3_000_001);
+    let digest = origin.add_blob("a", content.clone());
+    let blob = format!("/v2/a/blobs/{digest}");
+    let redirect = Fault::Redirect(RedirectTo::Presigned {
+        host: None,
+        valid: Duration::from_secs(600),
+    });
+    origin.inject(Match::path(&blob), When::Always, redirect);
+    let mut urls = Vec::new();
+    for _ in 0..2 {
+        let answer = get(cdn.addr, &blob, &[]).await.unwrap();
+        urls.push(format!(
+            "http://{}{}",
+            cdn.host(),
+            answer.header("location").unwrap()
+        ));
+    }
+    origin.reset_counters();
+    let shares = |config: &mut Config| {
+        config.forward.listen = Some("127.0.0.1:0".parse().unwrap());
+        config.forward.rules = vec![RuleConfig {
+            url: format!("^http://{}/storage/(?<digest>sha256:[0-9a-f]{{64}})", cdn.host()),
+            action: RuleAction::P2p,
+            ignore_query: vec!["sig".into()],
+            ..RuleConfig::default()
+        }];
+        let entry = serde_json::json!({ "plainHttp": true });
+        let entry = serde_json::from_value(entry).unwrap();
+        config.origin.registries.insert(cdn.host(), entry);
+    };
+    for (host, url) in ["127.0.0.2", "127.0.0.3"].into_iter().zip(&urls) {
+        let node = cluster.node_with(host, NodeRole::Peer, shares).await;
+        let proxy = node.forward_address.as_ref().unwrap().parse().unwrap();
+        let answer = get(proxy, url, &[]).await.unwrap();
+        assert_eq!((answer.status, answer.end), (200, End::Complete));
+        assert!(answer.body == content.read(0..content.len()), "wrong bytes");
+    }
+    assert_eq!(origin.bytes_sent_for(&digest), content.len() + 2);
     running.end().await;
 }
 
