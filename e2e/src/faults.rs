@@ -12,6 +12,7 @@ mod changes;
 mod control;
 mod degradation;
 mod disk;
+mod flood;
 mod integrity;
 mod island;
 mod liar;
@@ -80,6 +81,7 @@ const BARS: &[(&str, Try)] = &[
     ("42", limits::slow_loris),
     ("43", peers::black_holes),
     ("44", limits::slow_readers),
+    ("46", flood::strangers),
     ("48", process::killed),
     ("49", process::frozen),
     ("50", degradation::source_fails),
