@@ -1,17 +1,16 @@
 //! One node without a scheduler, over real sockets and a real disk: it fetches from the registry, proves, stores, serves.
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
+#[path = "support/lonely.rs"]
+mod lonely;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::app::Node;
 use darter_proxy::config::Config;
-use darter_proxy::sendfile::ZeroCopy;
-use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
-use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::client::{End, RawConnection, Response, get};
 use darter_testkit::content::Content;
 use darter_testkit::image::{ImageSpec, add_image};
@@ -20,6 +19,8 @@ use oci_client::client::{Client, ClientConfig, ClientProtocol, ImageLayer};
 use oci_client::secrets::RegistryAuth;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
+
+use lonely::{Lonely, lonely};
 
 struct World {
     origin: Origin,
@@ -38,37 +39,13 @@ async fn world() -> World {
 async fn world_with(change: impl FnOnce(&mut Config)) -> World {
     let origin = Origin::new();
     let running = origin.spawn_on_loopback().await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let options = DiskOptions {
-        dir: dir.path().join("store"),
-        quota_bytes: u64::MAX,
-        free_floor_bytes: 0,
-    };
-    let (store, _) = DiskStore::open(options).unwrap();
-    let zero_copy = ZeroCopy::new(Some(store.mappings()));
-    let mut config = Config::default();
-    config.mirror.listen = "127.0.0.1:0".parse().unwrap();
-    config.peer.listen = "127.0.0.1:0".parse().unwrap();
-    let registry = serde_json::json!({ "endpoint": running.url() });
-    config.origin.registries.insert(
-        "registry.test".to_owned(),
-        serde_json::from_value(registry).unwrap(),
-    );
-    change(&mut config);
-    let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
-    let parts = NodeParts {
-        config,
-        host: "node".parse().unwrap(),
-        network: Arc::new(TokioNetwork),
-        store: Arc::new(store),
-        zero_copy,
-        registry: &mut metrics,
-        tasks: tasks.clone(),
-        stop: stop.clone(),
-        seed: 7,
-        secret: [7; 32],
-    };
-    let node = start(parts).await.unwrap();
+    let Lonely {
+        node,
+        metrics,
+        stop,
+        tasks,
+        dir,
+    } = lonely(&[("registry.test", &running)], change).await;
     World {
         origin,
         node,

@@ -3,23 +3,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
+#[path = "support/lonely.rs"]
+mod lonely;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::app::Node;
 use darter_proxy::config::Config;
-use darter_proxy::sendfile::ZeroCopy;
 use darter_service::config::{ByteSize, Period};
-use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
-use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::client::{RawConnection, Response, get};
 use darter_testkit::content::Content;
 use darter_testkit::image::{ImageSpec, add_image};
 use darter_testkit::origin::{Access, Fault, Match, Origin, RunningOrigin, When};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
+
+use lonely::{Lonely, lonely};
 
 /// Longer than anything here takes, on any machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,38 +42,19 @@ impl World {
     async fn new(edit: impl FnOnce(&mut Config)) -> Self {
         let origin = Origin::new();
         let running = origin.spawn_on_loopback().await.unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let options = DiskOptions {
-            dir: dir.path().join("store"),
-            quota_bytes: u64::MAX,
-            free_floor_bytes: 0,
-        };
-        let (store, _) = DiskStore::open(options).unwrap();
-        let mut config = Config::default();
-        config.mirror.listen = "127.0.0.1:0".parse().unwrap();
-        config.peer.listen = "127.0.0.1:0".parse().unwrap();
-        config.origin.retries = 0;
-        let registry = serde_json::json!({ "endpoint": running.url() });
-        config.origin.registries.insert(
-            "registry.test".to_owned(),
-            serde_json::from_value(registry).unwrap(),
-        );
-        edit(&mut config);
-        let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
-        let parts = NodeParts {
-            config,
-            host: "node".parse().unwrap(),
-            network: Arc::new(TokioNetwork),
-            zero_copy: ZeroCopy::new(Some(store.mappings())),
-            store: Arc::new(store),
-            registry: &mut metrics,
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-            seed: 7,
-            secret: [7; 32],
-        };
+        let Lonely {
+            node,
+            metrics,
+            stop,
+            tasks,
+            dir,
+        } = lonely(&[("registry.test", &running)], |config| {
+            config.origin.retries = 0;
+            edit(config);
+        })
+        .await;
         Self {
-            node: start(parts).await.unwrap(),
+            node,
             origin,
             metrics,
             stop,

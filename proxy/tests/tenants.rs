@@ -3,22 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
-use std::sync::Arc;
+#[path = "support/lonely.rs"]
+mod lonely;
+
 use std::time::Duration;
 
-use darter_proxy::app::{Node, NodeParts, start};
-use darter_proxy::config::Config;
-use darter_proxy::sendfile::ZeroCopy;
+use darter_proxy::app::Node;
 use darter_service::config::Period;
-use darter_service::net::TokioNetwork;
 use darter_service::supervise::Tasks;
-use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::client::{End, Response, get};
 use darter_testkit::content::Content;
 use darter_testkit::origin::{Access, Fault, Match, Origin, RunningOrigin, When};
 use http::Method;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
+
+use lonely::{Lonely, lonely};
 
 const ALICE: (&str, &str) = ("authorization", "Bearer alice-token");
 const LENGTH: u64 = 3_000_001;
@@ -45,36 +45,17 @@ impl World {
             ours.spawn_on_loopback().await.unwrap(),
             hostile.spawn_on_loopback().await.unwrap(),
         ];
-        let dir = tempfile::tempdir().unwrap();
-        let options = DiskOptions {
-            dir: dir.path().join("store"),
-            quota_bytes: u64::MAX,
-            free_floor_bytes: 0,
-        };
-        let (store, _) = DiskStore::open(options).unwrap();
-        let mut config = Config::default();
-        config.mirror.listen = "127.0.0.1:0".parse().unwrap();
-        config.peer.listen = "127.0.0.1:0".parse().unwrap();
-        config.origin.silence_timeout = Period::secs(2);
-        for (name, running) in ["ours.test", "hostile.test"].into_iter().zip(&running) {
-            let registry = serde_json::json!({ "endpoint": running.url() });
-            let registry = serde_json::from_value(registry).unwrap();
-            config.origin.registries.insert(name.to_owned(), registry);
-        }
-        let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
-        let parts = NodeParts {
-            config,
-            host: "node".parse().unwrap(),
-            network: Arc::new(TokioNetwork),
-            zero_copy: ZeroCopy::new(Some(store.mappings())),
-            store: Arc::new(store),
-            registry: &mut metrics,
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-            seed: 7,
-            secret: [7; 32],
-        };
-        let node = start(parts).await.unwrap();
+        let registries = [("ours.test", &running[0]), ("hostile.test", &running[1])];
+        let Lonely {
+            node,
+            metrics,
+            stop,
+            tasks,
+            dir,
+        } = lonely(&registries, |config| {
+            config.origin.silence_timeout = Period::secs(2);
+        })
+        .await;
         Self {
             ours,
             hostile,

@@ -1,0 +1,64 @@
+//! What most tests here begin with: a node without a scheduler, on real sockets of loopback, with a store on a real disk.
+
+use std::sync::Arc;
+
+use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::config::Config;
+use darter_proxy::sendfile::ZeroCopy;
+use darter_service::net::TokioNetwork;
+use darter_service::supervise::Tasks;
+use darter_store::{DiskOptions, DiskStore};
+use darter_testkit::origin::RunningOrigin;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+/// A node that runs, and what ends it.
+pub struct Lonely {
+    pub node: Node,
+    pub metrics: Registry,
+    pub stop: CancellationToken,
+    pub tasks: Tasks,
+    /// Its store is in the folder `store` of this one.
+    pub dir: tempfile::TempDir,
+}
+
+/// Starts a node that knows these registries by name, configured by default but for `edit`.
+pub async fn lonely(registries: &[(&str, &RunningOrigin)], edit: impl FnOnce(&mut Config)) -> Lonely {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        dir: dir.path().join("store"),
+        quota_bytes: u64::MAX,
+        free_floor_bytes: 0,
+    };
+    let (store, _) = DiskStore::open(options).unwrap();
+    let mut config = Config::default();
+    config.mirror.listen = "127.0.0.1:0".parse().unwrap();
+    config.peer.listen = "127.0.0.1:0".parse().unwrap();
+    for (name, running) in registries {
+        let registry = serde_json::json!({ "endpoint": running.url() });
+        let registry = serde_json::from_value(registry).unwrap();
+        config.origin.registries.insert((*name).to_owned(), registry);
+    }
+    edit(&mut config);
+    let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
+    let parts = NodeParts {
+        config,
+        host: "node".parse().unwrap(),
+        network: Arc::new(TokioNetwork),
+        zero_copy: ZeroCopy::new(Some(store.mappings())),
+        store: Arc::new(store),
+        registry: &mut metrics,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        seed: 7,
+        secret: [7; 32],
+    };
+    let node = start(parts).await.unwrap();
+    Lonely {
+        node,
+        metrics,
+        stop,
+        tasks,
+        dir,
+    }
+}
