@@ -13,17 +13,17 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 /// A node that runs, and what ends it.
-pub struct Lonely {
-    pub node: Node,
-    pub metrics: Registry,
-    pub stop: CancellationToken,
-    pub tasks: Tasks,
+pub(crate) struct Lonely {
+    pub(crate) node: Node,
+    pub(crate) metrics: Registry,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: Tasks,
     /// Its store is in the folder `store` of this one.
-    pub dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// Starts a node that knows these registries by name, configured by default but for `edit`.
-pub async fn lonely(registries: &[(&str, &RunningOrigin)], edit: impl FnOnce(&mut Config)) -> Lonely {
+pub(crate) async fn lonely(registries: &[(&str, &RunningOrigin)], edit: impl FnOnce(&mut Config)) -> Lonely {
     let dir = tempfile::tempdir().unwrap();
     let options = DiskOptions {
         dir: dir.path().join("store"),
