@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use darter_origin::{ContentAddress, OriginError};
 use darter_service::http_server::hygiene;
+use darter_service::trace_context;
 use darter_types::{OriginLocator, RegistryName};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
@@ -288,6 +289,8 @@ impl Mirror {
             parts.method == Method::HEAD,
             arrived,
         );
+        let span = entry.span();
+        trace_context::adopt(&span, &parts.headers);
         let ask = Ask {
             method: parts.method,
             headers: parts.headers,
@@ -303,7 +306,7 @@ impl Mirror {
                 Endpoint::Referrers(_) | Endpoint::Tags => self.pass_through(&ask).await,
             }
         };
-        let answer = answer.instrument(entry.span()).await;
+        let answer = answer.instrument(span).await;
         let mut reply = answer.unwrap_or_else(|refusal| *refusal);
         reply::set_text(&mut reply, NAMESPACE, ask.target.registry.as_str());
         (label, reply, Some(entry))

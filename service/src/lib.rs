@@ -22,5 +22,6 @@ pub mod secret_file;
 pub mod shutdown;
 pub mod supervise;
 pub mod tls;
+pub mod trace_context;
 pub mod traces;
 pub mod watchdog;

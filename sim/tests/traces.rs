@@ -113,6 +113,12 @@ fn one_pull_is_a_tree_of_spans() {
             ("peer".into(), "seed-0".into())
         );
     }
+    let answers = spans.named("pieces");
+    assert_eq!(answers.len(), fetches.len());
+    for answer in &answers {
+        let through = ["pieces", "peer fetch", "pull", "mirror request"];
+        assert_eq!(spans.path(answer), through, "the other node's is a part of it");
+    }
     let bytes: u64 = fetches
         .iter()
         .map(|fetch| field(fetch, "bytes").parse::<u64>().unwrap())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_service::trace_context::{self, TRACEPARENT};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, response};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument as _;
@@ -430,6 +431,9 @@ fn request(
     headers.insert(header::HOST, HeaderValue::try_from(target.host_header())?);
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(trace) = trace_context::current() {
+        headers.insert(TRACEPARENT, trace);
+    }
     if let Some(authorization) = authorization {
         let mut value = authorization.clone();
         value.set_sensitive(true);

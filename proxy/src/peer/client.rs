@@ -11,6 +11,7 @@ use darter_service::limit::Limiter;
 use darter_service::net::Network;
 use darter_service::supervise::Tasks;
 use darter_service::tls::TlsConnector;
+use darter_service::trace_context::{self, TRACEPARENT};
 use darter_types::{HostId, TaskId};
 use http::{Request, Response, header};
 use http_body_util::Empty;
@@ -140,6 +141,9 @@ impl Peers {
                 .header(name.clone(), value);
             if right.asked {
                 request = request.header(ASKED_HEADER, "yes");
+            }
+            if let Some(trace) = trace_context::current() {
+                request = request.header(TRACEPARENT, trace);
             }
             let request = request
                 .body(Empty::new())

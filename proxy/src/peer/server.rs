@@ -9,6 +9,7 @@ use bytes::Bytes;
 use darter_service::limit::Limiter;
 use darter_service::net::PeerAddr;
 use darter_service::tls::PeerIdentity;
+use darter_service::trace_context;
 use darter_types::{ByteRange, HostId, PieceSet, TaskId};
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -16,6 +17,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::news::write_have;
 use super::rates::Rates;
@@ -113,7 +116,15 @@ impl PeerServer {
         let parts = parse_path(request.uri().path());
         let parts = parts.and_then(|(task, what)| Some((task, Route::of(what)?)));
         let answer = match (request.method(), parts) {
-            (&Method::GET, Some((task, Route::Pieces))) => self.pieces(task, request.headers(), node).await,
+            (&Method::GET, Some((task, Route::Pieces))) => {
+                let span = tracing::info_span!("pieces", %task, status = Empty);
+                trace_context::adopt(&span, request.headers());
+                let answer = self.pieces(task, request.headers(), node);
+                let answer = answer.instrument(span.clone()).await;
+                let status = answer.as_ref().map_or_else(|status| *status, Response::status);
+                span.record("status", status.as_u16());
+                answer
+            }
             (&Method::GET, Some((task, Route::Have))) => self.have(task, request.headers()),
             (&Method::GET, _) => Err(StatusCode::NOT_FOUND),
             _ => Err(StatusCode::METHOD_NOT_ALLOWED),
