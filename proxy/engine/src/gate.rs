@@ -30,6 +30,8 @@ pub(crate) struct Waiting {
     /// When a parent last told of a new piece: others are served, so this node's turn will come.
     pub(crate) news: Moment,
     pub(crate) parent_alive: bool,
+    /// There were some, and all of them were given up.
+    pub(crate) parents_lost: bool,
     /// Since when a reader waits for a piece that nobody brings in time, whatever else comes.
     pub(crate) stuck: Option<Moment>,
     /// A request to the origin runs: to be allowed another one would bring nothing sooner.
@@ -183,7 +185,11 @@ impl Gate {
                     .stuck
                     .is_some_and(|since| waited(since, limits.patience_news))
         } else {
-            waited(waiting.since, limits.patience_alone)
+            let patience = match waiting.parents_lost {
+                true => limits.patience_lost,
+                false => limits.patience_alone,
+            };
+            waited(waiting.since, patience)
         };
         if nobody_helps || too_long {
             self.need = Need::Hurried { relieved: false };
@@ -256,6 +262,7 @@ mod tests {
             since: at(since),
             news: at(news),
             parent_alive,
+            parents_lost: false,
             stuck: None,
             origin_asked: false,
             links: Links::Known,
@@ -365,13 +372,24 @@ mod tests {
 
     #[test]
     fn live_parents_get_more_patience_than_dead_ones() {
-        for (alive, patience) in [(false, 700), (true, 4000)] {
+        for (alive, lost, patience) in [
+            (false, false, 700),
+            (false, true, 400),
+            (true, false, 4000),
+            (true, true, 4000),
+        ] {
             let (mut gate, limits) = gate();
             gate.scheduler_up(at(0));
             gate.scheduler_answered();
-            gate.consider(at(patience - 1), waiting(0, 0, alive), &limits);
+            let waits = || {
+                waiting(0, 0, alive).map(|waiting| Waiting {
+                    parents_lost: lost,
+                    ..waiting
+                })
+            };
+            gate.consider(at(patience - 1), waits(), &limits);
             assert!(!gate.is_open(at(patience - 1)));
-            gate.consider(at(patience), waiting(0, 0, alive), &limits);
+            gate.consider(at(patience), waits(), &limits);
             assert!(gate.is_open(at(patience)));
         }
     }

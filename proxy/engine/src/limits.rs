@@ -23,6 +23,9 @@ pub struct Limits {
     pub scheduler_answer: Duration,
     /// How long a reader waits for a byte when no parent is alive.
     pub patience_alone: Duration,
+    /// How long it waits when there were parents and all of them were given up: whoever else there is, the scheduler names
+    /// in a moment.
+    pub patience_lost: Duration,
     /// How long a reader waits for a byte while a parent is alive: the origin may be slow for everybody. With all jitter
     /// it stays below the five seconds for which a client's stream may stand still.
     pub patience_alive: Duration,
@@ -66,6 +69,7 @@ impl Default for Limits {
             urgent_pieces: 2,
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),
+            patience_lost: Duration::from_millis(400),
             patience_alive: Duration::from_secs(4),
             patience_links: Duration::from_secs(1),
             links_late: Duration::from_millis(100),

@@ -307,6 +307,12 @@ impl Parents {
             .any(|parent| parent.alive && parent.is_good())
     }
 
+    /// Whether there were some, and all of them were given up.
+    pub(crate) fn all_lost(&self) -> bool {
+        let mut parents = self.by_host.values();
+        !self.by_host.is_empty() && parents.all(|parent| !parent.is_good())
+    }
+
     /// How many parents have `piece`.
     pub(crate) fn count(&self, piece: PieceNumber) -> u16 {
         self.counts.get(piece as usize).copied().unwrap_or(0)

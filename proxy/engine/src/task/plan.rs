@@ -71,6 +71,7 @@ impl Task {
             since,
             news: self.last_news,
             parent_alive: self.parents.any_alive(),
+            parents_lost: self.parents.all_lost(),
             stuck: self.stuck_since(now),
             origin_asked: self.origin_requests() > 0,
             links: self.links.0,
