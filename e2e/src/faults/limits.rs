@@ -294,7 +294,12 @@ pub(super) fn overloaded(effort: Effort, report: &mut Report) -> Result<()> {
         nodes: 1,
         ..Plan::default()
     })?;
-    scene.node(0)?.settings.more = json!({ "mirror": { "requestsMax": 50 } });
+    // The limit on requests to the registry, which answers slowly here, is another one.
+    let registry = json!({ "registry.test": { "connectionsMax": 50 } });
+    scene.node(0)?.settings.more = json!({
+        "mirror": { "requestsMax": 50 },
+        "origin": { "registries": registry },
+    });
     scene.start_all()?;
     let slow = Fault::Delay(Duration::from_millis(500));
     scene
