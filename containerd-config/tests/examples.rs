@@ -224,7 +224,7 @@ fn every_example_is_applied_and_undone() {
             ran += 1;
         }
     }
-    assert_eq!(ran, 13, "the README of the examples names thirteen");
+    assert_eq!(ran, 16, "the README of the examples names sixteen");
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl Catalog {
         self.snapshots.iter()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.snapshots.len()
+    }
+
     /// Whether anything stands on it.
     pub fn has_children(&self, name: &str) -> bool {
         self.children.contains_key(name)
@@ -157,10 +162,10 @@ impl Catalog {
     pub fn begin(&self, wanted: &Wanted, now: SystemTime) -> Result<Begun, Refusal> {
         self.check_name(&wanted.key)?;
         check_labels(&wanted.labels)?;
-        if let Some(parent) = &wanted.parent {
-            if self.get(parent)?.kind != Kind::Committed {
-                return Err(Refusal::Invalid(format!("parent {parent:?} is not committed")));
-            }
+        if let Some(parent) = &wanted.parent
+            && self.get(parent)?.kind != Kind::Committed
+        {
+            return Err(Refusal::Invalid(format!("parent {parent:?} is not committed")));
         }
         let mut snapshot = Snapshot {
             id: self.next,

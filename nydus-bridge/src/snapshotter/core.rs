@@ -312,7 +312,7 @@ impl Core {
                 let images = images.filter(|(_, snapshot)| snapshot.kind == Kind::Committed);
                 let used = |name: &String| kept.catalog.has_children(name);
                 let images = images.map(|(name, snapshot)| (name.clone(), snapshot.id, used(name)));
-                Ok((kept.catalog.iter().count(), images.collect::<Vec<_>>()))
+                Ok((kept.catalog.count(), images.collect::<Vec<_>>()))
             })
             .await?;
         let mut mounted = 0;
@@ -413,7 +413,7 @@ impl Core {
         let done = self.0.tasks.blocking("list of snapshots", move || {
             let mut kept = inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let done = work(&inner, &mut kept);
-            inner.metrics.count(kept.catalog.iter().count(), None);
+            inner.metrics.count(kept.catalog.count(), None);
             done
         });
         done.await.map_err(|_| CoreError::Stopping)?

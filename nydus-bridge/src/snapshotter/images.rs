@@ -183,7 +183,7 @@ impl Images {
                     let ended = child.wait().await;
                     tracing::info!(image = name, ?ended, "the process of a mount has ended");
                 });
-                return Ok(());
+                Ok(())
             }
             Ok(Err(reason)) => {
                 self.end(child, path).await;

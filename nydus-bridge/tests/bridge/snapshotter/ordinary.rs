@@ -1,7 +1,9 @@
 //! Ordinary images: what containerd's snapshotters have in common.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
 
 use darter_nydus_bridge::snapshotter::proto::services::snapshots::v1 as pb;
 use tonic::Code;
@@ -178,7 +180,7 @@ async fn what_is_told_of_a_snapshot_is_true() {
 #[tokio::test]
 async fn a_kill_forgets_nothing() {
     let mut program = program().await;
-    let mut sources = std::collections::BTreeSet::new();
+    let mut sources = BTreeSet::new();
     let mut parent = String::new();
     for round in 0..5 {
         let key = format!("key-{round}");
@@ -203,6 +205,54 @@ async fn a_kill_forgets_nothing() {
     }
     let shown = Mounted::new(&program.view("view", &parent).await.unwrap());
     assert_eq!(fs::read_dir(shown.path()).unwrap().count(), 5);
+}
+
+/// Killed in the middle of whatever it does: what was answered holds, what was not holds whole or not at all.
+#[tokio::test]
+async fn a_kill_at_any_moment_leaves_no_half() {
+    let mut program = program().await;
+    layer(&program, "base", "", |_| {}).await;
+    let (mut there, mut gone) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..10_u64 {
+        let work = async {
+            for number in 0.. {
+                let key = format!("key-{round}-{number}");
+                program.prepare(&key, "base", &[]).await.unwrap();
+                there.insert(key);
+                if number % 3 == 2
+                    && let Some(key) = there.pop_first()
+                {
+                    program.remove(&key).await.unwrap();
+                    gone.insert(key);
+                }
+            }
+        };
+        let moment = tokio::time::sleep(Duration::from_micros(7_000 + 3_777 * round));
+        tokio::select! {
+            () = work => {}
+            () = moment => {}
+        }
+        program.restart().await;
+        let found: BTreeSet<String> = program
+            .list(&["kind==active"])
+            .await
+            .unwrap()
+            .into_iter()
+            .collect();
+        assert!(there.is_subset(&found), "{:?}", there.difference(&found));
+        assert!(gone.is_disjoint(&found));
+        let folders = fs::read_dir(program.root().join("snapshots")).unwrap().count();
+        assert_eq!(folders, found.len() + 1);
+        for key in &found {
+            let mounts = program.mounts(key).await.unwrap();
+            let upper = mounts[0]
+                .options
+                .iter()
+                .find_map(|option| option.strip_prefix("upperdir="));
+            assert!(std::path::Path::new(upper.unwrap()).is_dir(), "{key}");
+        }
+    }
+    assert!(!there.is_empty());
 }
 
 /// A directory that belongs to nothing is removed at a start and by a cleanup, others are not.
