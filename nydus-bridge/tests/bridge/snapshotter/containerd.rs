@@ -1,10 +1,5 @@
 //! A real containerd whose snapshots are this snapshotter's: it pulls as CRI and as `ctr`, runs containers and removes images.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "other processes are waited for, by the clock that they have as well"
-)]
-
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;

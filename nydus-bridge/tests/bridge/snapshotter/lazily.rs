@@ -231,7 +231,7 @@ async fn a_dead_mount_is_made_anew() {
             lab.program.servers().len() == 1 && is_whole(&image, round)
         })
         .await;
-        assert_eq!(lab.program.mounted(), [image.clone()]);
+        assert_eq!(lab.program.mounted(), std::slice::from_ref(&image));
     }
     let shown = Mounted::new(&lab.program.mounts("ns/4/one").await.unwrap());
     assert!(is_whole(shown.path(), 3));
