@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 
 use darter_testkit::origin::{Origin, RunningOrigin};
 use flate2::Compression;
@@ -24,6 +25,37 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const NYDUS_LAYER: &str = "application/vnd.oci.image.layer.nydus.blob.v1";
 /// Bytes of the image that nobody reads.
 const UNREAD: usize = 8_000_000;
+
+/// What is needed, once for all tests of this program.
+static TOOLS: Once = Once::new();
+/// Programs, and the packages of Debian that have them.
+const PROGRAMS: [&str; 3] = ["containerd", "ctr", "runc"];
+const PACKAGES: [&str; 2] = ["containerd", "runc"];
+
+/// Installs what is missing: a test is not left out for that.
+fn install() {
+    let missing = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let there = |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).exists());
+        PROGRAMS.iter().any(|program| !there(program))
+    };
+    if !missing() {
+        return;
+    }
+    for words in [["update"].as_slice(), &["install", "--no-install-recommends"]] {
+        let mut apt = Command::new("apt-get");
+        apt.args(["--yes", "--quiet", "--option", "DPkg::Lock::Timeout=300"])
+            .args(words);
+        if words.contains(&"install") {
+            apt.args(PACKAGES);
+        }
+        let _ = apt
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .status();
+    }
+    assert!(!missing(), "{PROGRAMS:?} are needed, and cannot be installed");
+}
 
 /// The namespace that CRI has.
 const NAMESPACE: &str = "k8s.io";
@@ -52,16 +84,7 @@ impl Drop for Node {
 impl Node {
     /// With annotations of CRI's own, or without, which is containerd's default.
     async fn start(annotations: bool) -> Self {
-        for tool in ["containerd", "ctr", "runc"] {
-            let found = Command::new("sh")
-                .args(["-c", &format!("command -v {tool}")])
-                .output()
-                .unwrap();
-            assert!(
-                found.status.success(),
-                "{tool} is not installed: apt-get install containerd runc"
-            );
-        }
+        TOOLS.call_once(install);
         let origin = Origin::new();
         let running = origin.spawn_on_loopback().await.unwrap();
         let program = Program::start(&running.host()).await;
