@@ -227,6 +227,11 @@ impl Node {
     }
 }
 
+/// A container's name: its cgroup is the machine's, where others may test as well.
+fn unique(name: &str) -> String {
+    format!("darter-{name}-{}", std::process::id())
+}
+
 fn configuration(program: &Program, annotations: bool) -> String {
     let dir = program.dir.path().display();
     format!(
@@ -403,9 +408,9 @@ async fn an_ordinary_image_is_pulled_and_run_and_removed() {
     assert!(pulled.status.success(), "{pulled:?}\n{}", node.log());
     let script =
         "cat /etc/greeting; cat /etc/parting || echo none; echo mine > /etc/greeting; cat /etc/greeting";
-    for name in ["darter-ordinary-1", "darter-ordinary-2"] {
+    for name in ["ordinary-1", "ordinary-2"].map(unique) {
         assert_eq!(
-            node.run(image, name, &["/bin/sh", "-c", script]),
+            node.run(image, &name, &["/bin/sh", "-c", script]),
             "welcome\nnone\nmine\n"
         );
     }
@@ -423,11 +428,11 @@ async fn a_nydus_image_is_pulled_by_cri_and_run_lazily() {
         let pulled = node.pull_by_cri(image).await;
         assert!(pulled.is_ok(), "{pulled:?}\n{}", node.log());
         assert_eq!(node.origin.bytes_sent_for(&blob), 0, "a pull reads no chunks");
-        let name = format!("darter-nydus-{annotations}");
+        let name = unique(&format!("nydus-{annotations}"));
         assert_eq!(node.run(image, &name, &["/bin/cat", "/etc/greeting"]), "hello\n");
 
         // The snapshotter dies under a container that runs, and comes back.
-        let running = format!("darter-running-{annotations}");
+        let running = unique(&format!("running-{annotations}"));
         node.start_container(image, &running);
         node.program.restart().await;
         node.reconnected().await;
@@ -453,7 +458,7 @@ async fn a_nydus_image_is_pulled_by_ctr_and_run_lazily() {
     assert!(pulled.status.success(), "{pulled:?}\n{}", node.log());
     assert_eq!(node.origin.bytes_sent_for(&blob), 0);
     assert_eq!(
-        node.run(image, "darter-bare", &["/bin/cat", "/etc/greeting"]),
+        node.run(image, &unique("bare"), &["/bin/cat", "/etc/greeting"]),
         "hello\n"
     );
     let sent = node.origin.bytes_sent_for(&blob);
