@@ -100,6 +100,8 @@ struct Inner {
     settings: Settings,
     folders: Folders,
     tasks: Tasks,
+    /// Those that wait for the end of processes, which outlive this one: nobody waits for them at its end.
+    reapers: Tasks,
     slots: Mutex<BTreeMap<u64, Arc<Slot>>>,
     starts: Semaphore,
     metrics: Metrics,
@@ -112,6 +114,7 @@ impl Images {
             settings,
             folders,
             tasks,
+            reapers: Tasks::new(),
             slots: Mutex::default(),
             starts: Semaphore::new(STARTS_MAX),
             metrics,
@@ -179,7 +182,7 @@ impl Images {
         match timeout(START_DEADLINE, self.mounted(&mut child, slot, path, &log)).await {
             Ok(Ok(())) => {
                 let name = image.clone();
-                self.0.tasks.spawn("process of a mount", async move {
+                self.0.reapers.spawn("process of a mount", async move {
                     let ended = child.wait().await;
                     tracing::info!(image = name, ?ended, "the process of a mount has ended");
                 });

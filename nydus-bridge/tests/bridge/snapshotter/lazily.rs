@@ -191,6 +191,10 @@ async fn a_mount_outlives_the_snapshotter() {
     assert!(is_whole(second.path(), 1));
     assert_eq!(lab.program.servers(), servers, "it was not started anew");
     assert_eq!(lab.program.stop().await, Some(0));
+    assert!(
+        !lab.program.log().contains("did not finish"),
+        "nobody waits for a mount"
+    );
     assert!(is_whole(container.path(), 2));
     drop((container, second));
     lab.program.restart_stopped().await;

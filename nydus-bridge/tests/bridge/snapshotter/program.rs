@@ -37,6 +37,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("{}", self.log());
+        }
         for point in self.mounted() {
             let _ = Command::new("umount").arg("--lazy").arg(point).status();
         }
@@ -213,6 +216,11 @@ impl Program {
             .unwrap();
     }
 
+    /// What it said so far.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("s.log")).unwrap()
+    }
+
     /// What is mounted below its root.
     pub(super) fn mounted(&self) -> Vec<PathBuf> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -247,7 +255,11 @@ async fn launch(dir: &Path, mirror: &str, containerd: &Path) -> (Child, Snapshot
     command
         .arg("--admin")
         .arg(format!("unix:{}", dir.join("a.sock").display()));
-    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("s.log"));
+    let mut child = command.stdin(Stdio::null()).stderr(log.unwrap()).spawn().unwrap();
     until("a socket", || {
         assert!(child.try_wait().unwrap().is_none(), "it ended");
         std::os::unix::net::UnixStream::connect(&socket).is_ok()
