@@ -33,6 +33,7 @@ pub(super) struct Program {
     client: SnapshotsClient<Channel>,
 }
 
+#[expect(clippy::print_stdout, reason = "what one needs who looks at a failed test")]
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
