@@ -24,6 +24,15 @@ pub use mirror::Mirror;
 pub trait BlobSource: Send + Sync + Debug + 'static {
     /// The bytes `range` of a blob: all of them, or an error. Cancel safe.
     fn read<'a>(&'a self, blob: &'a Digest, range: ByteRange) -> BoxFuture<'a, Result<Bytes, BlobError>>;
+
+    /// The same, and whoever has to choose should serve others first.
+    fn read_in_background<'a>(
+        &'a self,
+        blob: &'a Digest,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Bytes, BlobError>> {
+        self.read(blob, range)
+    }
 }
 
 /// Why bytes of a blob cannot be had. Cheap to clone: one request may have many readers.

@@ -1,7 +1,7 @@
 //! What an image's name stands for: its Nydus layers, and its metadata as a file.
 //!
-//! [`resolve`] asks the mirror for the manifest, recognises the layers ([`NydusImage`]), and fetches and unpacks the layer
-//! that holds the bootstrap. The blobs themselves are not touched.
+//! [`resolve`] asks the mirror for the manifest, recognises the layers ([`NydusImage`]), or looks for a Nydus image that
+//! refers to the one that was named, and fetches and unpacks the layer that holds the bootstrap. The blobs themselves are not touched.
 
 mod bootstrap;
 mod manifest;
@@ -10,14 +10,15 @@ mod name;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use darter_service::supervise::Tasks;
-use darter_types::{Digest, ManifestReference};
+use darter_types::{Algorithm, Digest, ManifestReference};
 use thiserror::Error;
 
 use crate::blob::{BlobError, Client, Mirror};
 
 pub use bootstrap::{Bootstrap, BootstrapError};
-pub use manifest::{Descriptor, Document, ManifestError, NydusImage, RafsVersion};
+pub use manifest::{Descriptor, Document, ManifestError, NydusImage, RafsVersion, fuzz_manifest};
 pub(crate) use manifest::{
     NYDUS_ARTIFACT, NYDUS_BLOB, NYDUS_BLOB_TYPE, NYDUS_BOOTSTRAP, NYDUS_FEATURE, NYDUS_VERSION,
 };
@@ -53,6 +54,8 @@ pub enum ImageError {
 pub struct Resolved {
     /// Its metadata, unpacked.
     pub bootstrap: Bootstrap,
+    /// What the metadata are: the digest of the layer that holds them.
+    pub key: Digest,
     /// Where its blobs are.
     pub mirror: Mirror,
 }
@@ -70,27 +73,78 @@ pub async fn resolve(
     let mirror = Mirror::new(client, name.registry.clone(), name.repository.clone());
     let image = find(name.reference.clone(), &mirror).await?;
     let bootstrap = Bootstrap::fetch(&image.bootstrap, &mirror, folder, tasks).await?;
-    Ok(Resolved { bootstrap, mirror })
+    Ok(Resolved {
+        bootstrap,
+        key: image.bootstrap.digest,
+        mirror,
+    })
 }
 
-/// The Nydus image behind a reference, through indices if need be.
+/// The Nydus image behind a reference, through indices if need be, or the one that refers to an ordinary image.
 async fn find(mut reference: ManifestReference, mirror: &Mirror) -> Result<NydusImage, ImageError> {
     for _ in 0..=INDICES_MAX {
-        let bytes = mirror.manifest(&reference).await?;
-        if let ManifestReference::Digest(wanted) = reference {
-            let found = Digest::of(wanted.algorithm(), &bytes);
-            if found != wanted {
-                return Err(ImageError::OtherManifest { wanted, found });
-            }
-        }
+        let bytes = fetch(&reference, mirror).await?;
         match Document::parse(&bytes)? {
-            Document::Image(layers) => return Ok(NydusImage::recognise(&layers)?),
+            Document::Image(layers) => {
+                return match NydusImage::recognise(&layers) {
+                    Err(ManifestError::NotNydus) => referring(&bytes, &reference, mirror).await,
+                    other => Ok(other?),
+                };
+            }
             Document::Index(manifests) => {
                 reference = ManifestReference::Digest(manifest::choose(&manifests, &architecture())?);
             }
         }
     }
     Err(ManifestError::Nested.into())
+}
+
+async fn fetch(reference: &ManifestReference, mirror: &Mirror) -> Result<Bytes, ImageError> {
+    let bytes = mirror.manifest(reference).await?;
+    if let ManifestReference::Digest(wanted) = *reference {
+        let found = Digest::of(wanted.algorithm(), &bytes);
+        if found != wanted {
+            return Err(ImageError::OtherManifest { wanted, found });
+        }
+    }
+    Ok(bytes)
+}
+
+/// The Nydus image that says that it is another form of an ordinary one, whose manifest these bytes are.
+async fn referring(
+    bytes: &[u8],
+    reference: &ManifestReference,
+    mirror: &Mirror,
+) -> Result<NydusImage, ImageError> {
+    let subject = match reference {
+        ManifestReference::Digest(digest) => *digest,
+        ManifestReference::Tag(_) => Digest::of(Algorithm::Sha256, bytes),
+    };
+    let not_nydus = || Err(ManifestError::NotNydus.into());
+    let listed = match mirror.referrers(&subject).await {
+        Ok(Some(listed)) => listed,
+        Ok(None) => return not_nydus(),
+        // Many registries have no such list: then the image is what it seems.
+        Err(error) => {
+            tracing::debug!(%error, "nobody says what refers to the image");
+            return not_nydus();
+        }
+    };
+    let Ok(Document::Index(manifests)) = Document::parse(&listed) else {
+        return not_nydus();
+    };
+    for candidate in manifest::referring(&manifests) {
+        let bytes = fetch(&ManifestReference::Digest(candidate), mirror).await?;
+        let layers = match Document::parse(&bytes) {
+            Ok(Document::Image(layers)) if manifest::is_about(&bytes, &subject) => layers,
+            _ => continue,
+        };
+        match NydusImage::recognise(&layers) {
+            Err(ManifestError::NotNydus) => {}
+            other => return Ok(other?),
+        }
+    }
+    not_nydus()
 }
 
 /// This machine's architecture, as image indices write it.

@@ -8,8 +8,10 @@
 //! What must hold: a reader gets the bytes whose digests the bootstrap names, or an error, and never waits for ever.
 
 pub mod blob;
+pub mod config;
 pub mod convert;
 pub mod fs;
 pub mod image;
+pub mod metrics;
 pub mod mount;
 pub mod snapshotter;

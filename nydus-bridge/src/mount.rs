@@ -2,7 +2,7 @@
 //!
 //! [`Mount::new`] and [`Mount::attach`] mount, [`Mount::run`] serves until it is asked to stop or somebody else unmounts.
 //! `adapter` translates between FUSE and [`crate::fs`]; `erofs` leaves the tree to the kernel and serves flat files (`flat`)
-//! beneath; `mounts` knows what is mounted where, `mark` which process is behind it.
+//! beneath; `overlay` lets programs write over it; `mounts` knows what is mounted where, `mark` which process is behind it.
 //!
 //! What must hold: no callback waits for the network on a FUSE thread as long as there is room elsewhere; a panic in one
 //! is an I/O error to its caller; whatever ends the process in order leaves no mount behind.
@@ -13,8 +13,10 @@ mod errno;
 mod flat;
 mod mark;
 mod mounts;
+mod overlay;
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use darter_service::supervise::Tasks;
 use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -77,12 +80,13 @@ pub enum MountError {
 #[derive(Debug)]
 struct Attached {
     path: PathBuf,
-    gone: bool,
+    /// Mounts of ours there, one over the other.
+    layers: usize,
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if !self.gone {
+        for _ in 0..self.layers {
             // Nobody is left to be told.
             let _ = detach(&self.path);
         }
@@ -90,7 +94,8 @@ impl Drop for Attached {
 }
 
 /// Who shows the tree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Driver {
     /// EROFS where kernel and image are of the kind, FUSE elsewhere.
     #[default]
@@ -106,6 +111,10 @@ pub enum Driver {
 pub struct Options {
     /// Who shows the tree.
     pub driver: Driver,
+    /// Programs may write: what they write goes to a folder beside the cache, and with the mount.
+    pub writable: bool,
+    /// It goes to this folder, and stays.
+    pub writable_dir: Option<PathBuf>,
 }
 
 /// Tells how a session ended.
@@ -125,8 +134,9 @@ pub struct Mount {
     served: Served,
     driver: Driver,
     tasks: Tasks,
-    /// Goes last.
-    _mark: Option<Mark>,
+    /// Both go last.
+    mark: Option<Mark>,
+    _written: Option<File>,
 }
 
 impl Mount {
@@ -141,11 +151,12 @@ impl Mount {
         let session = Session::new(adapter, &path, &config(name));
         let session = session.map_err(|error| system("mount at", &path, error))?;
         Ok(Self {
-            attached: Attached { path, gone: false },
+            attached: Attached { path, layers: 1 },
             served: Served::Waiting(Box::new(session)),
             driver: Driver::Fuse,
             tasks,
-            _mark: None,
+            mark: None,
+            _written: None,
         })
     }
 
@@ -161,7 +172,25 @@ impl Mount {
         tasks: Tasks,
     ) -> Result<Self, MountError> {
         mounts::sweep(image.folder());
-        if options.driver == Driver::Fuse {
+        let folder = image.folder().to_owned();
+        let mounted = Self::attach_image(image, name, path, options.driver, tasks).await?;
+        if options.writable || options.writable_dir.is_some() {
+            mounted
+                .write_over(name, &folder, options.writable_dir.as_deref())
+                .await
+        } else {
+            Ok(mounted)
+        }
+    }
+
+    async fn attach_image(
+        image: OpenImage,
+        name: &str,
+        path: &Path,
+        driver: Driver,
+        tasks: Tasks,
+    ) -> Result<Self, MountError> {
+        if driver == Driver::Fuse {
             return Self::new(image, name, path, tasks);
         }
         let point = mounts::recover(path)?;
@@ -169,19 +198,47 @@ impl Mount {
             Ok((mark, serving)) => Ok(Self {
                 attached: Attached {
                     path: point,
-                    gone: false,
+                    layers: 1,
                 },
                 served: Served::Running(serving),
                 driver: Driver::Erofs,
                 tasks,
-                _mark: Some(mark),
+                mark: Some(mark),
+                _written: None,
             }),
-            Err(error) if options.driver == Driver::Auto => {
+            Err(error) if driver == Driver::Auto => {
                 tracing::info!(%error, "the kernel does not mount it by itself");
                 Self::new(image, name, path, tasks)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Puts an overlay on top. The image is served from here on.
+    async fn write_over(mut self, name: &str, folder: &Path, dir: Option<&Path>) -> Result<Self, MountError> {
+        let path = self.attached.path.clone();
+        let cannot = |error: io::Error| system("make writable", &path, error);
+        if let Served::Waiting(session) = self.served {
+            self.served = Served::Running(serve(*session, &self.tasks));
+        }
+        let mark = match self.mark.take() {
+            Some(mark) => mark,
+            None => Mark::new(folder, name, &path).map_err(cannot)?,
+        };
+        let source = mark.source().to_owned();
+        let dir = dir.map_or_else(|| mark.folder().join("written"), Path::to_owned);
+        self.mark = Some(mark);
+        let point = path.clone();
+        // The kernel asks for the image's root meanwhile.
+        let attach = move || {
+            let lock = overlay::prepare(&dir)?;
+            overlay::attach(&source, &point, &dir).map(|()| lock)
+        };
+        let attached = self.tasks.blocking("mount of an overlay", attach).await;
+        let attached = attached.unwrap_or_else(|error| Err(io::Error::other(error)));
+        self._written = Some(attached.map_err(cannot)?);
+        self.attached.layers += 1;
+        Ok(self)
     }
 
     /// Who shows the tree.
@@ -199,7 +256,8 @@ impl Mount {
             mut attached,
             served,
             tasks,
-            _mark,
+            mark: _mark,
+            _written,
             ..
         } = self;
         let mut end = match served {
@@ -210,13 +268,16 @@ impl Mount {
         tokio::select! {
             biased;
             served = &mut end => {
-                attached.gone = true;
+                // What was over it held it.
+                attached.layers = 0;
                 return outcome(served, &path);
             }
             () = stop.cancelled() => {}
         }
-        leave(&path).await?;
-        attached.gone = true;
+        while attached.layers > 0 {
+            leave(&path).await?;
+            attached.layers -= 1;
+        }
         match timeout(END_GRACE, end).await {
             Ok(served) => outcome(served, &path),
             Err(_) => {

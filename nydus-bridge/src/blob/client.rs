@@ -8,7 +8,7 @@ use darter_service::net::{Address, Network as _, Stream, TokioNetwork};
 use darter_service::supervise::Tasks;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -29,7 +29,7 @@ const SAID_MAX: usize = 200;
 type Connection = SendRequest<Empty<Bytes>>;
 
 /// How long a mirror may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// For a connection.
     pub connect: Duration,
@@ -43,8 +43,8 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            silence: Duration::from_secs(30),
-            total: Duration::from_secs(60),
+            silence: Duration::from_secs(15),
+            total: Duration::from_secs(30),
         }
     }
 }
@@ -192,7 +192,9 @@ impl Client {
     }
 
     async fn collect(&self, mut body: Incoming, question: &Question) -> Result<Bytes, BlobError> {
-        let mut collected = BytesMut::new();
+        // What is told may be wrong: it is bounded, and what is too long is noticed below.
+        let told = body.size_hint().exact().unwrap_or(0).min(question.bytes_max);
+        let mut collected = BytesMut::with_capacity(usize::try_from(told).unwrap_or(0));
         loop {
             let frame = timeout(self.patience.silence, body.frame())
                 .await

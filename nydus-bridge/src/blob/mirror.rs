@@ -14,6 +14,8 @@ use super::{BlobError, BlobSource};
 const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Longest refusal that is read.
 const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
+/// Tells the mirror that a request can wait.
+const PRIORITY: &str = "x-darter-priority";
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -56,6 +58,32 @@ impl Mirror {
         self.client.ask(&question, look).await
     }
 
+    /// The index of what refers to a manifest, if the registry knows: by its list, or by a tag, which older ones use.
+    ///
+    /// # Errors
+    /// The mirror cannot be asked, or refuses.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Option<Bytes>, BlobError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
+        let tag = subject.to_string().replace(':', "-");
+        for path in [self.path("referrers", subject), self.path("manifests", tag)] {
+            let question = Question {
+                path,
+                headers: headers.clone(),
+                bytes_max: MANIFEST_BYTES_MAX,
+            };
+            let look = |answer: Answer| match answer.status {
+                StatusCode::OK => Ok(Some(answer.body)),
+                StatusCode::NOT_FOUND => Ok(None),
+                _ => Err(refused(&question, &answer)),
+            };
+            if let Some(listed) = self.client.ask(&question, look).await? {
+                return Ok(Some(listed));
+            }
+        }
+        Ok(None)
+    }
+
     fn path(&self, endpoint: &str, reference: impl std::fmt::Display) -> String {
         let Self {
             registry, repository, ..
@@ -63,13 +91,16 @@ impl Mirror {
         format!("/v2/{repository}/{endpoint}/{reference}?ns={registry}")
     }
 
-    async fn range(&self, blob: &Digest, range: ByteRange) -> Result<Bytes, BlobError> {
+    async fn range(&self, blob: &Digest, range: ByteRange, background: bool) -> Result<Bytes, BlobError> {
         let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
             return Ok(Bytes::new());
         };
         let mut headers = HeaderMap::new();
         let value = HeaderValue::try_from(format!("bytes={}-{last}", range.start));
         headers.extend(value.into_iter().map(|value| (header::RANGE, value)));
+        if background {
+            headers.insert(PRIORITY, HeaderValue::from_static("background"));
+        }
         let question = Question {
             path: self.path("blobs", blob),
             headers,
@@ -83,7 +114,15 @@ impl Mirror {
 
 impl BlobSource for Mirror {
     fn read<'a>(&'a self, blob: &'a Digest, range: ByteRange) -> BoxFuture<'a, Result<Bytes, BlobError>> {
-        Box::pin(self.range(blob, range))
+        Box::pin(self.range(blob, range, false))
+    }
+
+    fn read_in_background<'a>(
+        &'a self,
+        blob: &'a Digest,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Bytes, BlobError>> {
+        Box::pin(self.range(blob, range, true))
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use nydus_utils::compress::{self, zlib_random::ZranDecoder};
 use nydus_utils::digest::{self, RafsDigest};
 
-use super::chunk::{Blob, CHUNK_BYTES_MAX, Compressor, Form, Hash, Placed, Unit};
+use super::chunk::{Blob, CHUNK_BYTES_MAX, Chunk, Compressor, Form, Hash, Placed, Unit};
 use super::context::Context;
 use super::error::{FsError, guarded};
 
@@ -51,8 +51,12 @@ pub(super) fn prove(placed: &Placed, blob: &Blob, unit: &Bytes) -> Option<Bytes>
     let start = placed.at as usize;
     let end = start.checked_add(usize::try_from(placed.chunk.plain.len()).ok()?)?;
     let bytes = unit.get(start..end)?;
-    let found = RafsDigest::from_buf(bytes, hash(blob.hash));
-    (found.data == placed.chunk.digest).then(|| unit.slice(start..end))
+    fits(bytes, blob.hash, &placed.chunk).then(|| unit.slice(start..end))
+}
+
+/// Whether these are a chunk's bytes.
+pub(super) fn fits(bytes: &[u8], by: Hash, chunk: &Chunk) -> bool {
+    RafsDigest::from_buf(bytes, hash(by)).data == chunk.digest
 }
 
 fn algorithm(compressor: Compressor) -> compress::Algorithm {
@@ -77,7 +81,7 @@ mod tests {
     use darter_types::{Algorithm, ByteRange, Digest};
     use proptest::prelude::*;
 
-    use super::super::chunk::{Chunk, Packing};
+    use super::super::chunk::Packing;
 
     fn blob(compressor: Compressor) -> Blob {
         Blob {

@@ -1,7 +1,7 @@
 //! Gets chunks: from the cache, from a fetch that runs already, or by new requests.
 //!
-//! A read asks for the chunks that it needs ([`Engine::chunks`]). Those are placed in units; each unit is fetched once at a
-//! time; units that are near each other, and what follows them in the blob, go in one request. A fetch belongs to nobody:
+//! A read asks for the chunks that it needs ([`Engine::find`]). Those are placed in units; each unit is fetched once at a
+//! time; units that are near each other, and what follows them in the blob, go in one request ([`Engine::launch`]). A fetch belongs to nobody:
 //! it goes on when its reader has left.
 //!
 //! What must hold: bytes whose digest does not fit are asked for once more and then are an error; requests, their lengths
@@ -10,21 +10,24 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use darter_service::supervise::Tasks;
 use darter_types::ByteRange;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use super::cache::Cache;
+use super::ahead::{Ahead, Window};
+use super::cache::{Cache, Found};
 use super::chunk::{Blob, Chunk, Form, Packing, Placed, Unit};
 use super::context::Contexts;
 use super::decode;
 use super::error::FsError;
 use super::flights::{Claim, Flights, Waiting};
 use super::merge::{Bounds, Request, merge};
+use super::stats::{Counts, add};
 use super::tree::Tree;
 use super::units::Units;
 use crate::blob::BlobSource;
@@ -40,8 +43,16 @@ pub struct Limits {
     pub request_bytes_max: u64,
     /// Bytes between two chunks that are rather read over than left out.
     pub gap_bytes_max: u64,
-    /// A request for less than this takes what follows in the blob along. 0 turns it off.
+    /// A request of which nothing is known takes what follows within so many bytes along. 0 turns reading ahead off.
     pub ahead_bytes: u64,
+    /// What one that goes on where others ended takes along at most.
+    pub ahead_bytes_max: u64,
+    /// No reading ahead when more was fetched than what was wanted, in percent of that.
+    pub amplification_max: u64,
+    /// Requests in the background that are out at once, when nobody waits.
+    pub background_max: usize,
+    /// How long a reader waits before it gets an error. What it waits for goes on, for the next one.
+    pub read_max: Duration,
 }
 
 impl Default for Limits {
@@ -52,8 +63,28 @@ impl Default for Limits {
             request_bytes_max: 4 << 20,
             gap_bytes_max: 128 << 10,
             ahead_bytes: 1 << 20,
+            ahead_bytes_max: 8 << 20,
+            amplification_max: 400,
+            background_max: 2,
+            read_max: Duration::from_secs(30),
         }
     }
+}
+
+/// Packed bytes that are fetched or unpacked at once, in KiB.
+const IN_FLIGHT_KIB_MAX: u32 = 12 * 1024;
+/// Chunks that are unpacked or proved at once: each has a thread, and memory that the thread keeps.
+const WORKS_MAX: usize = 4;
+/// Bytes that may be fetched whatever the amplification is: the first reads say nothing.
+const AMPLIFICATION_SLACK: u64 = 16 << 20;
+
+/// Whether somebody waits for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// A reader.
+    Foreground,
+    /// Nobody yet.
+    Background,
 }
 
 /// Gets the chunks of one image.
@@ -66,6 +97,12 @@ pub(super) struct Engine {
     units: Units,
     flights: Flights,
     permits: Semaphore,
+    in_flight: Semaphore,
+    works: Semaphore,
+    ahead: Mutex<Ahead>,
+    /// Readers that wait.
+    waiting: watch::Sender<usize>,
+    counts: Counts,
     limits: Limits,
     tasks: Tasks,
     runtime: Handle,
@@ -73,9 +110,30 @@ pub(super) struct Engine {
 
 /// A unit to be fetched: the duty, and one of its chunks.
 #[derive(Debug)]
-struct Fetch {
+pub(super) struct Fetch {
     placed: Placed,
     claim: Claim,
+    /// Nobody wants it yet.
+    ahead: bool,
+}
+
+/// A chunk that a reader wants.
+#[derive(Debug)]
+pub(super) enum Coming {
+    /// It is here.
+    Here(Bytes),
+    /// Its unit is being fetched.
+    Unit(Placed, Waiting),
+}
+
+/// A reader that waits, as long as this value lives.
+#[derive(Debug)]
+pub(super) struct Waits<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|readers| *readers -= 1);
+    }
 }
 
 impl Engine {
@@ -90,26 +148,80 @@ impl Engine {
         let blobs = tree.blobs().to_vec();
         Ok(Self {
             contexts: Contexts::new(Arc::clone(&source), tree.infos().to_vec(), folder),
-            cache: Cache::new(folder, blobs.len(), limits.cache_bytes_max)?,
+            cache: Cache::new(folder, limits.cache_bytes_max)?,
             source,
             blobs,
             units: Units::default(),
             flights: Flights::default(),
             permits: Semaphore::new(limits.requests_max),
+            in_flight: Semaphore::new(IN_FLIGHT_KIB_MAX as usize),
+            works: Semaphore::new(
+                std::thread::available_parallelism()
+                    .map_or(1, usize::from)
+                    .min(WORKS_MAX),
+            ),
+            ahead: Mutex::new(Ahead::new(Window {
+                first: limits.ahead_bytes,
+                max: limits.ahead_bytes_max,
+            })),
+            waiting: watch::Sender::new(0),
+            counts: Counts::default(),
             limits,
             tasks,
             runtime: Handle::current(),
         })
     }
 
-    /// Fills `buffer` with the bytes of a chunk from `skip` on, if they are on this machine.
+    /// Fills `buffer` with the bytes of a chunk from `skip` on, if they are on this machine, and proved.
     pub(super) fn read_kept(&self, chunk: &Chunk, skip: u64, buffer: &mut [u8]) -> bool {
-        self.cache.read(chunk, skip, buffer)
+        let found = self.cache.read(chunk, skip, buffer);
+        if found == Found::Ahead {
+            add(&self.counts.wanted, chunk.packed.len());
+        }
+        found != Found::Nothing
     }
 
-    /// How far behind the beginning of a chunk others are taken along.
-    pub(super) fn ahead_bytes(&self) -> u64 {
-        self.limits.ahead_bytes
+    /// The bounds.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What is counted.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How many readers wait.
+    pub(super) fn waiting(&self) -> &watch::Sender<usize> {
+        &self.waiting
+    }
+
+    /// The owner of what runs.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Looks after the cache; to be done at times.
+    pub(super) fn tidy(&self) {
+        self.cache.tidy();
+    }
+
+    /// Says that a reader waits.
+    pub(super) fn wait(&self) -> Waits<'_> {
+        self.waiting.send_modify(|readers| *readers += 1);
+        Waits(&self.waiting)
+    }
+
+    /// How far behind the beginning of a chunk that is fetched others are taken along.
+    fn ahead_bytes(&self, chunk: &Chunk) -> u64 {
+        let stats = self.counts.now();
+        let fetched = stats.fetched.saturating_sub(stats.background);
+        let most = stats.wanted.saturating_mul(self.limits.amplification_max) / 100;
+        if fetched > most.saturating_add(AMPLIFICATION_SLACK) {
+            return 0;
+        }
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.window(chunk.blob, chunk.packed.start, chunk.packed.end)
     }
 
     fn blob(&self, blob: u32) -> Result<&Blob, FsError> {
@@ -117,38 +229,79 @@ impl Engine {
         found.ok_or_else(|| FsError::damaged(format!("there is no blob {blob}")))
     }
 
-    /// The bytes of chunks, in the same order. Those `ahead` are fetched along with them and kept, if it comes to a request.
-    pub(super) async fn chunks(
+    /// Finds chunks that a reader wants: those that are here, those that are being fetched, and what has to be fetched for
+    /// the rest, which [`Self::launch`] does.
+    pub(super) async fn find(
         self: &Arc<Self>,
         wanted: Vec<Chunk>,
-        ahead: Vec<Chunk>,
-    ) -> Result<Vec<Bytes>, FsError> {
-        let mut waits = Vec::new();
-        let mut fetches = Vec::new();
+    ) -> Result<(Vec<Coming>, Vec<Fetch>), FsError> {
+        let mut found = Vec::new();
         for chunk in wanted {
-            let placed = self.place(chunk).await?;
+            found.push(match self.recall(chunk).await {
+                Some(bytes) => Ok(bytes),
+                None => Err(self.place(chunk).await?),
+            });
+        }
+        // Nothing is awaited from here on: who drops a claim fails others.
+        let (mut coming, mut fetches) = (Vec::new(), Vec::new());
+        for found in found {
+            let placed = match found {
+                Ok(bytes) => {
+                    coming.push(Coming::Here(bytes));
+                    continue;
+                }
+                Err(placed) => placed,
+            };
             let (waiting, claim) = self.flights.join(placed.key());
-            waits.push((placed, waiting));
+            coming.push(Coming::Unit(placed, waiting));
             let Some(claim) = claim else { continue };
             // Between a reader's look into the cache and its claim another one's fetch may have ended.
             match self.kept_unit(&placed) {
                 Some(unit) => claim.finish(Ok(unit)),
-                None => fetches.push(Fetch { placed, claim }),
+                None => fetches.push(Fetch {
+                    placed,
+                    claim,
+                    ahead: false,
+                }),
             }
         }
-        if !fetches.is_empty() {
-            fetches.extend(ahead.into_iter().filter_map(|chunk| self.claim_ahead(chunk)));
-            self.launch(fetches);
-        }
+        Ok((coming, fetches))
+    }
+
+    /// How many bytes behind the beginning of the last chunk of these fetches are worth to be taken along, and that chunk.
+    pub(super) fn worth(&self, fetches: &[Fetch]) -> Option<(Chunk, u64)> {
+        let chunk = fetches.last()?.placed.chunk;
+        Some((chunk, self.ahead_bytes(&chunk))).filter(|(_, window)| *window > 0)
+    }
+
+    /// The bytes of chunks, in the same order.
+    pub(super) async fn collect(self: &Arc<Self>, coming: Vec<Coming>) -> Result<Vec<Bytes>, FsError> {
         let mut chunks = Vec::new();
-        for (placed, waiting) in waits {
-            chunks.push(self.chunk(placed, waiting).await?);
+        for coming in coming {
+            chunks.push(match coming {
+                Coming::Here(bytes) => bytes,
+                Coming::Unit(placed, waiting) => self.chunk(placed, waiting).await?,
+            });
         }
         Ok(chunks)
     }
 
+    /// A chunk that an earlier process kept, or another one: proved here, once.
+    async fn recall(self: &Arc<Self>, chunk: Chunk) -> Option<Bytes> {
+        if !self.cache.has(&chunk) {
+            return None;
+        }
+        let (engine, hash) = (Arc::clone(self), self.blob(chunk.blob).ok()?.hash);
+        let recall = move || {
+            let prove = |bytes: &[u8]| decode::fits(bytes, hash, &chunk);
+            engine.cache.recall(&chunk, prove)
+        };
+        let found = self.work("proof of a kept chunk", recall).await;
+        found.ok().flatten().map(Bytes::from)
+    }
+
     /// Where a chunk is. May need its blob's table, which is fetched on a thread that may block.
-    async fn place(self: &Arc<Self>, chunk: Chunk) -> Result<Placed, FsError> {
+    pub(super) async fn place(self: &Arc<Self>, chunk: Chunk) -> Result<Placed, FsError> {
         let packing = self.blob(chunk.blob)?.packing;
         if packing == Packing::Single {
             return Ok(Placed::single(chunk));
@@ -164,6 +317,16 @@ impl Engine {
                 .place(chunk, packing)
         };
         self.blocking("lookup of a chunk", load).await?
+    }
+
+    /// Runs work that needs a processor and much memory: little of it at once.
+    async fn work<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FsError> {
+        let _permit = self.works.acquire().await;
+        self.blocking(name, work).await
     }
 
     /// Runs work that takes its time, on a thread that may block.
@@ -185,81 +348,130 @@ impl Engine {
             return None;
         }
         let mut bytes = vec![0; placed.unit.length as usize];
-        self.cache
-            .read(&placed.chunk, 0, &mut bytes)
-            .then(|| bytes.into())
+        let found = self.cache.read(&placed.chunk, 0, &mut bytes);
+        (found != Found::Nothing).then(|| bytes.into())
     }
 
-    fn claim_ahead(&self, chunk: Chunk) -> Option<Fetch> {
-        let placed = Placed::single(chunk);
-        if self.cache.has(&chunk) {
+    /// The duty to fetch what nobody wants yet; none if it is here, or on its way.
+    pub(super) fn claim_ahead(&self, placed: Placed) -> Option<Fetch> {
+        if self.cache.has(&placed.chunk) || !placed.is_single() && self.units.get(placed.key()).is_some() {
             return None;
         }
         let (_, claim) = self.flights.join(placed.key());
-        claim.map(|claim| Fetch { placed, claim })
+        claim.map(|claim| Fetch {
+            placed,
+            claim,
+            ahead: true,
+        })
     }
 
-    /// Begins the requests for units.
-    fn launch(self: &Arc<Self>, fetches: Vec<Fetch>) {
-        let bounds = Bounds {
+    /// Keeps a chunk of a unit that was fetched for another one.
+    pub(super) async fn keep_from_unit(self: &Arc<Self>, placed: Placed) {
+        if self.cache.has(&placed.chunk) {
+            return;
+        }
+        if let Some(unit) = self.units.get(placed.key()) {
+            let engine = Arc::clone(self);
+            let keep = move || engine.prove(&placed, &unit, true).is_some();
+            // What is not right is found out by whoever wants it.
+            let _ = self.work("proof of a chunk", keep).await;
+        }
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
             gap_max: self.limits.gap_bytes_max,
             request_max: self.limits.request_bytes_max,
-        };
+        }
+    }
+
+    /// Begins the requests for units. Chunks `ahead` are fetched along with them and kept.
+    pub(super) fn launch(self: &Arc<Self>, mut fetches: Vec<Fetch>, ahead: Vec<Chunk>) {
+        for fetch in &fetches {
+            add(&self.counts.wanted, fetch.placed.unit.packed.len());
+        }
+        let ahead = ahead.into_iter().map(Placed::single);
+        fetches.extend(ahead.filter_map(|placed| self.claim_ahead(placed)));
         let mut by_blob: BTreeMap<u32, Vec<(ByteRange, Fetch)>> = BTreeMap::new();
         for fetch in fetches {
             let unit = fetch.placed.unit;
             by_blob.entry(unit.blob).or_default().push((unit.packed, fetch));
         }
         for (blob, fetches) in by_blob {
-            for request in merge(fetches, bounds) {
+            for request in merge(fetches, self.bounds()) {
                 let engine = Arc::clone(self);
-                let work = async move { engine.perform(blob, request).await };
+                let work = async move { engine.perform(blob, request, Class::Foreground).await };
                 self.tasks.spawn("fetch of chunks", work);
             }
         }
     }
 
     /// One request, and what comes of it for each of its units.
-    async fn perform(self: Arc<Self>, blob: u32, request: Request<Fetch>) {
-        let answer = self.request(blob, request.range).await;
+    pub(super) async fn perform(self: Arc<Self>, blob: u32, request: Request<Fetch>, class: Class) {
+        let kib = u32::try_from(request.range.len() / 1024).unwrap_or(u32::MAX);
+        let _in_flight = self.in_flight.acquire_many(kib.min(IN_FLIGHT_KIB_MAX)).await;
+        let answer = self.request(blob, request.range, class).await;
         for (range, fetch) in request.parts {
             let outcome = match &answer {
                 Err(error) => Err(error.clone()),
                 Ok(bytes) => {
                     let start = range.start - request.range.start;
                     let part = ByteRange::new(start, start + range.len());
-                    self.unit(fetch.placed, bytes.slice(part.indices())).await
+                    let part = bytes.slice(part.indices());
+                    self.unit(fetch.placed, part, fetch.ahead).await
                 }
             };
             fetch.claim.finish(outcome);
         }
     }
 
-    async fn request(&self, blob: u32, range: ByteRange) -> Result<Bytes, FsError> {
-        let _permit = self.permits.acquire().await;
-        Ok(self.source.read(&self.blob(blob)?.digest, range).await?)
+    async fn request(&self, blob: u32, range: ByteRange, class: Class) -> Result<Bytes, FsError> {
+        let blob = self.blob(blob)?;
+        let read = match class {
+            Class::Foreground => {
+                let _permit = self.permits.acquire().await;
+                self.source.read(&blob.digest, range).await
+            }
+            Class::Background => self.source.read_in_background(&blob.digest, range).await,
+        };
+        let count = match read {
+            Ok(_) => &self.counts.requests,
+            Err(_) => &self.counts.failed,
+        };
+        add(count, 1);
+        let bytes = read?;
+        add(&self.counts.fetched, bytes.len() as u64);
+        Ok(bytes)
     }
 
     /// A unit from its packed bytes. They are asked for once more when they are wrong.
-    async fn unit(self: &Arc<Self>, placed: Placed, packed: Bytes) -> Result<Bytes, FsError> {
-        match self.unpacked(placed, packed).await {
+    async fn unit(self: &Arc<Self>, placed: Placed, packed: Bytes, ahead: bool) -> Result<Bytes, FsError> {
+        match self.unpacked(placed, packed, ahead).await {
             Err(FsError::WrongBytes { blob, index }) => {
                 tracing::warn!(%blob, index, "a chunk has wrong bytes and is asked for again");
-                let packed = self.request(placed.unit.blob, placed.unit.packed).await?;
-                self.unpacked(placed, packed).await
+                let Unit { blob, packed, .. } = placed.unit;
+                let packed = self.request(blob, packed, Class::Foreground).await?;
+                self.unpacked(placed, packed, ahead).await
             }
             other => other,
         }
     }
 
-    async fn unpacked(self: &Arc<Self>, placed: Placed, packed: Bytes) -> Result<Bytes, FsError> {
+    async fn unpacked(
+        self: &Arc<Self>,
+        placed: Placed,
+        packed: Bytes,
+        ahead: bool,
+    ) -> Result<Bytes, FsError> {
         let engine = Arc::clone(self);
-        self.blocking("unpacking of a chunk", move || engine.unpack(&placed, packed))
-            .await?
+        self.work("unpacking of a chunk", move || {
+            engine.unpack(&placed, packed, ahead)
+        })
+        .await?
     }
 
     /// Takes its time: not for threads of the runtime.
-    fn unpack(&self, placed: &Placed, packed: Bytes) -> Result<Bytes, FsError> {
+    fn unpack(&self, placed: &Placed, packed: Bytes, ahead: bool) -> Result<Bytes, FsError> {
         let Unit { blob, form, .. } = placed.unit;
         let context = match form {
             Form::Zran(_) => Some(self.contexts.load(blob, &self.runtime)?),
@@ -267,7 +479,7 @@ impl Engine {
         };
         let known = self.blob(blob)?;
         let unit = decode::unpack(&placed.unit, known, context.as_deref(), packed);
-        let proved = unit.ok().filter(|unit| self.prove(placed, unit).is_some());
+        let proved = unit.ok().filter(|unit| self.prove(placed, unit, ahead).is_some());
         let unit = proved.ok_or_else(|| self.wrong(placed))?;
         if !placed.is_single() {
             self.units.put(placed.key(), unit.clone());
@@ -276,15 +488,16 @@ impl Engine {
     }
 
     /// The chunk in its unit, proved, and kept from here on.
-    fn prove(&self, placed: &Placed, unit: &Bytes) -> Option<Bytes> {
+    fn prove(&self, placed: &Placed, unit: &Bytes, ahead: bool) -> Option<Bytes> {
         let chunk = decode::prove(placed, self.blob(placed.chunk.blob).ok()?, unit)?;
-        self.cache.keep(&placed.chunk, &chunk);
+        self.cache.keep(&placed.chunk, &chunk, ahead);
         Some(chunk)
     }
 
     /// Wrong bytes. What led to them may be the table of the blob, which nothing proves.
     fn wrong(&self, placed: &Placed) -> FsError {
         let chunk = placed.chunk;
+        add(&self.counts.wrong, 1);
         if !placed.is_single() {
             self.units.forget(placed.key());
             self.contexts.forget(chunk.blob);
@@ -305,7 +518,11 @@ impl Engine {
             return Ok(unit);
         }
         let engine = Arc::clone(self);
-        let prove = move || engine.prove(&placed, &unit).ok_or_else(|| engine.wrong(&placed));
-        self.blocking("proof of a chunk", prove).await?
+        let prove = move || {
+            engine
+                .prove(&placed, &unit, false)
+                .ok_or_else(|| engine.wrong(&placed))
+        };
+        self.work("proof of a chunk", prove).await?
     }
 }

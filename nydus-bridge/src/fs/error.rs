@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_types::Digest;
 use thiserror::Error;
@@ -36,6 +37,9 @@ pub enum FsError {
         /// Number of the chunk in it.
         index: u32,
     },
+    /// They did not come in time. They may for the next reader.
+    #[error("the bytes did not come within {0:?}")]
+    Slow(Duration),
     /// This machine fails.
     #[error("{0}")]
     Local(Arc<str>),

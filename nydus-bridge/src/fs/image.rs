@@ -2,16 +2,21 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_service::supervise::Tasks;
-use darter_types::ByteRange;
+use darter_types::{Algorithm, ByteRange, Digest, PieceHasher};
+use tokio::time::timeout;
 
 use super::chunk::{Chunk, Extent};
-use super::engine::{Engine, Limits};
+use super::engine::{Engine, Fetch, Limits};
 use super::error::FsError;
+use super::record::{self, Recorder, Seen};
+use super::stats::{Stats, add};
 use super::tree::{Attributes, Entry, Tree};
 use crate::blob::BlobSource;
 
@@ -21,8 +26,9 @@ const READ_BYTES_MAX: u64 = 16 << 20;
 /// An image that is open. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct OpenImage {
-    tree: Arc<Tree>,
-    engine: Arc<Engine>,
+    pub(super) tree: Arc<Tree>,
+    pub(super) engine: Arc<Engine>,
+    recorder: Arc<Recorder>,
     bootstrap: Arc<File>,
     folder: Arc<Path>,
 }
@@ -54,7 +60,7 @@ struct Gap {
 
 impl OpenImage {
     /// Opens the image whose bootstrap is in a file, which must not change from here on. What is fetched is kept in
-    /// `folder`, in files without names. Must be called within a runtime; reads a few files.
+    /// `folder`, for later ones as well. Must be called within a runtime; reads a few files.
     ///
     /// # Errors
     /// The bootstrap is damaged or needs what is not supported, or the folder cannot be written.
@@ -73,6 +79,7 @@ impl OpenImage {
         Ok(Self {
             engine: Arc::new(engine.map_err(cannot)?),
             tree: Arc::new(tree),
+            recorder: Arc::default(),
             bootstrap: Arc::new(file),
             folder: folder.into(),
         })
@@ -141,6 +148,24 @@ impl OpenImage {
         &self.bootstrap
     }
 
+    /// The digest of the bootstrap: what the image is, whatever its name. Reads all of it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn bootstrap_digest(&self) -> io::Result<Digest> {
+        let mut hasher = PieceHasher::start(Algorithm::Sha256);
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        loop {
+            let length = self.bootstrap.read_at(&mut buffer, at)?;
+            if length == 0 {
+                return Ok(hasher.digest());
+            }
+            hasher.update(buffer.get(..length).unwrap_or_default());
+            at += length as u64;
+        }
+    }
+
     /// The folder for what is kept.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -157,7 +182,8 @@ impl OpenImage {
     /// There is no such blob, or the bootstrap is damaged.
     pub fn read_flat(&self, blob: u32, offset: u64, length: u64) -> Result<Reading, FsError> {
         let range = ByteRange::new(offset, offset.saturating_add(length.min(READ_BYTES_MAX)));
-        Ok(self.start(self.tree.flat_extents(blob, range)?))
+        let extents = self.tree.flat_extents(blob, range)?;
+        Ok(self.start(extents, Seen::Flat { blob, offset }))
     }
 
     /// Reads bytes of a file: those that are on this machine at once, without waiting for anything else.
@@ -166,21 +192,26 @@ impl OpenImage {
     /// It is no file, or the bootstrap is damaged.
     pub fn read(&self, ino: u64, offset: u64, length: u64) -> Result<Reading, FsError> {
         let range = ByteRange::new(offset, offset.saturating_add(length.min(READ_BYTES_MAX)));
-        Ok(self.start(self.tree.extents(ino, range)?))
+        let extents = self.tree.extents(ino, range)?;
+        Ok(self.start(extents, Seen::File { ino, offset }))
     }
 
     /// Takes what is here; the rest is pending.
-    fn start(&self, extents: Vec<Extent>) -> Reading {
+    fn start(&self, extents: Vec<Extent>, from: Seen) -> Reading {
         let total: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
         let mut buffer = vec![0; ByteRange::new(0, total.min(READ_BYTES_MAX)).indices().len()];
         let mut gaps = Vec::new();
         let mut at = 0;
         for extent in extents {
+            if let Some(chunk) = extent.chunk.filter(|_| self.recorder.is_open()) {
+                self.recorder.note(chunk.key(), from.behind(at));
+            }
             let part = ByteRange::new(at, at + u64::from(extent.length));
             at = part.end;
             gaps.extend(self.fill(&extent, part, &mut buffer));
         }
         if gaps.is_empty() {
+            add(&self.engine.counts().read, buffer.len() as u64);
             return Reading::Done(buffer);
         }
         Reading::Pending(Pending {
@@ -197,16 +228,38 @@ impl OpenImage {
         (!self.engine.read_kept(&chunk, skip, target)).then_some(Gap { chunk, skip, part })
     }
 
-    /// What is worth to be taken along when chunks are asked for. The first call puts all chunks in order.
-    async fn ahead(&self, wanted: &[Chunk]) -> Vec<Chunk> {
-        let window = self.engine.ahead_bytes();
-        let Some(last) = wanted.last().copied().filter(|_| window > 0) else {
+    /// What is worth to be taken along with fetches. The first call puts all chunks in order.
+    async fn ahead(&self, fetches: &[Fetch]) -> Vec<Chunk> {
+        let Some((last, window)) = self.engine.worth(fetches) else {
             return Vec::new();
         };
         let tree = Arc::clone(&self.tree);
         let look = move || tree.following(&last, window);
         let ahead = self.engine.blocking("look at what follows", look).await;
         ahead.unwrap_or_default()
+    }
+
+    /// What was read and what that cost, up to now.
+    pub fn stats(&self) -> Stats {
+        self.engine.counts().now()
+    }
+
+    /// Looks after the cache: to be done every minute or so, also when nothing is read.
+    pub fn tidy(&self) {
+        self.engine.tidy();
+    }
+
+    /// What earlier mounts of the image `key` read first; empty if nobody knows. Reads a file.
+    pub fn load_record(&self, key: &str) -> Vec<Seen> {
+        record::load(&self.folder, key)
+    }
+
+    /// Writes down what was read first, for the next mount of the image `key`.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn save_record(&self, key: &str) -> io::Result<()> {
+        self.recorder.save(&self.folder, key)
     }
 }
 
@@ -216,13 +269,42 @@ impl Pending {
     /// # Errors
     /// The bytes cannot be had, or are wrong.
     pub async fn finish(mut self) -> Result<Vec<u8>, FsError> {
-        let wanted: Vec<Chunk> = self.gaps.iter().map(|gap| gap.chunk).collect();
-        let ahead = self.image.ahead(&wanted).await;
-        let chunks = self.image.engine.chunks(wanted, ahead).await?;
+        let patience = self.image.engine.limits().read_max;
+        match timeout(patience, self.fetch()).await {
+            Ok(fetched) => fetched?,
+            Err(_) => return Err(FsError::Slow(patience)),
+        }
+        let counts = self.image.engine.counts();
+        add(&counts.read, self.buffer.len() as u64);
+        add(&counts.waited, self.buffer.len() as u64);
+        Ok(self.buffer)
+    }
+
+    async fn fetch(&mut self) -> Result<(), FsError> {
+        let image = &self.image;
+        // What others wanted as well may have come since.
+        let kept = |gap: &Gap, buffer: &mut [u8]| {
+            let target = buffer.get_mut(gap.part.indices());
+            target.is_some_and(|target| image.engine.read_kept(&gap.chunk, gap.skip, target))
+        };
+        self.gaps.retain(|gap| !kept(gap, &mut self.buffer));
+        let _waits = image.engine.wait();
+        let wanted = self.gaps.iter().map(|gap| gap.chunk).collect();
+        let (coming, fetches) = image.engine.find(wanted).await?;
+        if !fetches.is_empty() {
+            let image = image.clone();
+            // Others wait for these as well: it goes on if this reader leaves.
+            let launch = async move {
+                let ahead = image.ahead(&fetches).await;
+                image.engine.launch(fetches, ahead);
+            };
+            self.image.engine.tasks().spawn("look at what follows", launch);
+        }
+        let chunks = image.engine.collect(coming).await?;
         for (gap, chunk) in self.gaps.iter().zip(chunks) {
             copy(&chunk, gap, &mut self.buffer)?;
         }
-        Ok(self.buffer)
+        Ok(())
     }
 }
 

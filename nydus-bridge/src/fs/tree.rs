@@ -5,6 +5,7 @@
 mod blobs;
 mod extents;
 mod flat;
+mod fuzz;
 mod order;
 
 use std::ffi::{OsStr, OsString};
@@ -19,10 +20,14 @@ use nydus_rafs::metadata::{RafsInode, RafsInodeWalkAction, RafsSuper};
 use nydus_storage::device::BlobInfo;
 
 use self::flat::Places;
+pub use self::fuzz::fuzz_bootstrap;
 use self::order::Order;
 use super::ROOT;
 use super::chunk::Blob;
 use super::error::{FsError, guarded};
+
+/// Longest table of what is to be fetched first.
+const PREFETCH_MAX: u32 = 1 << 20;
 
 /// What kind of file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +109,8 @@ pub(super) struct Tree {
     owner: Option<(u32, u32)>,
     blobs: Vec<Blob>,
     infos: Vec<Arc<BlobInfo>>,
+    /// Files and directories that the image wants to be fetched first.
+    table: Vec<u64>,
     order: OnceLock<Order>,
     flat: OnceLock<Places>,
 }
@@ -121,11 +128,17 @@ impl fmt::Debug for Tree {
 impl Tree {
     /// Reads the bootstrap in a file. The file must not change as long as the tree is used.
     pub(super) fn open(path: &Path) -> Result<Self, FsError> {
-        let (meta, infos) = guarded(|| {
+        let (meta, infos, table) = guarded(|| {
             let config = Arc::new(ConfigV2::default());
-            let (meta, _) = RafsSuper::load_from_file(path, config, false)?;
+            let (meta, mut reader) = RafsSuper::load_from_file(path, config, false)?;
             let infos = meta.superblock.get_blob_infos();
-            Ok((meta, infos))
+            let table = if (1..=PREFETCH_MAX).contains(&meta.meta.prefetch_table_entries) {
+                // It is a hint: one that is damaged is none.
+                meta.get_prefetched_inos(&mut reader).unwrap_or_default()
+            } else {
+                Vec::new()
+            };
+            Ok((meta, infos, table))
         })?;
         let owner = (!meta.meta.explicit_uidgid()).then(|| {
             let uid = rustix::process::geteuid().as_raw();
@@ -137,6 +150,7 @@ impl Tree {
             infos,
             meta,
             owner,
+            table: table.into_iter().map(u64::from).collect(),
             order: OnceLock::new(),
             flat: OnceLock::new(),
         };
@@ -154,6 +168,11 @@ impl Tree {
     /// What the Nydus crates know of each blob.
     pub(super) fn infos(&self) -> &[Arc<BlobInfo>] {
         &self.infos
+    }
+
+    /// Files and directories that the image wants to be fetched first.
+    pub(super) fn prefetch_table(&self) -> Vec<u64> {
+        self.table.iter().map(|ino| self.swap(*ino)).collect()
     }
 
     /// How many files there are.

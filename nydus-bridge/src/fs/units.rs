@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::chunk::UnitKey;
 
 /// Bytes of all units together. One of the longest always fits.
-const BYTES_MAX: usize = 32 << 20;
+const BYTES_MAX: usize = 16 << 20;
 
 /// The units used last.
 #[derive(Debug, Default)]

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use darter_types::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 /// Most layers, or manifests of an index, that are looked at.
 const ENTRIES_MAX: usize = 4096;
+
+/// Most manifests that refer to an image which are looked at.
+const REFERRERS_MAX: usize = 8;
 
 pub(crate) const NYDUS_BLOB: &str = "containerd.io/snapshot/nydus-blob";
 pub(crate) const NYDUS_BOOTSTRAP: &str = "containerd.io/snapshot/nydus-bootstrap";
@@ -32,7 +35,9 @@ pub enum ManifestError {
     #[error("the manifest has more than {ENTRIES_MAX} entries")]
     TooMany,
     /// It is an ordinary image.
-    #[error("this is not a Nydus image: its last layer is no Nydus bootstrap; convert it first")]
+    #[error(
+        "this is not a Nydus image, and the registry knows of no Nydus form of it: `darter nydus convert` makes one"
+    )]
     NotNydus,
     /// It is a Nydus image of a kind that is not supported.
     #[error("the image has {0} layers, which cannot be mounted")]
@@ -59,11 +64,23 @@ pub struct Descriptor {
     /// Its length in bytes.
     pub size: u64,
     /// Anything else.
+    #[serde(deserialize_with = "or_nothing")]
     pub annotations: BTreeMap<String, String>,
     /// What kind of artifact a manifest is.
+    #[serde(deserialize_with = "or_nothing")]
     pub artifact_type: String,
     /// Which machines a manifest is for.
+    #[serde(deserialize_with = "or_nothing")]
     pub platform: Platform,
+}
+
+/// Some registries write `null` for what is not there.
+fn or_nothing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Which machines a manifest is for.
@@ -75,7 +92,7 @@ pub struct Platform {
     /// As Go names it.
     pub architecture: String,
     /// What the runtime must be able to do.
-    #[serde(rename = "os.features")]
+    #[serde(rename = "os.features", deserialize_with = "or_nothing")]
     pub features: Vec<String>,
 }
 
@@ -219,6 +236,75 @@ pub(super) fn choose(manifests: &[Descriptor], architecture: &str) -> Result<Dig
         .max_by_key(|manifest| manifest.is_nydus_variant())
         .ok_or_else(|| ManifestError::Platform(architecture.to_owned()))?;
     Ok(chosen.content()?.digest)
+}
+
+/// The manifests among those that refer to an image which may be its Nydus form: those that say so first.
+pub(super) fn referring(manifests: &[Descriptor]) -> Vec<Digest> {
+    let mut candidates: Vec<&Descriptor> = manifests.iter().collect();
+    candidates.sort_by_key(|candidate| !candidate.is_nydus_variant());
+    let digests = candidates
+        .into_iter()
+        .filter_map(|candidate| candidate.digest.parse().ok());
+    digests.take(REFERRERS_MAX).collect()
+}
+
+/// Whether a manifest says that it is about the image `subject`. What a registry lists is not proved by anything.
+pub(super) fn is_about(manifest: &[u8], subject: &Digest) -> bool {
+    #[derive(Deserialize)]
+    struct About {
+        subject: Descriptor,
+    }
+    let about = serde_json::from_slice::<About>(manifest);
+    about.is_ok_and(|about| {
+        about
+            .subject
+            .digest
+            .parse()
+            .is_ok_and(|digest: Digest| digest == *subject)
+    })
+}
+
+/// Reads any bytes as a manifest: what is recognised is what the manifest names, within the bounds.
+///
+/// # Panics
+/// If that does not hold.
+pub fn fuzz_manifest(data: &[u8]) {
+    let subject = Digest::of(darter_types::Algorithm::Sha256, b"");
+    is_about(data, &subject);
+    match Document::parse(data) {
+        Ok(Document::Image(layers)) => {
+            assert!(layers.len() <= ENTRIES_MAX, "{} layers", layers.len());
+            let names = |digest: Digest| layers.iter().any(|layer| layer.digest == digest.to_string());
+            if let Ok(image) = NydusImage::recognise(&layers) {
+                assert!(
+                    names(image.bootstrap.digest),
+                    "{:?} is not in it",
+                    image.bootstrap
+                );
+                assert!(image.blobs.len() < layers.len(), "more blobs than layers");
+                assert!(
+                    image.blobs.iter().all(|blob| names(blob.digest)),
+                    "{:?}",
+                    image.blobs
+                );
+            }
+        }
+        Ok(Document::Index(manifests)) => {
+            assert!(manifests.len() <= ENTRIES_MAX, "{} manifests", manifests.len());
+            let names = |digest: &Digest| manifests.iter().any(|one| one.digest == digest.to_string());
+            let chosen = choose(&manifests, "amd64");
+            assert!(
+                chosen.is_err() || chosen.is_ok_and(|digest| names(&digest)),
+                "it was not listed"
+            );
+            let referring = referring(&manifests);
+            assert!(
+                referring.len() <= REFERRERS_MAX && referring.iter().all(names),
+                "{referring:?}"
+            );
+        }
+        Err(_) => {}
+    }
 }
 
 #[cfg(test)]

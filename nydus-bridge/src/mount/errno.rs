@@ -12,7 +12,11 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::NotA("directory") => Errno::ENOTDIR,
         FsError::NotA(_) => Errno::EINVAL,
         FsError::Unsupported(_) => Errno::EOPNOTSUPP,
-        FsError::Damaged(_) | FsError::WrongBytes { .. } | FsError::Blob(_) | FsError::Local(_) => {
+        FsError::Damaged(_)
+        | FsError::Slow(_)
+        | FsError::WrongBytes { .. }
+        | FsError::Blob(_)
+        | FsError::Local(_) => {
             tracing::error!(%error, "an I/O error in a mount");
             Errno::EIO
         }

@@ -28,7 +28,6 @@ const ATTEMPTS_MAX: usize = 3;
 /// The mark of a mount of this process. The folder goes with this value, and all that is in it.
 #[derive(Debug)]
 pub(super) struct Mark {
-    #[cfg_attr(not(test), expect(dead_code, reason = "held"))]
     dir: TempDir,
     source: PathBuf,
     /// Held as long as the mount is served.
@@ -68,7 +67,6 @@ impl Mark {
     }
 
     /// The folder, for what must go with the mount.
-    #[cfg(test)]
     pub(super) fn folder(&self) -> &Path {
         self.dir.path()
     }

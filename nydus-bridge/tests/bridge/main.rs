@@ -7,6 +7,8 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+mod background;
+mod config;
 mod convert;
 mod fixture;
 mod malformed;
@@ -19,3 +21,4 @@ mod snapshot;
 mod snapshotter;
 mod source;
 mod tree;
+mod writable;

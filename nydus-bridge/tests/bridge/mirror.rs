@@ -11,7 +11,7 @@ use darter_service::supervise::Tasks;
 use darter_testkit::origin::{Fault, Match, Origin, RunningOrigin, When};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fixture::{self, Built};
 
@@ -67,6 +67,12 @@ async fn lab(tree: &Path) -> Lab {
 
 /// Puts an image into a registry; its manifest's digest.
 fn publish(origin: &Origin, built: &Built) -> String {
+    let manifest = layers(origin, built);
+    origin.add_manifest(REPOSITORY, Some("latest"), MANIFEST, manifest.to_string())
+}
+
+/// Puts the layers of an image into a registry; its manifest.
+fn layers(origin: &Origin, built: &Built) -> Value {
     let bootstrap = std::fs::read(&built.bootstrap).unwrap();
     let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     let mut header = tar::Header::new_gnu();
@@ -93,8 +99,7 @@ fn publish(origin: &Origin, built: &Built) -> String {
         "digest": origin.add_blob(REPOSITORY, layer),
         "annotations": { "containerd.io/snapshot/nydus-bootstrap": "true" },
     }));
-    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": {}, "layers": layers });
-    origin.add_manifest(REPOSITORY, Some("latest"), MANIFEST, manifest.to_string())
+    json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": {}, "layers": layers })
 }
 
 impl Lab {
@@ -131,7 +136,7 @@ async fn an_image_is_found_by_name_and_read_by_ranges() {
     assert!(read(&image, "file").await == content);
     assert!(lab.origin.bytes_sent() - before >= 3_000_000);
     let left = std::fs::read_dir(lab.built.cache()).unwrap().count();
-    assert_eq!(left, 0, "the bootstrap and the chunks have no names");
+    assert_eq!(left, 1, "the bootstrap has no name, and chunks are kept");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,4 +166,38 @@ async fn an_ordinary_image_is_told_from_a_nydus_one() {
     lab.name = "registry.example/team/app:missing".parse().unwrap();
     let error = lab.open().await.unwrap_err().to_string();
     assert!(error.contains("404"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordinary_image_is_mounted_by_the_nydus_form_that_refers_to_it() {
+    let tree = tempfile::tempdir().unwrap();
+    std::fs::write(tree.path().join("file"), "content").unwrap();
+    // By the registry's list, and by the tag of those that have none.
+    for listed in [true, false] {
+        let mut lab = lab(tree.path()).await;
+        lab.origin.set_referrers_supported(listed);
+        let spec = darter_testkit::image::ImageSpec::new(1, &[1000]);
+        let plain = darter_testkit::image::add_image(&lab.origin, REPOSITORY, Some("plain"), &spec);
+        let plain = plain.manifest.digest;
+        lab.name = "registry.example/team/app:plain".parse().unwrap();
+        let mut manifest = layers(&lab.origin, &lab.built);
+        let mut refer = |about: &str| {
+            manifest["subject"] = json!({ "mediaType": MANIFEST, "digest": about, "size": 1 });
+            let referring = lab
+                .origin
+                .add_manifest(REPOSITORY, None, MANIFEST, manifest.to_string());
+            let manifests = json!([{ "mediaType": MANIFEST, "digest": referring, "size": 1 }]);
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+            let tag = plain.replace(':', "-");
+            lab.origin
+                .add_manifest(REPOSITORY, Some(&tag), INDEX, index.to_string());
+        };
+        // A tag that says so is not enough: the manifest itself must.
+        refer(&format!("sha256:{}", "ab".repeat(32)));
+        let error = lab.open().await.unwrap_err().to_string();
+        assert!(error.contains("darter nydus convert"), "{error}");
+        refer(&plain);
+        let image = lab.open().await.unwrap();
+        assert!(read(&image, "file").await == b"content");
+    }
 }

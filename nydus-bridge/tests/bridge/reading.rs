@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_nydus_bridge::blob::Folder;
 use darter_nydus_bridge::fs::{FsError, Limits, OpenImage, ROOT, Reading};
@@ -71,6 +72,10 @@ const QUIET: Limits = Limits {
     request_bytes_max: 4 << 20,
     gap_bytes_max: 0,
     ahead_bytes: 0,
+    ahead_bytes_max: 0,
+    amplification_max: 400,
+    background_max: 2,
+    read_max: Duration::from_secs(30),
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -154,3 +154,8 @@ proptest! {
         let _ = Document::parse(&bytes);
     }
 }
+
+#[test]
+fn any_bytes_are_a_manifest_or_none() {
+    darter_testkit::fuzz::check("nydus_manifest", fuzz_manifest);
+}
