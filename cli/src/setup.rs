@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use darter_containerd_config::lazy::{self, Snapshotter};
-use darter_containerd_config::{Error, Mirror, Plan, Registry, buildkit, containers, docker};
+use darter_containerd_config::{Error, Mirror, Plan, Registry, buildkit, containers, docker, nydus};
 
 use crate::exit::Usage;
 use crate::system;
@@ -38,6 +38,8 @@ enum Client {
     Stargz(WithConfig),
     /// SOCI snapshotter: mirrors in its `config.toml`
     Soci(WithConfig),
+    /// nydus-snapshotter: its nydusd reads through the forward proxy, or with --registry through mirrors
+    NydusSnapshotter(Nydus),
 }
 
 /// What every client's subcommand takes.
@@ -141,6 +143,54 @@ struct WithConfig {
     common: Common,
 }
 
+const NYDUS_EXAMPLES: &str = "\
+Examples:
+  darter setup nydus-snapshotter --dry-run           shows the changes, writes nothing
+  darter setup nydus-snapshotter                     all registries, through the forward proxy
+  darter setup nydus-snapshotter --registry ghcr.io  that one alone, through the mirror
+  darter setup nydus-snapshotter --undo              gives the former files back";
+
+#[derive(Debug, Args)]
+#[command(after_help = NYDUS_EXAMPLES)]
+struct Nydus {
+    /// A registry to read through the mirror, as images name it, instead of all through the forward proxy; may be repeated
+    #[arg(long = "registry", value_name = "NAME", conflicts_with_all = ["undo", "proxy"])]
+    registries: Vec<Registry>,
+    /// Address of the forward proxy
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:4003",
+        conflicts_with = "undo"
+    )]
+    proxy: Mirror,
+    /// The snapshotter's configuration file, instead of /etc/nydus/config.toml
+    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Nydus {
+    fn run(&self) -> Result<()> {
+        let common = &self.common;
+        let through = match self.registries.as_slice() {
+            [] => nydus::Through::Proxy(self.proxy.clone()),
+            named => nydus::Through::Mirror(named.to_vec()),
+        };
+        let plan = match common.undo {
+            true => nydus::undo(&common.root, &common.state_dir),
+            false => nydus::plan(&nydus::Options {
+                root: common.root.clone(),
+                config: self.config.clone(),
+                mirror: common.mirror.clone(),
+                through,
+            }),
+        };
+        common.perform("nydus-snapshotter", plan)
+    }
+}
+
 impl Setup {
     /// Plans, shows and performs.
     pub(crate) fn run(self) -> Result<()> {
@@ -152,6 +202,7 @@ impl Setup {
             Client::Buildkit(arguments) => arguments.run_buildkit(),
             Client::Stargz(arguments) => arguments.run_lazy("stargz", Snapshotter::Stargz),
             Client::Soci(arguments) => arguments.run_lazy("soci", Snapshotter::Soci),
+            Client::NydusSnapshotter(arguments) => arguments.run(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod containerd;
 pub mod containers;
 pub mod docker;
 pub mod lazy;
+pub mod nydus;
 
 mod backup;
 mod diff;

@@ -116,6 +116,11 @@ pub enum Note {
         /// The registry that the proxy's `mirror.defaultRegistry` has to be.
         registry: String,
     },
+    /// The client is sent to the forward proxy, which the proxy's own configuration turns on.
+    ForwardNeeded {
+        /// Its address.
+        url: String,
+    },
 }
 
 impl fmt::Display for Note {
@@ -186,8 +191,17 @@ impl fmt::Display for Note {
                 "this client does not tell a mirror which registry it means: set mirror.defaultRegistry of the proxy \
                  to {registry}"
             ),
+            Self::ForwardNeeded { url } => forward_needed(f, url),
         }
     }
+}
+
+fn forward_needed(f: &mut fmt::Formatter<'_>, url: &str) -> fmt::Result {
+    write!(
+        f,
+        "the proxy has to listen at {url}: set its forward.listen, and give each registry an entry below \
+         origin.registries, so that what is read is shared"
+    )
 }
 
 fn changed_since(f: &mut fmt::Formatter<'_>, path: &Path, copy: Option<&Path>) -> fmt::Result {

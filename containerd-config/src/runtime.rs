@@ -16,6 +16,8 @@ pub enum Runtime {
     Stargz,
     /// SOCI snapshotter.
     Soci,
+    /// nydus-snapshotter.
+    Nydus,
 }
 
 impl Runtime {
@@ -28,6 +30,7 @@ impl Runtime {
             Self::Buildkit => "buildkit",
             Self::Stargz => "stargz",
             Self::Soci => "soci",
+            Self::Nydus => "nydus-snapshotter",
         }
     }
 
@@ -65,6 +68,10 @@ impl Runtime {
             Self::Soci => {
                 "is read at the start only: restart soci-snapshotter-grpc; containers that run from lazily pulled \
                  images lose their files, so drain the node first"
+            }
+            Self::Nydus => {
+                "is read at the start only: restart nydus-snapshotter; containers that run keep the nydusd that they \
+                 have, and how it reads"
             }
         }
     }

@@ -7,7 +7,9 @@
 
 use darter_containerd_config::containerd::Capabilities;
 use darter_containerd_config::lazy::Snapshotter;
-use darter_containerd_config::{Mirror, Plan, Registry, buildkit, containerd, containers, docker, lazy};
+use darter_containerd_config::{
+    Mirror, Plan, Registry, buildkit, containerd, containers, docker, lazy, nydus,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -137,6 +139,7 @@ fn setup(root: &Path, command: &str) -> Setup {
         }
         "stargz" => lazy_setup(&flags, &root, Snapshotter::Stargz),
         "soci" => lazy_setup(&flags, &root, Snapshotter::Soci),
+        "nydus-snapshotter" => nydus_setup(&flags, &root),
         other => panic!("unknown client {other}"),
     }
 }
@@ -168,6 +171,18 @@ fn lazy_setup(flags: &Flags, root: &Path, snapshotter: Snapshotter) -> Setup {
     Setup {
         plan: Box::new(move || lazy::plan(&options).unwrap()),
         undo: Box::new(move |root, state| lazy::undo(snapshotter, root, state).unwrap()),
+    }
+}
+
+fn nydus_setup(flags: &Flags, root: &Path) -> Setup {
+    let mut options = nydus::Options::new(root).unwrap();
+    options.mirror = flags.mirror();
+    if flags.0.contains_key("registry") {
+        options.through = nydus::Through::Mirror(flags.registries());
+    }
+    Setup {
+        plan: Box::new(move || nydus::plan(&options).unwrap()),
+        undo: Box::new(|root, state| nydus::undo(root, state).unwrap()),
     }
 }
 
@@ -224,7 +239,7 @@ fn every_example_is_applied_and_undone() {
             ran += 1;
         }
     }
-    assert_eq!(ran, 16, "the README of the examples names sixteen");
+    assert_eq!(ran, 17, "the README of the examples names seventeen");
 }
 
 #[test]
@@ -239,6 +254,11 @@ fn the_user_is_told_what_else_to_do() {
             "/var/lib/rancher/k3s/agent/etc/containerd/certs.d/docker.io/hosts.toml is written anew when k3s restarts: \
           run setup again then, or name the mirror in its registries.yaml"
         ]
+    );
+    let notes = run("nydus-proxy");
+    assert!(
+        notes.iter().any(|note| note.contains("forward.listen")) && notes[0].contains("nydusd.json"),
+        "{notes:?}"
     );
     assert_eq!(run("existing-hosts"), [""; 0], "config_path is set: no restart");
 }
