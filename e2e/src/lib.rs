@@ -28,6 +28,7 @@ pub mod image;
 pub mod lab;
 pub mod liar;
 pub mod netns;
+pub mod nydus;
 pub mod process;
 pub mod registry;
 pub mod scratch;

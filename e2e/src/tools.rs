@@ -13,8 +13,10 @@ use rustix::fs::FlockOperation;
 use crate::command::{command, run};
 
 /// Program, and the Debian 12 package that has it.
-const TOOLS: [(&str, &str); 22] = [
+const TOOLS: [(&str, &str); 23] = [
     ("buildah", "buildah"),
+    // The real Nydus programs are compiled with it.
+    ("cmake", "cmake"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("ctr-remote", "stargz-snapshotter"),

@@ -15,6 +15,7 @@ mod report;
 mod steps;
 mod suites;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -14,6 +14,7 @@ use crate::repeated;
 use crate::report::Report;
 use crate::suites::Suite;
 use crate::tidy;
+use crate::tools;
 
 /// Folder of the simulation, whose tests are a step of their own: long, and with an argument.
 const SIM: &str = "sim";
@@ -234,17 +235,27 @@ fn end_to_end(
         "darter",
         "--bin",
         "darter",
+        // It stands beside the other one, which runs it.
+        "--package",
+        "darter-nydus-bridge",
+        "--bin",
+        "darter-bridge",
     ]);
-    let mut good = report.command("e2e: the binary", &mut build)?;
+    let mut good = report.command("e2e: the binaries", &mut build)?;
 
     let mut prepare = Command::new(folder("dev").join("e2e-prepare"));
     good &= report.command("e2e: packages and images", prepare.current_dir(root()))?;
+    if !tools::are_installed(&folder("tools")) {
+        let install = &mut tools::install(&folder("tools"));
+        good &= report.command("e2e: the real Nydus programs", install)?;
+    }
 
     let binary = folder(&options.profile).join("darter");
     let tests = suites.iter().filter(|suite| suite.is_in(E2E));
     good &= report.suites("e2e: tests", tests, |command| {
         // A test's error says what happened; where in the harness it was made is noise.
         command.env("DARTER_BIN", &binary).env("RUST_LIB_BACKTRACE", "0");
+        command.env("DARTER_NYDUS_TOOLS", folder("tools").join("bin"));
         command.arg("--test-threads=1").args(filter);
         if options.keep {
             command.env("DARTER_E2E_KEEP", "1");
