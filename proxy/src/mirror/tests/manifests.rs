@@ -5,7 +5,6 @@ use darter_testkit::image::{ImageSpec, add_image, add_referrer};
 use darter_testkit::origin::{Fault, Match, When};
 use darter_types::Digest;
 use http::Method;
-use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::lab::{Lab, headers_of};
 use crate::mirror::MirrorConfig;
@@ -211,38 +210,4 @@ async fn referrers_and_tags_are_the_registrys_own_answers() {
     lab.origin
         .inject(Match::any(), When::Always, Fault::too_many_requests(1));
     assert_eq!(lab.get("/v2/a/tags/list", &[]).await.status, 503);
-}
-
-#[derive(Debug)]
-struct Nowhere;
-
-impl opentelemetry_sdk::trace::SpanExporter for Nowhere {
-    async fn export(
-        &self,
-        _: Vec<opentelemetry_sdk::trace::SpanData>,
-    ) -> opentelemetry_sdk::error::OTelSdkResult {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn a_trace_goes_on_at_the_registry_and_nothing_that_vendors_add_to_it() {
-    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-    for traced in [true, false] {
-        let traces = darter_service::traces::Traces::to_exporter(Nowhere, "proxy");
-        let subscriber = tracing_subscriber::registry().with(traced.then(|| traces.layer()));
-        let _guard = tracing::subscriber::set_default(subscriber);
-        let lab = Lab::new().await;
-        add_image(&lab.origin, "a", Some("v1"), &ImageSpec::new(1, &[10]));
-        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
-        let headers = [("traceparent", parent.as_str()), ("tracestate", "canary=1")];
-        assert_eq!(lab.get(BY_TAG, &headers).await.status, 200);
-        let log = lab.origin.log();
-        assert!(log.len() >= 2, "{log:?}");
-        for seen in log {
-            let trace = seen.header("traceparent").and_then(|value| value.get(3..35));
-            assert_eq!(trace, traced.then_some(TRACE));
-            assert_eq!(seen.header("tracestate"), None);
-        }
-    }
 }
