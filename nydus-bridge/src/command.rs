@@ -1,6 +1,7 @@
 //! The subcommands: each has a file with its arguments and what it does.
 
 pub(crate) mod convert;
+mod guarded;
 pub(crate) mod mount;
 pub(crate) mod snapshotter;
 pub(crate) mod umount;

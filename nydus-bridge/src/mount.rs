@@ -4,20 +4,27 @@
 //! `adapter` translates between FUSE and [`crate::fs`]; `erofs` leaves the tree to the kernel and serves flat files (`flat`)
 //! beneath; `overlay` lets programs write over it; `mounts` knows what is mounted where, `mark` which process is behind it.
 //!
+//! A mount whose process died is served by another one ([`Mount::take_over`]) if somebody kept its connection to the kernel
+//! ([`Mount::kept`]): its parent ([`guardian`]), or a supervisor.
+//!
 //! What must hold: no callback waits for the network on a FUSE thread as long as there is room elsewhere; a panic in one
-//! is an I/O error to its caller; whatever ends the process in order leaves no mount behind.
+//! is an I/O error to its caller; whatever ends the process in order leaves no mount behind, unless it is told to.
 
 mod adapter;
 mod erofs;
 mod errno;
 mod flat;
+pub mod guardian;
 mod mark;
 mod mounts;
 mod overlay;
+mod shared;
+mod takeover;
 
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,7 +41,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fs::OpenImage;
 use adapter::Adapter;
+use flat::Flat;
 use mark::Mark;
+
+pub use adapter::{Counters, Counts, Inflight, WaitingRead};
+pub use shared::{Files, IMAGES_MAX, Shared, SharedError, Shown};
+pub use takeover::Agreed;
 
 /// What the source of these mounts begins with in `/proc/mounts`.
 const SOURCE: &str = "darter:";
@@ -124,15 +136,32 @@ type Serving = oneshot::Receiver<io::Result<()>>;
 #[derive(Debug)]
 enum Served {
     Waiting(Box<Session<Adapter>>),
+    WaitingFlat(Box<Session<Flat>>),
     Running(Serving),
 }
 
-/// A mounted image.
+/// All that another process needs to serve a mount, besides the files.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection to the kernel. The mount lives as long as one process has it.
+    pub connection: OwnedFd,
+    /// What was agreed on it.
+    pub agreed: Agreed,
+    /// The kernel's EROFS shows the tree, and this is its source.
+    pub mark: Option<PathBuf>,
+}
+
+/// A mount.
 #[derive(Debug)]
 pub struct Mount {
     attached: Attached,
     served: Served,
-    driver: Driver,
+    kept: Kept,
+    inflight: Inflight,
+    /// Another process served it before.
+    taken_over: bool,
+    /// Another process will go on with it if this one fails.
+    left: bool,
     tasks: Tasks,
     /// Both go last.
     mark: Option<Mark>,
@@ -146,14 +175,38 @@ impl Mount {
     /// # Errors
     /// The directory is in use or missing, or the system refuses.
     pub fn new(image: OpenImage, name: &str, path: &Path, tasks: Tasks) -> Result<Self, MountError> {
+        Self::of(Files::One(Shown::new(image)), name, path, None, tasks)
+    }
+
+    /// Mounts any files through FUSE, as [`Self::new`] does; `threads` take requests from the kernel.
+    ///
+    /// # Errors
+    /// The directory is in use or missing, or the system refuses.
+    pub fn of(
+        files: Files,
+        name: &str,
+        path: &Path,
+        threads: Option<usize>,
+        tasks: Tasks,
+    ) -> Result<Self, MountError> {
         let path = mounts::recover(path)?;
-        let adapter = Adapter::new(image, tasks.clone());
-        let session = Session::new(adapter, &path, &config(name));
-        let session = session.map_err(|error| system("mount at", &path, error))?;
+        let adapter = Adapter::new(files.clone(), tasks.clone());
+        let (note, inflight) = (adapter.agreed(), adapter.inflight());
+        let failed = |error| system("mount at", &path, error);
+        let session = Session::new(adapter, &path, &config(name, threads)).map_err(failed)?;
+        tell_by(&files, &session);
+        let kept = Kept {
+            connection: session.as_fd().try_clone_to_owned().map_err(failed)?,
+            agreed: note.get(),
+            mark: None,
+        };
         Ok(Self {
             attached: Attached { path, layers: 1 },
             served: Served::Waiting(Box::new(session)),
-            driver: Driver::Fuse,
+            kept,
+            inflight,
+            taken_over: false,
+            left: false,
             tasks,
             mark: None,
             _written: None,
@@ -195,13 +248,16 @@ impl Mount {
         }
         let point = mounts::recover(path)?;
         match erofs::mount(&image, name, &point, &tasks).await {
-            Ok((mark, serving)) => Ok(Self {
+            Ok((mark, serving, kept)) => Ok(Self {
                 attached: Attached {
                     path: point,
                     layers: 1,
                 },
                 served: Served::Running(serving),
-                driver: Driver::Erofs,
+                kept,
+                inflight: Inflight::default(),
+                taken_over: false,
+                left: false,
                 tasks,
                 mark: Some(mark),
                 _written: None,
@@ -241,9 +297,87 @@ impl Mount {
         Ok(self)
     }
 
+    /// Goes on with a mount at `path` that another process served. Files must have the numbers that they had there.
+    /// Nothing is answered before [`Self::run`].
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn take_over(
+        files: &Files,
+        path: &Path,
+        kept: Kept,
+        threads: Option<usize>,
+        tasks: Tasks,
+    ) -> Result<Self, MountError> {
+        let failed = |error| system("take over the mount at", path, error);
+        let (mut mark, mut inflight) = (None, Inflight::default());
+        let served = match (&kept.mark, files) {
+            (Some(source), Files::One(shown)) => {
+                mark = Some(Mark::adopt(source).map_err(failed)?);
+                Served::WaitingFlat(Box::new(erofs::take_over(shown.image(), path, &kept, &tasks)?))
+            }
+            _ => {
+                let adapter = Adapter::new(files.clone(), tasks.clone());
+                inflight = adapter.inflight();
+                let connection = kept.connection.as_fd();
+                let session = takeover::session(adapter, connection, kept.agreed, config("", threads));
+                let session = session.map_err(failed)?;
+                tell_by(files, &session);
+                Served::Waiting(Box::new(session))
+            }
+        };
+        Ok(Self {
+            attached: Attached {
+                path: path.to_owned(),
+                layers: 1,
+            },
+            served,
+            kept,
+            inflight,
+            taken_over: true,
+            left: false,
+            tasks,
+            mark,
+            _written: None,
+        })
+    }
+
+    /// Leaves the mount where it is if this process fails, since another one will go on with it.
+    #[must_use]
+    pub fn left_on_failure(mut self) -> Self {
+        self.left = true;
+        self.attached.layers = 0;
+        self
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.attached.path
+    }
+
     /// Who shows the tree.
     pub fn driver(&self) -> Driver {
-        self.driver
+        match self.kept.mark {
+            Some(_) => Driver::Erofs,
+            None => Driver::Fuse,
+        }
+    }
+
+    /// What another process needs to go on with it.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn kept(&self) -> io::Result<Kept> {
+        Ok(Kept {
+            connection: self.kept.connection.try_clone()?,
+            agreed: self.kept.agreed,
+            mark: self.kept.mark.clone(),
+        })
+    }
+
+    /// The reads that wait for bytes from elsewhere.
+    pub fn inflight(&self) -> Inflight {
+        self.inflight.clone()
     }
 
     /// Serves the mount until `stop`, or until it is unmounted by somebody else. It is unmounted in either case, and
@@ -252,19 +386,39 @@ impl Mount {
     /// # Errors
     /// FUSE fails, or the mount cannot be taken away.
     pub async fn run(self, stop: CancellationToken) -> Result<(), MountError> {
+        self.run_or_leave(stop, CancellationToken::new()).await
+    }
+
+    /// As [`Self::run`]; with `leave` it ends as well, and the mount stays, for another process to go on with it.
+    ///
+    /// # Errors
+    /// FUSE fails, or the mount cannot be taken away.
+    pub async fn run_or_leave(
+        self,
+        stop: CancellationToken,
+        leave: CancellationToken,
+    ) -> Result<(), MountError> {
         let Self {
             mut attached,
             served,
+            kept,
+            taken_over,
+            left,
             tasks,
             mark: _mark,
             _written,
             ..
         } = self;
+        let path = attached.path.clone();
+        if taken_over {
+            let asked_again = takeover::resend(&kept.connection);
+            asked_again.map_err(|error| system("take over the mount at", &path, error))?;
+        }
         let mut end = match served {
             Served::Waiting(session) => serve(*session, &tasks),
+            Served::WaitingFlat(session) => serve(*session, &tasks),
             Served::Running(serving) => serving,
         };
-        let path = attached.path.clone();
         tokio::select! {
             biased;
             served = &mut end => {
@@ -272,11 +426,18 @@ impl Mount {
                 attached.layers = 0;
                 return outcome(served, &path);
             }
+            () = leave.cancelled() => {
+                attached.layers = 0;
+                return Ok(());
+            }
             () = stop.cancelled() => {}
         }
-        while attached.layers > 0 {
-            leave(&path).await?;
-            attached.layers -= 1;
+        // One that is left if this process fails is taken away in order all the same.
+        let mut layers = attached.layers.max(usize::from(left));
+        while layers > 0 {
+            unmount_in_time(&path).await?;
+            layers -= 1;
+            attached.layers = attached.layers.min(layers);
         }
         match timeout(END_GRACE, end).await {
             Ok(served) => outcome(served, &path),
@@ -288,8 +449,9 @@ impl Mount {
     }
 }
 
-/// What is alike for all sessions.
-fn config(name: &str) -> Config {
+/// What is alike for all sessions. Several threads read from one descriptor: what was read from a clone of it would fail
+/// with this process, instead of being asked again of the next one.
+fn config(name: &str, threads: Option<usize>) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::RO,
@@ -301,10 +463,17 @@ fn config(name: &str) -> Config {
     ];
     // Containers run as anybody; the kernel checks permissions by what the image says.
     config.acl = SessionACL::All;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    config.n_threads = Some(threads.clamp(2, THREADS_MAX));
-    config.clone_fd = true;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.n_threads = Some(threads.unwrap_or(cores).clamp(2, THREADS_MAX));
+    config.clone_fd = false;
     config
+}
+
+/// Images that come and go are told to the kernel through the session.
+fn tell_by(files: &Files, session: &Session<Adapter>) {
+    if let Files::Many(shared) = files {
+        shared.tell_by(session.notifier());
+    }
 }
 
 /// Runs a session. It ends with the mount, which may outlive whoever mounted: nobody waits for it.
@@ -324,7 +493,7 @@ fn outcome(served: Result<io::Result<()>, oneshot::error::RecvError>, path: &Pat
 }
 
 /// Unmounts, and detaches what stays busy.
-async fn leave(path: &Path) -> Result<(), MountError> {
+async fn unmount_in_time(path: &Path) -> Result<(), MountError> {
     let deadline = Instant::now() + BUSY_GRACE;
     while let Err(error) = unmount(path, UnmountFlags::empty()) {
         match error {
@@ -383,6 +552,14 @@ pub fn shows_image(path: &Path) -> Result<bool, MountError> {
 /// The table of mounts cannot be read.
 pub fn is_served(path: &Path) -> Result<Option<bool>, MountError> {
     mounts::is_served(path)
+}
+
+/// Whether something is mounted at this very path. Nobody is asked for it who may be dead.
+///
+/// # Errors
+/// There is no such path, or the system does not tell.
+pub fn is_mounted(path: &Path) -> Result<bool, MountError> {
+    mounts::is_mounted(&mounts::place(path)?)
 }
 
 fn system(what: &'static str, path: &Path, error: io::Error) -> MountError {

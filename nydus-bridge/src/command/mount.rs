@@ -14,7 +14,8 @@ use darter_nydus_bridge::config::Config;
 use darter_nydus_bridge::fs::{OpenImage, Prefetch};
 use darter_nydus_bridge::image::{self, ImageName};
 use darter_nydus_bridge::metrics;
-use darter_nydus_bridge::mount::{Driver, Mount, Options};
+use darter_nydus_bridge::mount::guardian::Legacy;
+use darter_nydus_bridge::mount::{Driver, Files, Mount, Options, Shown};
 use darter_service::admin::{Admin, AdminPort, AdminServer, Parts};
 use darter_service::build_info;
 use darter_service::config::{ByteSize, Sources, load, to_yaml};
@@ -27,6 +28,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::{interval, sleep};
 
 use self::progress::Progress;
+use super::guarded;
 
 /// How long fetches may go on after the mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
@@ -84,6 +86,9 @@ pub(crate) struct Arguments {
     /// Leave the session of who starts it: it outlives that
     #[arg(long, hide = true)]
     own_session: bool,
+    /// This process serves, and its parent is the guardian
+    #[arg(long, hide = true)]
+    guarded: bool,
 }
 
 /// An image that is ready to be mounted.
@@ -97,7 +102,7 @@ struct Opened {
 
 /// Mounts, and serves until it is unmounted.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    if arguments.own_session {
+    if arguments.own_session && !arguments.guarded {
         rustix::process::setsid().context("cannot begin a session")?;
     }
     let config = configuration(&arguments)?;
@@ -109,6 +114,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         traces: None,
     };
     let log = setup.install()?;
+    if !arguments.guarded {
+        return guarded::watch(&arguments.dir);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -149,7 +157,8 @@ async fn serve(arguments: &Arguments, config: &Config, log: LogHandle) -> Result
     let tasks = Tasks::new();
     let mut progress = Progress::begin();
     let folder = folder(arguments.cache_dir.as_deref(), config.cache.dir.as_deref())?;
-    let opening = open(arguments, config, &folder, &tasks, &mut progress);
+    let (line, legacy) = guarded::inherit()?;
+    let opening = open(arguments, config, &folder, legacy.as_ref(), &tasks, &mut progress);
     let Some(opened) = stop.run_until_cancelled(opening).await.transpose()? else {
         return Ok(());
     };
@@ -160,16 +169,22 @@ async fn serve(arguments: &Arguments, config: &Config, log: LogHandle) -> Result
         writable_dir: arguments.writable_dir.clone(),
     };
     let image = opened.image;
-    let attaching = Mount::attach(
-        image.clone(),
-        &opened.name,
-        &arguments.dir,
-        &options,
-        tasks.clone(),
-    );
-    let Some(mounted) = stop.run_until_cancelled(attaching).await.transpose()? else {
-        return Ok(());
+    let mounted = match legacy {
+        Some(legacy) => {
+            let files = Files::One(Shown::new(image.clone()));
+            Mount::take_over(&files, &legacy.path, legacy.kept, None, tasks.clone())?
+        }
+        None => {
+            let (name, dir) = (&opened.name, &arguments.dir);
+            let attaching = Mount::attach(image.clone(), name, dir, &options, tasks.clone());
+            let Some(mounted) = stop.run_until_cancelled(attaching).await.transpose()? else {
+                return Ok(());
+            };
+            mounted
+        }
     };
+    let called = (opened.name.as_str(), opened.key.as_str());
+    let mounted = guarded::leave(&line, mounted, &image, called, options.writable)?;
     let admin = admin(config, &image, log, &tasks).await?;
     progress.mounted(&opened.name, &arguments.dir, mounted.driver());
     image.prefetch(&prefetch);
@@ -269,6 +284,7 @@ async fn open(
     arguments: &Arguments,
     config: &Config,
     folder: &Path,
+    legacy: Option<&Legacy>,
     tasks: &Tasks,
     progress: &mut Progress,
 ) -> Result<Opened> {
@@ -279,6 +295,23 @@ async fn open(
         let mirror: Address = config.mirror.parse()?;
         Ok(Client::new(mirror, config.patience(), tasks.clone()))
     };
+    if let Some(legacy) = legacy {
+        // The process before found all that out.
+        let source: Arc<dyn BlobSource> = match (&arguments.image, &arguments.blobs) {
+            (Some(image), _) => {
+                let (registry, repository) = (image.registry.clone(), image.repository.clone());
+                Arc::new(Mirror::new(Arc::new(client()?), registry, repository))
+            }
+            (None, Some(blobs)) => Arc::new(Folder::new(blobs, tasks.clone())),
+            (None, None) => return Err(anyhow!("name an image, or --bootstrap and --blobs")),
+        };
+        let opened = open(&guarded::path_of(&legacy.bootstrap), source);
+        return Ok(Opened {
+            image: opened.with_context(|| format!("cannot mount {}", legacy.name))?,
+            name: legacy.name.clone(),
+            key: legacy.key.clone(),
+        });
+    }
     match (&arguments.image, &arguments.bootstrap, &arguments.blobs) {
         (Some(image), Some(bootstrap), _) => {
             let (registry, repository) = (image.registry.clone(), image.repository.clone());

@@ -1,7 +1,9 @@
-//! From FUSE to [`OpenImage`] and back: translates, decides nothing else.
+//! From FUSE to [`Files`] and back: translates and counts, decides nothing else.
 //!
 //! An image never changes, so that the kernel may keep whatever it is told: attributes, names, names that are not there,
 //! pages, listings. Opening files is not told to this process at all where the kernel can do without.
+
+mod counters;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,7 +21,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::errno::errno;
-use crate::fs::{Attributes, FsError, Kind, OpenImage, Pending, Reading};
+use super::shared::Files;
+use super::takeover::{Agreed, Note};
+use crate::fs::{Attributes, FsError, Kind, Pending, Reading};
+
+pub use counters::{Counters, Counts, Inflight, WaitingRead};
+pub(super) use counters::{Question, Watch};
 
 /// How long the kernel may keep what it is told: as good as for ever.
 const KEEP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -30,23 +37,37 @@ const BACKGROUND_MAX: u16 = 64;
 const BLOCK_BYTES: u32 = 4096;
 const NAME_BYTES_MAX: u32 = 255;
 
-/// An image as a FUSE file system.
+/// Images as a FUSE file system.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    image: OpenImage,
+    files: Files,
     later: Later,
+    inflight: Inflight,
+    agreed: Note,
     /// The kernel needs not tell that a file, or a directory, is opened.
     opens_unseen: (bool, bool),
 }
 
 impl Adapter {
     /// Must be called within a runtime.
-    pub(super) fn new(image: OpenImage, tasks: Tasks) -> Self {
+    pub(super) fn new(files: Files, tasks: Tasks) -> Self {
         Self {
-            image,
+            files,
             later: Later::new(tasks),
+            inflight: Inflight::default(),
+            agreed: Note::default(),
             opens_unseen: (false, false),
         }
+    }
+
+    /// The reads that wait.
+    pub(super) fn inflight(&self) -> Inflight {
+        self.inflight.clone()
+    }
+
+    /// Where stands what was agreed with the kernel, once it was.
+    pub(super) fn agreed(&self) -> Note {
+        self.agreed.clone()
     }
 }
 
@@ -68,23 +89,44 @@ impl Later {
         }
     }
 
-    /// Answers a read when its chunks are here: on the runtime, or here and now if too many wait there.
-    pub(super) fn answer(&self, pending: Pending, reply: ReplyData) {
+    /// Answers a read when its chunks are here: on the runtime, or here and now if too many wait there. `done` sees the
+    /// answer first.
+    pub(super) fn answer(
+        &self,
+        pending: Pending,
+        reply: ReplyData,
+        done: impl FnOnce(&Answer) + Send + 'static,
+    ) {
         match Arc::clone(&self.reads).try_acquire_owned() {
             Ok(permit) => {
                 let _runtime = self.runtime.enter();
-                self.tasks.spawn("read of a file", finish(pending, reply, permit));
+                self.tasks
+                    .spawn("read of a file", finish(pending, reply, done, permit));
             }
-            Err(_) => answer(reply, self.runtime.block_on(pending.finish())),
+            Err(_) => {
+                let bytes = self.runtime.block_on(pending.finish());
+                done(&bytes);
+                answer(reply, bytes);
+            }
         }
     }
 }
 
-async fn finish(pending: Pending, reply: ReplyData, _permit: OwnedSemaphorePermit) {
-    answer(reply, pending.finish().await);
+/// The bytes of a read, or why there are none.
+type Answer = Result<Vec<u8>, FsError>;
+
+async fn finish(
+    pending: Pending,
+    reply: ReplyData,
+    done: impl FnOnce(&Answer),
+    _permit: OwnedSemaphorePermit,
+) {
+    let bytes = pending.finish().await;
+    done(&bytes);
+    answer(reply, bytes);
 }
 
-fn answer(reply: ReplyData, bytes: Result<Vec<u8>, FsError>) {
+fn answer(reply: ReplyData, bytes: Answer) {
     match bytes {
         Ok(bytes) => reply.data(&bytes),
         Err(error) => reply.error(errno(&error)),
@@ -101,6 +143,9 @@ pub(super) fn shielded(callback: impl FnOnce()) {
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let able = config.capabilities();
+        self.agreed.set(Agreed {
+            capabilities: able.bits(),
+        });
         let useful = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
@@ -121,25 +166,36 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        shielded(|| match self.image.lookup(parent.0, name) {
-            Ok(found) => reply.entry(&KEEP, &attr(&found), Generation(0)),
-            // Number 0: there is none, and that may be kept as well.
-            Err(FsError::NotFound) => reply.entry(&KEEP, &nothing(), Generation(0)),
-            Err(error) => reply.error(errno(&error)),
+        shielded(|| {
+            let watch = self.files.watch(Question::Lookup, parent.0);
+            match watch.note(self.files.lookup(parent.0, name)) {
+                Ok(found) => reply.entry(&KEEP, &attr(&found), Generation(0)),
+                // Number 0: there is none, and that may be kept as well.
+                Err(FsError::NotFound) if self.files.is_fixed(parent.0) => {
+                    reply.entry(&KEEP, &nothing(), Generation(0));
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        shielded(|| match self.image.attributes(ino.0) {
-            Ok(found) => reply.attr(&KEEP, &attr(&found)),
-            Err(error) => reply.error(errno(&error)),
+        shielded(|| {
+            let watch = self.files.watch(Question::Getattr, ino.0);
+            match watch.note(self.files.attributes(ino.0)) {
+                Ok(found) => reply.attr(&KEEP, &attr(&found)),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        shielded(|| match self.image.link(ino.0) {
-            Ok(target) => reply.data(target.as_bytes()),
-            Err(error) => reply.error(errno(&error)),
+        shielded(|| {
+            let watch = self.files.watch(Question::Readlink, ino.0);
+            match watch.note(self.files.link(ino.0)) {
+                Ok(target) => reply.data(target.as_bytes()),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
@@ -160,7 +216,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -169,10 +225,27 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        shielded(|| match self.image.read(ino.0, offset, u64::from(size)) {
-            Ok(Reading::Done(bytes)) => reply.data(&bytes),
-            Ok(Reading::Pending(pending)) => self.later.answer(pending, reply),
-            Err(error) => reply.error(errno(&error)),
+        shielded(|| {
+            let watch = self.files.watch(Question::Read, ino.0);
+            match self.files.read(ino.0, offset, u64::from(size)) {
+                Ok(Reading::Pending(pending)) => {
+                    let waits = self.inflight.enter(request.unique().0, ino.0);
+                    self.later.answer(pending, reply, move |bytes| {
+                        drop(waits);
+                        watch.note_read(bytes, true);
+                    });
+                }
+                Ok(Reading::Done(bytes)) => {
+                    let bytes = Ok(bytes);
+                    watch.note_read(&bytes, false);
+                    answer(reply, bytes);
+                }
+                Err(error) => {
+                    let failed = Err(error);
+                    watch.note_read(&failed, false);
+                    answer(reply, failed);
+                }
+            }
         });
     }
 
@@ -183,11 +256,12 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         shielded(|| {
-            let shown = self.image.entries(ino.0, offset, |entry| {
+            let watch = self.files.watch(Question::Readdir, ino.0);
+            let shown = self.files.entries(ino.0, offset, |entry| {
                 let found = entry.attributes;
                 !reply.add(INodeNo(found.ino), entry.next, kind(found.kind), &entry.name)
             });
-            match shown {
+            match watch.note(shown) {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -203,38 +277,48 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         shielded(|| {
-            let shown = self.image.entries(ino.0, offset, |entry| {
+            let watch = self.files.watch(Question::Readdirplus, ino.0);
+            let shown = self.files.entries(ino.0, offset, |entry| {
                 let (found, number) = (attr(&entry.attributes), INodeNo(entry.attributes.ino));
                 !reply.add(number, entry.next, &entry.name, &KEEP, &found, Generation(0))
             });
-            match shown {
+            match watch.note(shown) {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(&error)),
             }
         });
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.image.bytes().div_ceil(u64::from(BLOCK_BYTES));
-        let files = self.image.files();
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let watch = self.files.watch(Question::Statfs, ino.0);
+        let (files, bytes) = self.files.size();
+        let blocks = bytes.div_ceil(u64::from(BLOCK_BYTES));
+        // It cannot fail.
+        let _ = watch.note(Ok(()));
         reply.statfs(blocks, 0, 0, files, 0, BLOCK_BYTES, NAME_BYTES_MAX, BLOCK_BYTES);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        shielded(|| match self.image.xattr(ino.0, name) {
-            Ok(Some(value)) => sized(&value, size, reply),
-            Ok(None) => reply.error(Errno::ENODATA),
-            Err(error) => reply.error(errno(&error)),
+        shielded(|| {
+            let watch = self.files.watch(Question::Getxattr, ino.0);
+            match watch.note(self.files.xattr(ino.0, name)) {
+                Ok(Some(value)) => sized(&value, size, reply),
+                Ok(None) => reply.error(Errno::ENODATA),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        shielded(|| match self.image.xattrs(ino.0) {
-            Ok(names) => {
-                let names = names.iter().flat_map(|name| [name.as_bytes(), b"\0"]);
-                sized(&names.collect::<Vec<_>>().concat(), size, reply);
+        shielded(|| {
+            let watch = self.files.watch(Question::Listxattr, ino.0);
+            match watch.note(self.files.xattrs(ino.0)) {
+                Ok(names) => {
+                    let names = names.iter().flat_map(|name| [name.as_bytes(), b"\0"]);
+                    sized(&names.collect::<Vec<_>>().concat(), size, reply);
+                }
+                Err(error) => reply.error(errno(&error)),
             }
-            Err(error) => reply.error(errno(&error)),
         });
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::flat::{self, Flat};
 use super::mark::Mark;
-use super::{MountError, Serving, config, serve, system};
+use super::{Kept, MountError, Serving, config, serve, system, takeover};
 use crate::fs::OpenImage;
 
 /// Mounts `image` at `path`, and serves its flat files.
@@ -26,15 +26,17 @@ pub(super) async fn mount(
     name: &str,
     path: &Path,
     tasks: &Tasks,
-) -> Result<(Mark, Serving), MountError> {
+) -> Result<(Mark, Serving, Kept), MountError> {
     let lengths = image.flat().ok_or(MountError::NoErofs("the image is not flat"))?;
     let count = lengths.len();
     let cannot = |error: std::io::Error| system("mount by EROFS at", path, error);
     let (device, root) = flat::detached().map_err(|error| cannot(error.into()))?;
     let flat = Flat::new(image.clone(), lengths, tasks.clone());
-    let configuration = config(name);
+    let note = flat.agreed();
+    let configuration = config(name, None);
     let acl = configuration.acl;
     let session = Session::from_fd(flat, device, acl, configuration).map_err(cannot)?;
+    let connection = session.as_fd().try_clone_to_owned().map_err(cannot)?;
     let serving: oneshot::Receiver<_> = serve(session, tasks);
     // The bootstrap may have no name any more. The kernel opens it once, on behalf of this process.
     let bootstrap = format!("/proc/self/fd/{}", image.bootstrap().as_raw_fd());
@@ -45,7 +47,26 @@ pub(super) async fn mount(
     let attached = tasks.blocking("mount by EROFS", attach).await;
     let attached = attached.unwrap_or(Err(rustix::io::Errno::CANCELED));
     attached.map_err(|error| cannot(error.into()))?;
-    Ok((mark, serving))
+    let kept = Kept {
+        connection,
+        agreed: note.get(),
+        mark: Some(mark.source().to_owned()),
+    };
+    Ok((mark, serving, kept))
+}
+
+/// Goes on with the flat files of a mount that another process served.
+pub(super) fn take_over(
+    image: &OpenImage,
+    path: &Path,
+    kept: &Kept,
+    tasks: &Tasks,
+) -> Result<Session<Flat>, MountError> {
+    let lengths = image.flat().ok_or(MountError::NoErofs("the image is not flat"))?;
+    let flat = Flat::new(image.clone(), lengths, tasks.clone());
+    let connection = kept.connection.as_fd();
+    let session = takeover::session(flat, connection, kept.agreed, config("", None));
+    session.map_err(|error| system("take over the mount at", path, error))
 }
 
 fn attach(source: &Path, blobs: &OwnedFd, count: usize, point: &Path) -> rustix::io::Result<()> {

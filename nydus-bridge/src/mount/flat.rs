@@ -20,6 +20,7 @@ use rustix::mount::{
 
 use super::adapter::{Later, shielded};
 use super::errno::errno;
+use super::takeover::{Agreed, Note};
 use crate::fs::{OpenImage, ROOT, Reading};
 
 const KEEP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -34,6 +35,7 @@ pub(super) struct Flat {
     image: OpenImage,
     lengths: Vec<u64>,
     later: Later,
+    agreed: Note,
     opens_unseen: bool,
 }
 
@@ -44,8 +46,14 @@ impl Flat {
             image,
             lengths,
             later: Later::new(tasks),
+            agreed: Note::default(),
             opens_unseen: false,
         }
+    }
+
+    /// Where stands what was agreed with the kernel, once it was.
+    pub(super) fn agreed(&self) -> Note {
+        self.agreed.clone()
     }
 
     fn attr(&self, ino: u64) -> Option<FileAttr> {
@@ -82,6 +90,9 @@ fn attr(ino: u64, size: u64, kind: FileType) -> FileAttr {
 impl Filesystem for Flat {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let able = config.capabilities();
+        self.agreed.set(Agreed {
+            capabilities: able.bits(),
+        });
         let useful = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             | InitFlags::FUSE_NO_OPEN_SUPPORT
@@ -136,7 +147,7 @@ impl Filesystem for Flat {
         shielded(
             || match self.image.read_flat(blob, offset, end.saturating_sub(offset)) {
                 Ok(Reading::Done(bytes)) => reply.data(&bytes),
-                Ok(Reading::Pending(pending)) => self.later.answer(pending, reply),
+                Ok(Reading::Pending(pending)) => self.later.answer(pending, reply, |_| {}),
                 Err(error) => reply.error(errno(&error)),
             },
         );

@@ -12,7 +12,6 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use tempfile::TempDir;
 
 use super::SOURCE;
 
@@ -28,7 +27,7 @@ const ATTEMPTS_MAX: usize = 3;
 /// The mark of a mount of this process. The folder goes with this value, and all that is in it.
 #[derive(Debug)]
 pub(super) struct Mark {
-    dir: TempDir,
+    dir: PathBuf,
     source: PathBuf,
     /// Held as long as the mount is served.
     _lock: File,
@@ -50,7 +49,7 @@ impl Mark {
             match lock(dir.path()).and_then(|lock| symlink(target, &source).map(|()| lock)) {
                 Ok(lock) => {
                     return Ok(Self {
-                        dir,
+                        dir: dir.keep(),
                         source,
                         _lock: lock,
                     });
@@ -61,6 +60,19 @@ impl Mark {
         Err(failed)
     }
 
+    /// The mark of a mount that another process marked and does not serve any more.
+    pub(super) fn adopt(source: &Path) -> io::Result<Self> {
+        let dir = source.parent().filter(|dir| is_mark(dir));
+        let dir = dir.ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        // A process that fails in order removes it.
+        fs::create_dir_all(&dir)?;
+        Ok(Self {
+            _lock: lock(&dir)?,
+            source: source.to_owned(),
+            dir,
+        })
+    }
+
     /// What `/proc/mounts` shows as the mount's source.
     pub(super) fn source(&self) -> &Path {
         &self.source
@@ -68,7 +80,14 @@ impl Mark {
 
     /// The folder, for what must go with the mount.
     pub(super) fn folder(&self) -> &Path {
-        self.dir.path()
+        &self.dir
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // What stays is swept another time.
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -45,6 +45,25 @@ pub(super) fn ours(path: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
+/// The directory, whatever is mounted there. Nobody is asked for it who may be dead.
+pub(super) fn place(path: &Path) -> Result<PathBuf, MountError> {
+    absolute(path).map_err(|error| system("find", path, error))
+}
+
+/// Takes a mount of ours away, if there is one, with all its layers. `path` must be as [`place`] gives it.
+pub(super) fn take_away(path: &Path) -> Result<(), MountError> {
+    while let Some(source) = source(path)?.filter(|source| is_ours(source)) {
+        detach(path)?;
+        mark::remove(Path::new(&source));
+    }
+    Ok(())
+}
+
+/// Whether something is mounted at exactly this path. Nobody is asked who may be dead.
+pub(super) fn is_mounted(path: &Path) -> Result<bool, MountError> {
+    Ok(source(path)?.is_some())
+}
+
 /// Whether an image is mounted at this very path.
 pub(super) fn is_still(path: &Path) -> Result<bool, MountError> {
     Ok(source(path)?.is_some_and(|source| is_ours(&source)))

@@ -11,6 +11,7 @@ mod background;
 mod config;
 mod convert;
 mod fixture;
+mod guarded;
 mod malformed;
 mod mirror;
 mod mounted;

@@ -25,11 +25,11 @@ use crate::fixture::{self, Built};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const LARGE_BYTES: usize = 48 << 20;
-const DRIVERS: [&str; 2] = ["fuse", "erofs"];
+pub(crate) const DRIVERS: [&str; 2] = ["fuse", "erofs"];
 
 /// The program while it runs. Killed and unmounted with this value.
-struct Bridge {
-    child: Child,
+pub(crate) struct Bridge {
+    pub(crate) child: Child,
     point: PathBuf,
 }
 
@@ -41,11 +41,11 @@ impl Drop for Bridge {
     }
 }
 
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_darter-bridge"))
 }
 
-fn mount_command(built: &Built, driver: &str) -> Command {
+pub(crate) fn mount_command(built: &Built, driver: &str) -> Command {
     let mut command = command();
     command
         .args(["mount", "--driver", driver])
@@ -59,7 +59,7 @@ fn mount_command(built: &Built, driver: &str) -> Command {
     command
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not come about");
@@ -68,7 +68,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 impl Bridge {
-    fn start(built: &Built, driver: &str) -> Self {
+    pub(crate) fn start(built: &Built, driver: &str) -> Self {
         Self::run(built, mount_command(built, driver))
     }
 
@@ -103,16 +103,31 @@ impl Bridge {
         Self { child, point }
     }
 
-    fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(id, signal).unwrap();
+    pub(crate) fn signal(&self, signal: Signal) {
+        self::signal(self.child.id(), signal).unwrap();
     }
 
     fn peak_kib(&self) -> u64 {
-        peak_kib(self.child.id()).unwrap()
+        peak_kib(self.worker().unwrap()).unwrap()
     }
 
-    fn code(&mut self) -> Option<i32> {
+    /// The process that serves, which the other one guards.
+    pub(crate) fn worker(&self) -> Option<u32> {
+        children(self.child.id()).first().copied()
+    }
+
+    /// Kills the guardian and the worker.
+    pub(crate) fn kill_both(&mut self) {
+        let worker = self.worker().unwrap();
+        self.signal(Signal::KILL);
+        self.code();
+        signal(worker, Signal::KILL).unwrap();
+        until("the end of both", || {
+            !Path::new(&format!("/proc/{worker}/exe")).exists()
+        });
+    }
+
+    pub(crate) fn code(&mut self) -> Option<i32> {
         let mut status = None;
         until("its end", || {
             status = self.child.try_wait().unwrap();
@@ -137,11 +152,33 @@ fn is_mounted(point: &Path) -> bool {
     table.lines().any(|line| line.split(' ').nth(1) == point.to_str())
 }
 
-fn is_served(point: &Path) -> bool {
+/// Signals a process by its number.
+pub(crate) fn signal(id: u32, signal: Signal) -> rustix::io::Result<()> {
+    kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal)
+}
+
+/// The processes that another one started and that run.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let line = format!("PPid:\t{parent}");
+    let processes = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_child = |id: &u32| {
+        // It may have ended meanwhile.
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        status.lines().any(|found| found == line) && !status.contains("State:\tZ")
+    };
+    processes
+        .filter_map(|name| name.parse().ok())
+        .filter(is_child)
+        .collect()
+}
+
+pub(crate) fn is_served(point: &Path) -> bool {
     fs::read(point.join("file")).is_ok_and(|content| content == b"content")
 }
 
-fn built() -> (tempfile::TempDir, Built) {
+pub(crate) fn built() -> (tempfile::TempDir, Built) {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("file"), "content").unwrap();
     let built = fixture::build(tree.path(), fixture::V6);
@@ -221,8 +258,7 @@ fn one_is_taken_over_after_its_death(killed: &str, next: &str) {
         "{taken:?}"
     );
     assert!(is_served(&built.mountpoint()));
-    first.signal(Signal::KILL);
-    first.code();
+    first.kill_both();
     let mut second = Bridge::start(&built, next);
     second.signal(Signal::INT);
     assert_eq!(second.code(), Some(0));
@@ -244,8 +280,7 @@ fn umount_takes_what_is_written_over_it_away_as_well() {
         let mut bridge = Bridge::run(&built, command);
         fs::write(built.mountpoint().join("new"), "new").unwrap();
         if killed {
-            bridge.signal(Signal::KILL);
-            bridge.code();
+            bridge.kill_both();
             // The next one takes both layers away.
             let mut next = Bridge::start(&built, driver);
             assert!(!built.mountpoint().join("new").exists());
