@@ -1,4 +1,4 @@
-//! `darter mount` and `darter umount`: the program `darter-bridge`, which stands beside this one, takes this one's place.
+//! `darter mount`, `darter umount` and `darter nydusd`: the program `darter-bridge`, which stands beside this one, takes this one's place.
 //!
 //! It is a program of its own, so that FUSE and the libraries that read Nydus images stay out of the mirror.
 

@@ -66,6 +66,9 @@ enum Command {
     /// Makes Nydus images of ordinary ones
     #[command(disable_help_flag = true)]
     Nydus(bridge::Bridge),
+    /// Serves nydus-snapshotter in nydusd's place
+    #[command(disable_help_flag = true)]
+    Nydusd(bridge::Bridge),
     /// Certificates for a small cluster: a CA, nodes, seeds and schedulers
     Certs(certs::Certs),
     /// Looks at this node as an operator would, and says what to do about what it finds
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Umount(bridge) => bridge.run("umount"),
         Command::Snapshotter(bridge) => bridge.run("snapshotter"),
         Command::Nydus(bridge) => bridge.run("nydus"),
+        Command::Nydusd(bridge) => bridge.run("nydusd"),
         Command::Certs(certs) => certs.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Why(why) => why.run(),

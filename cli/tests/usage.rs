@@ -112,6 +112,8 @@ fn mounts_are_the_work_of_the_bridge_beside_the_program() {
         &["mount", "--mirror", "x:1", "image", "/mnt"][..],
         &["mount", "--help"],
         &["umount", "-h"],
+        &["nydusd", "fuse", "--mountpoint", "/mnt", "--apisock", "/run/x"],
+        &["nydusd", "--version"],
     ] {
         let there = Command::new(folder.path().join("darter"))
             .args(arguments)

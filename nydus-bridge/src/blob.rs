@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use client::{Client, Patience};
 pub use folder::Folder;
-pub use mirror::Mirror;
+pub use mirror::{Credential, Mirror};
 
 /// Where blobs come from.
 pub trait BlobSource: Send + Sync + Debug + 'static {

@@ -3,6 +3,7 @@
 pub(crate) mod convert;
 mod guarded;
 pub(crate) mod mount;
+pub(crate) mod nydusd;
 pub(crate) mod snapshotter;
 pub(crate) mod umount;
 
@@ -21,6 +22,8 @@ pub(crate) enum Command {
     /// Nydus images themselves
     #[command(subcommand)]
     Nydus(convert::Nydus),
+    /// Serves nydus-snapshotter in nydusd's place
+    Nydusd(nydusd::Arguments),
 }
 
 impl Command {
@@ -31,6 +34,7 @@ impl Command {
             Self::Snapshotter(arguments) => snapshotter::run(*arguments),
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Nydus(nydus) => nydus.run(),
+            Self::Nydusd(arguments) => nydusd::run(arguments),
         }
     }
 }

@@ -27,7 +27,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::try_parse_from(command::nydusd::arguments(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Nobody is left to hear about a closed terminal.

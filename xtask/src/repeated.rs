@@ -23,6 +23,15 @@ const fn unit(bars: &'static [&'static str], package: &'static str, name: &'stat
     }
 }
 
+const fn bridge(bars: &'static [&'static str], name: &'static str) -> Test {
+    Test {
+        bars,
+        package: "darter-nydus-bridge",
+        program: Some("bridge"),
+        name,
+    }
+}
+
 /// All of them.
 const TESTS: &[Test] = &[
     unit(
@@ -121,6 +130,12 @@ const TESTS: &[Test] = &[
         &["71"],
         "darter-scheduler",
         "graph::tests::edges_stay_symmetric_and_degrees_capped",
+    ),
+    bridge(&["77"], "guarded::a_killed_worker_is_an_error_to_nobody"),
+    bridge(&["77"], "nydusd::after_a_crash_the_next_process_goes_on"),
+    bridge(
+        &["82"],
+        "nydusd::an_upgrade_under_load_with_a_long_state_loses_nothing",
     ),
 ];
 
@@ -228,7 +243,7 @@ mod tests {
     fn every_test_is_there_and_asks_how_often() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut files = Vec::new();
-        for folder in ["types", "proto", "proxy", "scheduler", "cli"] {
+        for folder in ["types", "proto", "proxy", "scheduler", "cli", "nydus-bridge"] {
             sources(&root.join(folder), &mut files);
         }
         for test in TESTS {

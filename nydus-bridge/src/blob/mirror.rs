@@ -1,6 +1,6 @@
 //! One repository as the mirror shows it: manifests, and blobs by ranges.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use darter_service::net::BoxFuture;
@@ -27,6 +27,23 @@ pub struct Mirror {
     client: Arc<Client>,
     registry: RegistryName,
     repository: Repository,
+    credential: Credential,
+}
+
+/// What a caller shows to the registry, through the mirror: the value of `Authorization`, which may change at any time. All
+/// clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Credential(Arc<RwLock<Option<HeaderValue>>>);
+
+impl Credential {
+    /// Requests have this from here on.
+    pub fn set(&self, value: Option<HeaderValue>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    fn get(&self) -> Option<HeaderValue> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Mirror {
@@ -36,7 +53,14 @@ impl Mirror {
             client,
             registry,
             repository,
+            credential: Credential::default(),
         }
+    }
+
+    /// Shows the caller's own credential.
+    #[must_use]
+    pub fn with_credential(self, credential: Credential) -> Self {
+        Self { credential, ..self }
     }
 
     /// The bytes of a manifest or an index.
@@ -101,6 +125,8 @@ impl Mirror {
         if background {
             headers.insert(PRIORITY, HeaderValue::from_static("background"));
         }
+        let credential = self.credential.get();
+        headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
         let question = Question {
             path: self.path("blobs", blob),
             headers,

@@ -15,6 +15,7 @@ mod guarded;
 mod malformed;
 mod mirror;
 mod mounted;
+mod nydusd;
 mod process;
 mod reading;
 mod registry;
