@@ -12,6 +12,7 @@ mod cached;
 mod client;
 mod cost;
 mod images;
+mod lazy;
 mod machine;
 mod many;
 mod memory;
@@ -87,6 +88,8 @@ enum Name {
     SwarmSim,
     /// Idle, and with 200 slow readers
     Memory,
+    /// Nydus images, against a full pull and the real nydusd
+    Lazy,
     /// Ten thousand nodes, a hundred thousand contents
     Scheduler,
     /// The yardstick of `piece`, as a process of its own
@@ -104,6 +107,7 @@ impl Name {
             Self::Swarm => "swarm",
             Self::SwarmSim => "swarm-sim",
             Self::Memory => "memory",
+            Self::Lazy => "lazy",
             Self::Scheduler => "scheduler",
             Self::PlainServer => "plain-server",
         }
@@ -144,6 +148,7 @@ pub fn run(options: &Options) -> Result<bool> {
         Name::Swarm => swarm::run(options, &mut report),
         Name::SwarmSim => swarm_sim::run(options, &mut report),
         Name::Memory => memory::run(options, &mut report),
+        Name::Lazy => lazy::run(options, &mut report),
         Name::Scheduler => scheduler::run(options, &mut report),
         Name::PlainServer => Ok(()),
     }?;

@@ -162,6 +162,12 @@ impl Nodes {
         Ok(self.proxy(node)?.host())
     }
 
+    /// Folders for another program on a host: files that are few, and contents.
+    pub fn folders_of(&self, host: &Namespace) -> (PathBuf, PathBuf) {
+        let content = self.lab.memory_of(host.name()).join("more");
+        (self.lab.folder_of(host.name()), content)
+    }
+
     fn proxy(&self, node: usize) -> Result<&Darter> {
         self.proxies
             .get(node)

@@ -102,10 +102,15 @@ pub(crate) fn sim(seed: Option<u64>, seeds: Option<u64>, filter: Option<&str>) -
 /// One benchmark; its output is its own.
 pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
     // The binary under measurement, then the program that measures it.
-    let build = cargo("build")
-        .args(["--release", "--package", "darter"])
-        .status()?;
-    anyhow::ensure!(build.success(), "the release build of darter failed");
+    let mut build = cargo("build");
+    build.args(["--release", "--package", "darter"]);
+    if arguments.iter().any(|name| name == "lazy") {
+        build.args(["--package", "darter-nydus-bridge"]);
+        let tools = folder("tools");
+        let there = tools::are_installed(&tools) || tools::install(&tools).status()?.success();
+        anyhow::ensure!(there, "the real Nydus programs cannot be installed");
+    }
+    anyhow::ensure!(build.status()?.success(), "the release build of darter failed");
     let mut run = cargo("run");
     run.args([
         "--release",
@@ -117,7 +122,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<bool> {
         "--",
     ]);
     run.args(arguments)
-        .env("DARTER_BIN", folder("release").join("darter"));
+        .env("DARTER_BIN", folder("release").join("darter"))
+        .env("DARTER_NYDUS_TOOLS", folder("tools").join("bin"));
     Ok(run.status().context("cannot start the benchmark")?.success())
 }
 

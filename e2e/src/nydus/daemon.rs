@@ -36,6 +36,8 @@ impl Daemon {
         let host = nodes.host(node)?;
         let name = format!("nydusd-{tag}-{through:?}").to_lowercase();
         let folder = nodes.folder().join(&name);
+        // Nothing of an earlier one is kept.
+        let _ = std::fs::remove_dir_all(&folder);
         let (point, work) = (folder.join("mnt"), folder.join("work"));
         std::fs::create_dir_all(&point)?;
         std::fs::create_dir_all(&work)?;
