@@ -1,3 +1,5 @@
+//! What readers find in what is written here.
+
 use super::*;
 use crate::image::NydusImage;
 
