@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use darter_service::supervise::Tasks;
@@ -26,50 +25,12 @@ use super::context::Contexts;
 use super::decode;
 use super::error::FsError;
 use super::flights::{Claim, Flights, Waiting};
+use super::limits::Limits;
 use super::merge::{Bounds, Request, merge};
 use super::stats::{Counts, add};
 use super::tree::Tree;
 use super::units::Units;
 use crate::blob::BlobSource;
-
-/// Bounds of what a mount fetches and keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of unpacked chunks that are kept on disk.
-    pub cache_bytes_max: u64,
-    /// Requests for chunks that are out at once.
-    pub requests_max: usize,
-    /// Bytes of one request of several chunks.
-    pub request_bytes_max: u64,
-    /// Bytes between two chunks that are rather read over than left out.
-    pub gap_bytes_max: u64,
-    /// A request of which nothing is known takes what follows within so many bytes along. 0 turns reading ahead off.
-    pub ahead_bytes: u64,
-    /// What one that goes on where others ended takes along at most.
-    pub ahead_bytes_max: u64,
-    /// No reading ahead when more was fetched than what was wanted, in percent of that.
-    pub amplification_max: u64,
-    /// Requests in the background that are out at once, when nobody waits.
-    pub background_max: usize,
-    /// How long a reader waits before it gets an error. What it waits for goes on, for the next one.
-    pub read_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            cache_bytes_max: 4 << 30,
-            requests_max: 16,
-            request_bytes_max: 4 << 20,
-            gap_bytes_max: 128 << 10,
-            ahead_bytes: 1 << 20,
-            ahead_bytes_max: 8 << 20,
-            amplification_max: 400,
-            background_max: 2,
-            read_max: Duration::from_secs(30),
-        }
-    }
-}
 
 /// Packed bytes that are fetched or unpacked at once, in KiB.
 const IN_FLIGHT_KIB_MAX: u32 = 12 * 1024;

@@ -13,8 +13,9 @@ use darter_types::{Algorithm, ByteRange, Digest, PieceHasher};
 use tokio::time::timeout;
 
 use super::chunk::{Chunk, Extent};
-use super::engine::{Engine, Fetch, Limits};
+use super::engine::{Engine, Fetch};
 use super::error::FsError;
+use super::limits::Limits;
 use super::record::{self, Recorder, Seen};
 use super::stats::{Stats, add};
 use super::tree::{Attributes, Entry, Tree};
