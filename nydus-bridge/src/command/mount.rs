@@ -36,6 +36,12 @@ const GRACE: Duration = Duration::from_millis(500);
 const RECORD_AFTER: Duration = Duration::from_secs(30);
 /// Between two looks at the cache.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// Stores of small memory that threads share.
+#[cfg(target_env = "gnu")]
+const ARENAS_MAX: libc::c_int = 2;
+/// Memory of more bytes than these is taken from the system, and given back to it.
+#[cfg(target_env = "gnu")]
+const LARGE_BYTES: libc::c_int = 256 * 1024;
 /// Longest list of files to prefetch.
 const LIST_BYTES_MAX: u64 = 16 << 20;
 
@@ -105,6 +111,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if arguments.own_session && !arguments.guarded {
         rustix::process::setsid().context("cannot begin a session")?;
     }
+    keep_little_memory();
     let config = configuration(&arguments)?;
     let env = std::env::var("DARTER_LOG").ok();
     let setup = Setup {
@@ -127,6 +134,23 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     runtime.shutdown_background();
     ended
 }
+
+/// Chunks and requests are buffers of some MiB, which many threads take and free. The C library keeps such for each thread;
+/// here they go back to the system at once.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the allocator's settings have no safe name")]
+fn keep_little_memory() {
+    for (setting, value) in [
+        (libc::M_ARENA_MAX, ARENAS_MAX),
+        (libc::M_MMAP_THRESHOLD, LARGE_BYTES),
+    ] {
+        // SAFETY: both are numbers, and no other thread runs yet.
+        unsafe { libc::mallopt(setting, value) };
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_little_memory() {}
 
 /// Defaults < file < environment < `--set` < the options that have names of their own.
 fn configuration(arguments: &Arguments) -> Result<Config> {

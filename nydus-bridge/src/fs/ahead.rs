@@ -25,6 +25,8 @@ struct Stream {
     blob: u32,
     next: u64,
     window: u64,
+    /// All its windows together: most files are short, and what is taken along is no more than what was read already.
+    total: u64,
 }
 
 /// The pattern of the reads of one image.
@@ -57,11 +59,12 @@ impl Ahead {
             let near = stream.next.saturating_sub(first)..=stream.next.saturating_add(first);
             stream.blob == blob && near.contains(&start)
         };
-        let window = match self.streams.iter().position(follows) {
+        let (window, total) = match self.streams.iter().position(follows) {
             Some(place) => {
-                let before = self.streams.remove(place).window;
+                let before = self.streams.remove(place);
                 self.base = self.base.saturating_mul(2).max(first / LEAST).min(first);
-                before.saturating_mul(2).clamp(self.base, max.max(first))
+                let twice = before.window.saturating_mul(2).min(before.total);
+                (twice.clamp(self.base, max.max(first)), before.total)
             }
             None => {
                 // The first ones are all strangers: it shrinks slowly.
@@ -69,14 +72,19 @@ impl Ahead {
                 if self.streams.len() >= STREAMS_MAX {
                     self.base -= self.base / 8;
                 }
-                window
+                (window, 0)
             }
         };
         if self.streams.len() >= STREAMS_MAX {
             self.streams.remove(0);
         }
         let next = start.saturating_add(window).max(end);
-        self.streams.push(Stream { blob, next, window });
+        self.streams.push(Stream {
+            blob,
+            next,
+            window,
+            total: total.saturating_add(window),
+        });
         window
     }
 }
@@ -102,7 +110,7 @@ mod tests {
             // Another reader elsewhere is no matter.
             ahead.window(1, 7 << 30, (7 << 30) + 1);
         }
-        assert_eq!(windows, [1, 2, 4, 8, 8, 8]);
+        assert_eq!(windows, [1, 1, 2, 4, 8, 8]);
     }
 
     #[test]

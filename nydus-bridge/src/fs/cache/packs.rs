@@ -34,8 +34,9 @@ const INDEX_BYTES_MAX: u64 = 64 << 20;
 pub(super) struct Pack {
     data: File,
     index: File,
-    /// Since it was looked at last.
-    used: AtomicBool,
+    /// When it was used last, counted in uses of all packs; 0 is never.
+    used: AtomicU64,
+    uses: Arc<AtomicU64>,
     gone: AtomicBool,
     /// Where the next chunk goes, and the next record; of use to the writer alone.
     data_end: AtomicU64,
@@ -45,7 +46,8 @@ pub(super) struct Pack {
 impl Pack {
     /// Whether `buffer` could be filled from `at` on.
     pub(super) fn read(&self, at: u64, buffer: &mut [u8]) -> bool {
-        self.used.store(true, Ordering::Relaxed);
+        let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        self.used.store(now, Ordering::Relaxed);
         self.data.read_exact_at(buffer, at).is_ok()
     }
 
@@ -73,6 +75,7 @@ pub(super) struct Packs {
     state: Mutex<State>,
     /// Bytes of all packs, as far as this process knows.
     bytes: AtomicU64,
+    uses: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +90,8 @@ struct Known {
     pack: Arc<Pack>,
     /// Bytes of its index that were read.
     read: u64,
+    /// The use that other processes were told of.
+    told: u64,
 }
 
 /// A pack as the folder shows it.
@@ -94,7 +99,7 @@ struct Known {
 struct Listed {
     name: OsString,
     length: u64,
-    used: bool,
+    used: u64,
     modified: SystemTime,
 }
 
@@ -109,6 +114,7 @@ impl Packs {
             pack_bytes: (bytes_max / PACKS).max(PACK_BYTES_MIN),
             state: Mutex::default(),
             bytes: AtomicU64::new(0),
+            uses: Arc::new(AtomicU64::new(1)),
         })
     }
 
@@ -177,12 +183,13 @@ impl Packs {
             .tempfile_in(&self.folder)?;
         flock(data.as_file(), FlockOperation::NonBlockingLockExclusive)?;
         let (data, path) = data.keep().map_err(|error| error.error)?;
-        let pack = Arc::new(open(data, &path)?);
+        let pack = Arc::new(self.open(data, &path)?);
         let name = path.file_name().unwrap_or_default().to_owned();
         state.own = Some(name.clone());
         let known = Known {
             pack: Arc::clone(&pack),
             read: 0,
+            told: 0,
         };
         state.known.insert(name, known);
         Ok(pack)
@@ -191,7 +198,7 @@ impl Packs {
     /// Looks at the folder: marks what is gone, removes what is too much. Gives what is new, which nobody has proved.
     pub(super) fn tidy(&self) -> io::Result<Vec<Record>> {
         let mut state = self.state();
-        let mut listed = self.list(&state)?;
+        let mut listed = self.list(&mut state)?;
         state.known.retain(|name, known| {
             let there = listed.iter().any(|pack| pack.name == *name);
             known.pack.gone.store(!there, Ordering::Relaxed);
@@ -201,8 +208,8 @@ impl Packs {
         let bound = self.bytes_max - self.bytes_max / FREED;
         let mut total: u64 = listed.iter().map(|pack| pack.length).sum();
         let too_much = total >= bound;
-        // What is used and what was written last is at the end, and this process's own pack last of all.
-        listed.sort_by_key(|pack| (Some(&pack.name) == own.as_ref(), pack.used, pack.modified));
+        // What was used or written last is at the end, and this process's own pack last of all.
+        listed.sort_by_key(|pack| (Some(&pack.name) == own.as_ref(), pack.modified, pack.used));
         let mut kept = Vec::new();
         for pack in listed {
             let excess = too_much && (total > bound || self.bytes_max == 0) || kept.len() >= PACKS_MAX;
@@ -221,7 +228,25 @@ impl Packs {
         Ok(new)
     }
 
-    fn list(&self, state: &State) -> io::Result<Vec<Listed>> {
+    fn open(&self, data: File, path: &Path) -> io::Result<Pack> {
+        let index = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.with_extension("index"))?;
+        Ok(Pack {
+            data_end: AtomicU64::new(data.metadata()?.len()),
+            index_end: AtomicU64::new(index.metadata()?.len()),
+            data,
+            index,
+            used: AtomicU64::new(0),
+            uses: Arc::clone(&self.uses),
+            gone: AtomicBool::new(false),
+        })
+    }
+
+    fn list(&self, state: &mut State) -> io::Result<Vec<Listed>> {
         let mut listed = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name();
@@ -229,9 +254,12 @@ impl Packs {
             if path.extension().is_none_or(|kind| kind != "data") {
                 continue;
             }
-            let known = state.known.get(&name);
-            let used = known.is_some_and(|known| known.pack.used.swap(false, Ordering::Relaxed));
-            if let Some(known) = known.filter(|_| used) {
+            let known = state.known.get_mut(&name);
+            let used = known
+                .as_ref()
+                .map_or(0, |known| known.pack.used.load(Ordering::Relaxed));
+            if let Some(known) = known.filter(|known| known.told < used) {
+                known.told = used;
                 touch(&known.pack.data);
             }
             // Another process may have removed it meanwhile.
@@ -263,8 +291,15 @@ impl Packs {
         if !state.known.contains_key(&name) {
             let path = self.folder.join(&name);
             let data = File::options().read(true).write(true).open(&path)?;
-            let pack = Arc::new(open(data, &path)?);
-            state.known.insert(name.clone(), Known { pack, read: 0 });
+            let pack = Arc::new(self.open(data, &path)?);
+            state.known.insert(
+                name.clone(),
+                Known {
+                    pack,
+                    read: 0,
+                    told: 0,
+                },
+            );
         }
         let Some(known) = state
             .known
@@ -286,23 +321,6 @@ impl Packs {
         );
         Ok(())
     }
-}
-
-fn open(data: File, path: &Path) -> io::Result<Pack> {
-    let index = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path.with_extension("index"))?;
-    Ok(Pack {
-        data_end: AtomicU64::new(data.metadata()?.len()),
-        index_end: AtomicU64::new(index.metadata()?.len()),
-        data,
-        index,
-        used: AtomicBool::new(false),
-        gone: AtomicBool::new(false),
-    })
 }
 
 fn parse(record: &[u8], pack: &Arc<Pack>) -> Option<Record> {
