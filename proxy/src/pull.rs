@@ -215,6 +215,7 @@ impl Pulls {
             public: facts.public,
             vouched: false,
             asked: false,
+            whole: false,
         };
         Some(self.start(request, false).ok()?.shared.availability.clone())
     }
@@ -344,7 +345,7 @@ pub(crate) enum Leave {
 
 /// Whether a store has any piece of a content.
 fn is_something(stored: &dyn StoredTask) -> bool {
-    !stored.present().is_empty() || !stored.claimed().is_empty()
+    !stored.present().is_empty() || !stored.claimed().is_empty() || !stored.attestations().is_empty()
 }
 
 /// One content that somebody reads.

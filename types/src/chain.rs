@@ -6,6 +6,9 @@
 //! last piece at the digest. A piece that does is **linked**; a blob whose pieces are all linked is
 //! **proved**, for the walk was then the hash of the whole.
 //!
+//! A piece that is read out of order has no state before it yet. Whoever read it from the origin **attests** it: by the SHA-256
+//! of the piece alone ([`PieceProof::attested`]). That is one node's word and no proof, until the chain reaches the piece.
+//!
 //! What must hold: a [`Chain`] never changes a state that it has (a second opinion is a
 //! [`ChainError::Conflict`]), and a piece length is a multiple of the block, so that borders fall between
 //! blocks.
@@ -113,6 +116,8 @@ pub struct PieceHasher {
     state: ChainState,
     /// Bytes of the content before and including what is in `pending`.
     offset: u64,
+    /// Where what is hashed begins: 0, but for a piece that is hashed alone.
+    from: u64,
     pending: [u8; 128],
     pending_len: usize,
 }
@@ -128,8 +133,17 @@ impl PieceHasher {
         Self {
             state,
             offset,
+            from: 0,
             pending: [0; 128],
             pending_len: 0,
+        }
+    }
+
+    /// Hashes what begins at `offset` as if it were a content of its own: for attestations.
+    pub fn alone(offset: u64) -> Self {
+        Self {
+            from: offset,
+            ..Self::resume(ChainState::initial(Algorithm::Sha256), offset)
         }
     }
 
@@ -174,7 +188,7 @@ impl PieceHasher {
     pub fn digest(mut self) -> Digest {
         let algorithm = self.state.algorithm();
         let block = algorithm.block_bytes();
-        let bits = u128::from(self.offset) * 8;
+        let bits = u128::from(self.offset - self.from) * 8;
         let length_bytes = block / 8;
         let mut tail = Vec::with_capacity(2 * block);
         tail.extend(self.pending.iter().take(self.pending_len));
@@ -197,6 +211,8 @@ pub enum Link {
     Border(ChainState),
     /// It is the last piece: the digest of the whole.
     Last(Digest),
+    /// It is not linked: the SHA-256 of the piece alone, by the word of who read it from the origin.
+    Attested(Digest),
 }
 
 /// All that is needed to check one piece alone.
@@ -213,9 +229,27 @@ pub struct PieceProof {
 }
 
 impl PieceProof {
+    /// The check of a piece whose state before is not known, by an attestation.
+    pub fn attested(range: crate::ByteRange, sum: Digest) -> Self {
+        Self {
+            before: ChainState::initial(Algorithm::Sha256),
+            offset: range.start,
+            length: range.len(),
+            after: Link::Attested(sum),
+        }
+    }
+
+    /// Whether it rests on an attestation.
+    pub fn is_attested(&self) -> bool {
+        matches!(self.after, Link::Attested(_))
+    }
+
     /// The hasher to feed the piece's bytes to.
     pub fn hasher(&self) -> PieceHasher {
-        PieceHasher::resume(self.before, self.offset)
+        match self.after {
+            Link::Attested(_) => PieceHasher::alone(self.offset),
+            Link::Border(_) | Link::Last(_) => PieceHasher::resume(self.before, self.offset),
+        }
     }
 
     /// Whether `hasher`, having seen exactly this piece, arrived where it must.
@@ -225,7 +259,7 @@ impl PieceProof {
         }
         match self.after {
             Link::Border(state) => hasher.state() == Some(state),
-            Link::Last(digest) => hasher.digest() == digest,
+            Link::Last(digest) | Link::Attested(digest) => hasher.digest() == digest,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a task asks its shell to do.
 
-use darter_types::{ChainState, HostId, PieceNumber, PieceProof, PieceRun};
+use darter_types::{ChainState, Digest, HostId, PieceNumber, PieceProof, PieceRun};
 
 use crate::{FetchId, ParentFailure};
 
@@ -55,6 +55,20 @@ pub enum Action {
         /// The state at its first border.
         before: ChainState,
     },
+    /// Read a run from the origin out of order: hash each piece alone, write it, report it.
+    FetchApart {
+        /// Names the request.
+        fetch: FetchId,
+        /// What to read.
+        run: PieceRun,
+    },
+    /// A request to the origin needs to read no farther than before this piece.
+    Shorten {
+        /// The request.
+        fetch: FetchId,
+        /// The first piece that is not needed.
+        end: PieceNumber,
+    },
     /// Stop a request; its end need not be reported.
     Cancel(FetchId),
     /// Link a piece again that the store claims to have.
@@ -63,6 +77,32 @@ pub enum Action {
         piece: PieceNumber,
         /// Its proof.
         proof: PieceProof,
+    },
+    /// Hash a piece that is here from the state before it, and report the state behind it.
+    Walk {
+        /// The piece; never the last one.
+        piece: PieceNumber,
+        /// The state before it.
+        before: ChainState,
+    },
+    /// A piece is here, but attested only: keep what attests it, tell whoever asks. Readers of ranges may have it, readers of
+    /// the whole may not. Once it is linked, [`Action::Have`] follows.
+    HaveApart {
+        /// The piece.
+        piece: PieceNumber,
+        /// Its SHA-256.
+        sum: Digest,
+        /// Which parent it came from; `None` = the origin, or it was here before.
+        from: Option<HostId>,
+    },
+    /// Tell the scheduler what this node read from the origin out of order.
+    Attest {
+        /// The lease under which it did.
+        epoch: u64,
+        /// The piece.
+        piece: PieceNumber,
+        /// Its SHA-256.
+        sum: Digest,
     },
     /// The content is cut and this many bytes long: make room for it.
     Prepare {

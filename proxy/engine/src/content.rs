@@ -1,9 +1,14 @@
 //! What is known of a content once its length is: cut, chain, and which pieces are where.
 //!
 //! What must hold: a piece is released only if it is present and either linked by an author of trust or read from
-//! the origin by this node; the last piece only when the whole is proved.
+//! the origin by this node; the last piece only when the whole is proved. A piece that is only attested is apart: never
+//! present, and for readers of ranges alone.
 
-use darter_types::{Chain, ChainError, ChainState, Digest, PieceLayout, PieceNumber, PieceRun, PieceSet};
+use std::collections::BTreeMap;
+
+use darter_types::{
+    Chain, ChainError, ChainState, Digest, PieceLayout, PieceNumber, PieceProof, PieceRun, PieceSet,
+};
 
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -20,6 +25,12 @@ pub(crate) struct Content {
     /// In the store since before a restart, not linked since.
     pub(crate) claimed: PieceSet,
     pub(crate) released: PieceSet,
+    /// Here, attested, not linked yet.
+    pub(crate) apart: PieceSet,
+    /// What authors of trust say of pieces that are not linked; this node is one for itself.
+    attested: BTreeMap<PieceNumber, Digest>,
+    /// One of those was wrong: none but this node's own are taken any more.
+    doubts_attestations: bool,
     /// A chain that counts no more, but by which readers got bytes.
     doubted: Option<Doubted>,
 }
@@ -51,7 +62,10 @@ impl Content {
             present: none.clone(),
             vouched: none.clone(),
             claimed: none.clone(),
-            released: none,
+            released: none.clone(),
+            apart: none,
+            attested: BTreeMap::new(),
+            doubts_attestations: false,
             doubted: None,
         }
     }
@@ -66,6 +80,83 @@ impl Content {
                 self.claimed.remove(piece);
             }
         }
+    }
+
+    /// Takes over attestations that the store kept; their pieces are checked again before anybody gets them.
+    pub(crate) fn restore_attested(&mut self, sums: &BTreeMap<PieceNumber, Digest>) {
+        for (piece, sum) in sums {
+            if *piece < self.present.capacity() && !self.present.contains(*piece) {
+                self.attested.insert(*piece, *sum);
+                self.claimed.insert(*piece);
+            }
+        }
+    }
+
+    /// Takes in what an author of trust says of a piece; `own` is what this node read from the origin itself, and beats
+    /// what others said. False if it is not taken.
+    pub(crate) fn attest(&mut self, piece: PieceNumber, sum: Digest, own: bool) -> bool {
+        if piece >= self.present.capacity() || self.present.contains(piece) {
+            return false;
+        }
+        match self.attested.get(&piece) {
+            Some(known) if *known == sum => return true,
+            Some(_) => self.doubt_attestations(),
+            None => {}
+        }
+        let taken = own || !self.doubts_attestations;
+        if taken {
+            self.attested.insert(piece, sum);
+        }
+        taken
+    }
+
+    /// What was attested and is not here yet counts no more.
+    fn doubt_attestations(&mut self) {
+        self.doubts_attestations = true;
+        let apart = &self.apart;
+        self.attested.retain(|piece, _| apart.contains(*piece));
+    }
+
+    pub(crate) fn attestation(&self, piece: PieceNumber) -> Option<Digest> {
+        self.attested.get(&piece).copied()
+    }
+
+    /// A piece is here and fits its attestation; false if it was here before.
+    pub(crate) fn arrived_apart(&mut self, piece: PieceNumber) -> bool {
+        self.claimed.remove(piece);
+        !self.present.contains(piece) && self.apart.insert(piece)
+    }
+
+    /// A piece that was attested does not link: its author loses trust.
+    pub(crate) fn refute(&mut self, piece: PieceNumber) {
+        self.apart.remove(piece);
+        self.attested.remove(&piece);
+        self.doubt_attestations();
+    }
+
+    /// A piece that was apart cannot be read, or is not what it was.
+    pub(crate) fn lose_apart(&mut self, piece: PieceNumber) {
+        self.apart.remove(piece);
+        self.attested.remove(&piece);
+    }
+
+    /// How the piece is checked: by the chain, or else by who attests it.
+    pub(crate) fn proof(&self, piece: PieceNumber) -> Option<PieceProof> {
+        let attested = || {
+            let sum = self.attestation(piece)?;
+            Some(PieceProof::attested(self.layout().piece_range(piece), sum))
+        };
+        self.chain.proof(piece).or_else(attested)
+    }
+
+    /// Whether [`Self::proof`] has one.
+    pub(crate) fn is_provable(&self, piece: PieceNumber) -> bool {
+        self.is_linkable(piece) || self.attested.contains_key(&piece)
+    }
+
+    /// Whether it is here, linked or not.
+    pub(crate) fn is_here(&self, piece: PieceNumber) -> bool {
+        self.present.contains(piece) || self.apart.contains(piece)
     }
 
     pub(crate) fn layout(&self) -> PieceLayout {
@@ -125,7 +216,12 @@ impl Content {
         self.trusted = self.trusted.min(known);
         self.kept = self.kept.min(known);
         self.told = 1;
-        let runs: Vec<PieceRun> = self.present.runs().filter_map(|run| behind(run, kept)).collect();
+        // Who disagrees about the chain is not believed about single pieces either.
+        self.attested.clear();
+        let apart = std::mem::replace(&mut self.apart, PieceSet::new(self.present.capacity()));
+        let mut all = self.present.clone();
+        all.insert_all(&apart);
+        let runs: Vec<PieceRun> = all.runs().filter_map(|run| behind(run, kept)).collect();
         for piece in runs.iter().flat_map(|run| run.pieces()) {
             self.present.remove(piece);
             self.vouched.remove(piece);
@@ -182,7 +278,7 @@ impl Content {
 
     /// Whether the piece is neither here nor waiting to be linked again.
     pub(crate) fn is_missing(&self, piece: PieceNumber) -> bool {
-        !self.present.contains(piece) && !self.claimed.contains(piece)
+        !self.is_here(piece) && !self.claimed.contains(piece)
     }
 
     /// Whether the piece can be checked alone.
@@ -196,6 +292,7 @@ impl Content {
         let mut missing = pieces.clone();
         missing.remove_all(&self.present);
         missing.remove_all(&self.claimed);
+        missing.remove_all(&self.apart);
         let pieces = missing.capacity();
         // The last one needs only the border before it.
         let linkable = match self.chain.known() {
@@ -207,6 +304,10 @@ impl Content {
             first: linkable,
             count: pieces - linkable,
         });
+        // What is attested is checked by that.
+        for piece in self.attested.keys() {
+            unlinkable.remove(*piece);
+        }
         missing.remove_all(&unlinkable);
         missing
     }
@@ -214,6 +315,8 @@ impl Content {
     /// A piece is here, linked and written; false if it was before.
     pub(crate) fn arrived(&mut self, piece: PieceNumber, from_origin: bool) -> bool {
         self.claimed.remove(piece);
+        self.apart.remove(piece);
+        self.attested.remove(&piece);
         if from_origin {
             self.vouched.insert(piece);
         }

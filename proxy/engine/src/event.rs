@@ -116,6 +116,20 @@ pub enum Event {
         /// What to fetch; empty = all that is missing.
         runs: Vec<PieceRun>,
     },
+    /// Under this lease, these pieces come first; where the node has no lease of that name, it is one for them alone.
+    PiecesAsked {
+        /// Names the lease.
+        epoch: u64,
+        /// What somebody waits for.
+        runs: Vec<PieceRun>,
+    },
+    /// Attestations came, from an author of trust.
+    AttestationsCame {
+        /// Length of the content, in bytes, that they belong to.
+        length: u64,
+        /// The pieces and their SHA-256.
+        sums: Vec<(PieceNumber, Digest)>,
+    },
     /// The lease is over.
     LeaseRevoked {
         /// Names the lease.
@@ -153,6 +167,22 @@ pub enum Event {
         /// Offset behind the last byte.
         offset: u64,
     },
+    /// A piece came whole from the origin out of order and was written.
+    OriginPiece {
+        /// The request.
+        fetch: FetchId,
+        /// The piece.
+        piece: PieceNumber,
+        /// Its SHA-256.
+        sum: Digest,
+    },
+    /// A piece was hashed from the state before it.
+    Walked {
+        /// The piece.
+        piece: PieceNumber,
+        /// The state behind it; `None` if it cannot be read.
+        after: Option<ChainState>,
+    },
     /// A request is over; what did not come is missing again.
     FetchEnded {
         /// The request.
@@ -160,11 +190,11 @@ pub enum Event {
         /// Why, if not because it was answered whole.
         failure: Option<FetchFailure>,
     },
-    /// A piece that the store claimed was linked again, or not.
+    /// A piece that the store claimed, or that was attested, was checked.
     ClaimChecked {
         /// The piece.
         piece: PieceNumber,
-        /// Whether it linked.
+        /// Whether it fits its proof.
         good: bool,
     },
     /// Time passed.

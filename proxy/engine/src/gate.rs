@@ -20,6 +20,8 @@ pub(crate) struct Lease {
     pub(crate) epoch: u64,
     /// Empty = all that is missing.
     pub(crate) runs: Vec<PieceRun>,
+    /// Not for what `runs` says, but only for what is asked for one by one.
+    pub(crate) on_demand: bool,
 }
 
 /// How long somebody has waited, and for what.
@@ -413,6 +415,7 @@ mod tests {
             gate.granted(Lease {
                 epoch: 1,
                 runs: Vec::new(),
+                on_demand: false,
             });
             gate.scheduler_answered();
             let waits = waiting(0, 0, true).map(|waiting| Waiting {

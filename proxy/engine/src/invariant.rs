@@ -10,7 +10,7 @@ type Check = (&'static str, fn(&Task) -> bool);
 impl Task {
     /// The first invariant that does not hold, by name.
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let checks: [Check; 7] = [
+        let checks: [Check; 8] = [
             ("released pieces are present", released_is_present),
             ("released pieces were vouched for", released_was_vouched_for),
             (
@@ -22,10 +22,11 @@ impl Task {
                 "a parent's request count is that of its requests",
                 parent_counts_agree,
             ),
-            ("at most one request to the origin", one_origin_request),
             ("pieces are counted as often as parents have them", |task| {
                 task.parents.counts_agree()
             }),
+            ("at most one request to the origin in order", one_origin_request),
+            ("what is apart is attested and not present", apart_is_attested),
         ];
         checks
             .iter()
@@ -66,5 +67,16 @@ fn parent_counts_agree(task: &Task) -> bool {
 }
 
 fn one_origin_request(task: &Task) -> bool {
-    task.origin_requests() <= 1
+    task.chain_requests() <= 1 && task.apart_requests() <= task.settings.limits.apart_requests_max
+}
+
+fn apart_is_attested(task: &Task) -> bool {
+    let holds = |content: &Content| {
+        content.apart.iter().all(|piece| {
+            content.attestation(piece).is_some()
+                && !content.present.contains(piece)
+                && !content.released.contains(piece)
+        })
+    };
+    task.content.as_ref().is_none_or(holds)
 }

@@ -17,6 +17,13 @@ pub struct Limits {
     /// Most bytes that one request to the origin covers while parents are alive and the node has no lease: they may
     /// bring the rest sooner.
     pub origin_run_bytes: u64,
+    /// Requests to the origin for pieces out of order, at the same time.
+    pub apart_requests_max: usize,
+    /// Bytes ahead of a reader of ranges that are asked for out of order; the longest such request as well.
+    pub apart_bytes: u64,
+    /// The longest range that is asked for out of order while the whole is being fetched in order: clients that fetch a whole
+    /// content by ranges ask for longer ones, and who asks for so little waits for it.
+    pub apart_range_max: u64,
     /// Pieces ahead of each reader that are asked for in order, before rarity counts.
     pub urgent_pieces: u32,
     /// How long the scheduler may take to say anything to a want, before the origin is asked without it.
@@ -66,6 +73,9 @@ impl Default for Limits {
             parents_max: 12,
             run_bytes: 512 * 1024,
             origin_run_bytes: 4 * 1024 * 1024,
+            apart_requests_max: 4,
+            apart_bytes: 8 * 1024 * 1024,
+            apart_range_max: 2 * 1024 * 1024,
             urgent_pieces: 2,
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),

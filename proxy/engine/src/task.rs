@@ -1,5 +1,6 @@
 //! The state of one download, and what each event does to it.
 
+mod apart;
 mod arrivals;
 mod forget;
 mod origin;
@@ -49,7 +50,27 @@ struct Fetch {
     /// `None` = the origin.
     host: Option<HostId>,
     run: PieceRun,
+    /// Of a request to the origin: out of order. Of one to a parent: pieces that come by an attestation.
+    apart: Apart,
     started: Moment,
+}
+
+/// Which pieces of a request are not linked when they come.
+#[derive(Debug, PartialEq)]
+enum Apart {
+    None,
+    All,
+    Some(BTreeSet<PieceNumber>),
+}
+
+impl Apart {
+    fn contains(&self, piece: PieceNumber) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Some(pieces) => pieces.contains(&piece),
+        }
+    }
 }
 
 /// Spreads the patience of many nodes; the upper end keeps a node whose parents are all dead below a second.
@@ -65,8 +86,14 @@ pub struct Task {
     fetches: BTreeMap<FetchId, Fetch>,
     /// Pieces that a request covers.
     under_way: PieceSet,
-    /// Claimed pieces that are being linked again.
-    checking: BTreeSet<PieceNumber>,
+    /// Pieces in the store that are being checked, by the chain or else (false) by an attestation.
+    checking: BTreeMap<PieceNumber, bool>,
+    /// Pieces apart that are being hashed from the state before them.
+    walking: Option<PieceNumber>,
+    /// Pieces that others wait for, under the lease.
+    asked: PieceSet,
+    /// Pieces ahead of the chain that the scheduler was told to be waited for.
+    told: PieceSet,
     gate: Gate,
     /// When the last byte came.
     last_progress: Moment,
@@ -97,7 +124,10 @@ impl Task {
             parents: Parents::default(),
             fetches: BTreeMap::new(),
             under_way: PieceSet::new(0),
-            checking: BTreeSet::new(),
+            checking: BTreeMap::new(),
+            walking: None,
+            asked: PieceSet::new(0),
+            told: PieceSet::new(0),
             gate: Gate::new(jitter),
             last_progress: now,
             last_news: now,
@@ -126,6 +156,13 @@ impl Task {
         self.start_content(content);
     }
 
+    /// Takes over attestations that the store kept, after [`Self::restore`]: their pieces are checked again as well.
+    pub fn restore_attested(&mut self, sums: &BTreeMap<PieceNumber, Digest>) {
+        if let Some(content) = self.content.as_mut() {
+            content.restore_attested(sums);
+        }
+    }
+
     fn start_content(&mut self, content: Content) {
         let piece_count = content.layout().piece_count();
         self.under_way = PieceSet::new(piece_count);
@@ -133,6 +170,8 @@ impl Task {
             fetch.run.count = fetch.run.end().min(piece_count).saturating_sub(fetch.run.first);
             self.under_way.insert_run(fetch.run);
         }
+        self.asked = PieceSet::new(piece_count);
+        self.told = PieceSet::new(piece_count);
         self.parents.cut(piece_count);
         self.content = Some(content);
     }
@@ -156,6 +195,20 @@ impl Task {
     /// Pieces that are linked and here.
     pub fn present(&self) -> Option<&PieceSet> {
         self.content.as_ref().map(|content| &content.present)
+    }
+
+    /// Pieces that are here, be they linked or only attested.
+    pub fn held(&self) -> Option<PieceSet> {
+        self.content.as_ref().map(|content| {
+            let mut held = content.present.clone();
+            held.insert_all(&content.apart);
+            held
+        })
+    }
+
+    /// Whether the whole is wanted here, rather than what readers ask for.
+    pub fn wants_whole(&self) -> bool {
+        self.settings.whole
     }
 
     /// Borders of the chain that are known, the first included.
@@ -231,6 +284,8 @@ impl Task {
             }
             Event::LinksForgotten => self.links_forgotten(now, actions),
             Event::LeaseGranted { epoch, runs } => self.lease_granted(epoch, runs, actions),
+            Event::PiecesAsked { epoch, runs } => self.pieces_asked(epoch, &runs),
+            Event::AttestationsCame { length, sums } => self.attestations_came(length, &sums, actions),
             Event::LeaseRevoked { epoch } => self.lease_revoked(epoch, actions),
             Event::GoAlone => {
                 self.gate.scheduler_answered();
@@ -241,6 +296,8 @@ impl Task {
                 self.origin_border(now, fetch, piece, state, actions)
             }
             Event::OriginLast { fetch, digest } => self.origin_last(now, fetch, digest, actions),
+            Event::OriginPiece { fetch, piece, sum } => self.origin_piece(now, fetch, piece, sum, actions),
+            Event::Walked { piece, after } => self.walked(now, piece, after, actions),
             Event::OriginBytes { fetch, offset } => self.origin_bytes(now, fetch, offset, actions),
             Event::FetchEnded { fetch, failure } => self.fetch_ended(now, fetch, failure, actions),
             Event::ClaimChecked { piece, good } => self.claim_checked(now, piece, good, actions),

@@ -137,6 +137,16 @@ impl Reading {
         self.next
     }
 
+    /// Nothing from `end` on is needed any more: what was asked for ahead of that stops.
+    pub fn shorten(&mut self, end: u64) {
+        if self.end.is_some_and(|known| known <= end) || end < self.next {
+            return;
+        }
+        self.end = Some(end);
+        self.segments.retain(|segment| segment.start() < end);
+        self.segments.iter_mut().for_each(|segment| segment.shorten(end));
+    }
+
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,

@@ -91,6 +91,15 @@ impl Segment {
         self.end = end;
     }
 
+    /// Nothing behind `end` is needed any more, but for what has come already.
+    pub(crate) fn shorten(&mut self, end: u64) {
+        self.end = self.end.min(end.max(self.at));
+    }
+
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.end
     }

@@ -124,7 +124,10 @@ impl Mirror {
     ) -> Result<Arc<dyn OpenContent>, Box<Reply>> {
         self.inner
             .contents
-            .open(self.pull_request(content, permit, length, vouched))
+            .open(PullRequest {
+                whole: !ask.headers.contains_key(RANGE),
+                ..self.pull_request(content, permit, length, vouched)
+            })
             .map_err(|problem| refuse(ask.pull_error(&problem)))
     }
 
@@ -144,6 +147,7 @@ impl Mirror {
             public: permit.public,
             vouched,
             asked: permit.is_about(content),
+            whole: true,
         }
     }
 

@@ -44,6 +44,8 @@ struct Ready {
     present: PieceSet,
     /// Clients may have them.
     released: PieceSet,
+    /// Attested, if not linked since: other nodes, and clients that read ranges, may have them.
+    apart: PieceSet,
     /// Which of the present ones another node sent.
     from_peers: PieceSet,
     /// Which of the present ones the store had before this pull.
@@ -110,6 +112,7 @@ impl Availability {
                 stored,
                 present: none.clone(),
                 released: none.clone(),
+                apart: none.clone(),
                 from_peers: none.clone(),
                 from_store: none,
                 partial,
@@ -128,6 +131,7 @@ impl Availability {
             stored,
             present: all.clone(),
             released: all.clone(),
+            apart: PieceSet::new(layout.piece_count()),
             from_peers: PieceSet::new(layout.piece_count()),
             from_store: all,
             partial,
@@ -184,6 +188,7 @@ impl Availability {
             for piece in runs.iter().flat_map(|run| run.pieces()) {
                 ready.present.remove(piece);
                 ready.released.remove(piece);
+                ready.apart.remove(piece);
                 ready.from_peers.remove(piece);
                 ready.from_store.remove(piece);
             }
@@ -219,6 +224,18 @@ impl Availability {
             }
             if let Some(offers) = ready.offers.as_mut() {
                 offers.piece_arrived(piece, now);
+            }
+        });
+    }
+
+    /// A piece is here, attested only.
+    pub(crate) fn set_apart(&self, piece: PieceNumber, from: BytesFrom) {
+        self.change_ready(|ready| {
+            ready.apart.insert(piece);
+            match from {
+                BytesFrom::Peer => drop(ready.from_peers.insert(piece)),
+                BytesFrom::Cache => drop(ready.from_store.insert(piece)),
+                BytesFrom::Origin => {}
             }
         });
     }
@@ -295,7 +312,7 @@ impl Availability {
         self.lock()
             .ready
             .as_ref()
-            .is_some_and(|ready| run.pieces().all(|piece| ready.present.contains(piece)))
+            .is_some_and(|ready| run.pieces().all(|piece| ready.is_here(piece)))
     }
 
     /// Pieces that a child may know of, and the content's length in bytes.
@@ -312,6 +329,8 @@ impl Availability {
                     visible.remove(piece);
                 });
         }
+        // Whoever wants those waits for them now: nobody is to exchange them first.
+        visible.insert_all(&ready.apart);
         Some((visible, ready.layout.length()))
     }
 
@@ -354,13 +373,14 @@ impl Availability {
             .map(|ready| (Arc::clone(&ready.stored), ready.layout))
     }
 
-    /// What can be read at `offset`, up to `end`.
-    pub(crate) fn readable(&self, offset: u64, end: u64) -> Readable {
+    /// What can be read at `offset` by who reads `range`.
+    pub(crate) fn readable(&self, offset: u64, range: ByteRange) -> Readable {
+        let end = range.end;
         let state = self.lock();
         let until = state
             .ready
             .as_ref()
-            .map_or(offset, |ready| ready.readable_until(offset))
+            .map_or(offset, |ready| ready.readable_until(offset, range))
             .min(end);
         match (&state.ready, &state.outcome) {
             (Some(ready), _) if until > offset => {
@@ -383,9 +403,17 @@ impl Ready {
         }
     }
 
-    fn readable_until(&self, offset: u64) -> u64 {
+    fn is_here(&self, piece: PieceNumber) -> bool {
+        self.present.contains(piece) || self.apart.contains(piece)
+    }
+
+    fn readable_until(&self, offset: u64, range: ByteRange) -> u64 {
         let piece = self.layout.piece_at(offset);
-        let next = self.released.next_missing(piece);
+        let of_range = range.start > 0 || range.end < self.layout.length();
+        let mut next = self.released.next_missing(piece);
+        while of_range && self.apart.contains(next) {
+            next = self.released.next_missing(self.apart.next_missing(next));
+        }
         let released = if next > piece {
             self.layout.piece_range(next - 1).end
         } else {
@@ -425,7 +453,7 @@ mod tests {
     }
 
     fn until(availability: &Availability, offset: u64) -> Option<u64> {
-        match availability.readable(offset, u64::MAX) {
+        match availability.readable(offset, ByteRange::new(0, u64::MAX)) {
             Readable::Bytes(_, range) => Some(range.end),
             _ => None,
         }
@@ -488,6 +516,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_attested_is_for_readers_of_ranges() {
+        let availability = available(MIB);
+        availability.set_apart(1, BytesFrom::Origin);
+        availability.set_apart(2, BytesFrom::Peer);
+        availability.release(PieceRun::one(3));
+        let until = |range: ByteRange| match availability.readable(MIB / 4, range) {
+            Readable::Bytes(_, range) => Some(range.end),
+            _ => None,
+        };
+        assert_eq!(until(ByteRange::new(0, MIB)), None);
+        assert_eq!(until(ByteRange::new(1, MIB)), Some(MIB));
+        assert_eq!(until(ByteRange::new(0, MIB - 1)), Some(MIB - 1));
+        assert!(availability.has(PieceRun { first: 1, count: 2 }));
+        let seen = availability
+            .visible_to(None)
+            .map(|(seen, _)| seen.iter().collect::<Vec<_>>());
+        assert_eq!(seen, Some(vec![1, 2]), "present is another thing");
+        availability.withdraw(&[PieceRun::one(1)], PieceNumber::MAX);
+        assert_eq!(until(ByteRange::new(1, MIB)), None);
+    }
+
+    #[test]
     fn a_failure_comes_after_what_can_be_read() {
         let availability = available(MIB);
         availability.release(PieceRun::one(0));
@@ -495,7 +545,7 @@ mod tests {
         availability.end(Ok(()));
         assert_eq!(until(&availability, 0), Some(MIB / 4));
         assert!(matches!(
-            availability.readable(MIB / 4, MIB),
+            availability.readable(MIB / 4, ByteRange::new(0, MIB)),
             Readable::Failed(PullError::WrongContent)
         ));
     }

@@ -1,8 +1,8 @@
-//! Linking again a piece that the store kept, over a restart or just for long.
+//! Checking a piece that the store kept, over a restart or just for long, and hashing on from one.
 
 use bytes::Bytes;
 use darter_store::{StoreError, StoredTask};
-use darter_types::{ByteRange, PieceProof};
+use darter_types::{ByteRange, ChainState, PieceHasher, PieceProof};
 
 /// Whether the stored bytes of the piece still link.
 pub(crate) fn links(stored: &dyn StoredTask, proof: &PieceProof) -> bool {
@@ -15,13 +15,26 @@ pub(crate) fn reads_back(stored: &dyn StoredTask, proof: &PieceProof) -> bool {
 }
 
 fn links_by(proof: &PieceProof, read: impl Fn(ByteRange) -> Result<Bytes, StoreError>) -> bool {
-    let mut hasher = proof.hasher();
     let end = proof.offset + proof.length;
+    hash(proof.hasher(), end, read).is_some_and(|hasher| proof.accepts(hasher))
+}
+
+/// The state behind the stored bytes of a piece, from the state before it.
+pub(super) fn walk(stored: &dyn StoredTask, piece: ByteRange, before: ChainState) -> Option<ChainState> {
+    let hasher = PieceHasher::resume(before, piece.start);
+    hash(hasher, piece.end, |range| stored.read(range))?.state()
+}
+
+fn hash(
+    mut hasher: PieceHasher,
+    end: u64,
+    read: impl Fn(ByteRange) -> Result<Bytes, StoreError>,
+) -> Option<PieceHasher> {
     while hasher.offset() < end {
         match read(ByteRange::new(hasher.offset(), end)) {
             Ok(bytes) if !bytes.is_empty() => hasher.update(&bytes),
-            _ => return false,
+            _ => return None,
         }
     }
-    proof.accepts(hasher)
+    Some(hasher)
 }

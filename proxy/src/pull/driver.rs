@@ -6,13 +6,14 @@
 mod perform;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use darter_engine::{Action, Event, FetchId, Settings, Task};
 use darter_store::StoredTask;
-use darter_types::{HostId, Moment, PieceSet};
+use darter_types::{HostId, Moment, PieceNumber, PieceSet};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,9 @@ pub(super) struct Driver {
     stored: Option<Arc<dyn StoredTask>>,
     /// Pieces of an earlier life that the store had at the start.
     claims: PieceSet,
-    fetches: BTreeMap<FetchId, CancellationToken>,
+    /// Pieces that are attested and not linked yet.
+    apart: BTreeSet<PieceNumber>,
+    fetches: BTreeMap<FetchId, Running>,
     watches: BTreeMap<HostId, CancellationToken>,
     report: Report,
     started: Instant,
@@ -60,6 +63,13 @@ pub(super) struct Driver {
     ended: bool,
 }
 
+/// A request that runs.
+struct Running {
+    token: CancellationToken,
+    /// Of one to the origin: the first piece that it need not read.
+    stop_at: Arc<AtomicU32>,
+}
+
 impl Driver {
     pub(super) fn new(
         request: PullRequest,
@@ -70,7 +80,7 @@ impl Driver {
     ) -> Self {
         let settings = Settings {
             digest: request.locator.digest,
-            whole: true,
+            whole: request.whole,
             background,
             limits: env.limits.clone(),
             seed: env.next_seed(),
@@ -85,6 +95,7 @@ impl Driver {
             told: Told::default(),
             stored: None,
             claims: PieceSet::new(0),
+            apart: BTreeSet::new(),
             fetches: BTreeMap::new(),
             watches: BTreeMap::new(),
             report: Report::default(),
@@ -128,6 +139,11 @@ impl Driver {
             self.claims = stored.claimed();
             self.engine
                 .restore(layout, &stored.states(), &self.claims, &stored.present());
+            let attested = stored.attestations();
+            self.engine.restore_attested(&attested);
+            for piece in attested.keys() {
+                self.claims.insert(*piece);
+            }
             self.use_store(stored, layout);
         }
         if let Some(length) = self.request.length {
@@ -220,7 +236,8 @@ impl Driver {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        for token in self.fetches.values().chain(self.watches.values()) {
+        let fetches = self.fetches.values().map(|running| &running.token);
+        for token in fetches.chain(self.watches.values()) {
             token.cancel();
         }
         self.send_report();

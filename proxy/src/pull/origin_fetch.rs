@@ -3,8 +3,11 @@
 //! A broken connection is resumed at the byte where it broke, with the hash as it stood, so that a flaky origin costs
 //! no byte twice. Over how many connections bytes come is the origin client's matter; here they come in order. What the
 //! origin says about the length is compared with what is known before a byte is written.
+//!
+//! Out of order, where the state before the run is not known, each piece is hashed alone and reported with its sum.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,8 +33,10 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct OriginFetch {
     pub(super) fetch: FetchId,
     pub(super) run: PieceRun,
-    /// State at the run's first border.
-    pub(super) before: ChainState,
+    /// State at the run's first border; `None` = out of order.
+    pub(super) before: Option<ChainState>,
+    /// The first piece that is not needed any more.
+    pub(super) stop_at: Arc<AtomicU32>,
     /// Where nobody's credentials are tried once all callers were refused.
     pub(super) locator: OriginLocator,
     /// What the registry calls the bytes that came before.
@@ -138,7 +143,8 @@ impl OriginFetch {
         if length != walk.layout.length() || reading.offset() != walk.hasher.offset() {
             return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
         }
-        while walk.hasher.offset() < walk.end {
+        while walk.hasher.offset() < self.end(walk) {
+            reading.shorten(self.end(walk));
             let Some(bytes) = reading.next(credentials).await? else {
                 return Err(Broken::Final(FetchFailure::Origin(OriginFailure::WrongContent)));
             };
@@ -160,12 +166,24 @@ impl OriginFetch {
             .map_err(|_| Broken::Final(FetchFailure::Store))?;
         let end = layout.run_range(self.run).end;
         Ok(Walk {
-            hasher: PieceHasher::resume(self.before, start),
+            hasher: match self.before {
+                Some(before) => PieceHasher::resume(before, start),
+                None => PieceHasher::alone(start),
+            },
             layout,
             stored,
             end,
             read: 0,
         })
+    }
+
+    /// Behind the last byte that is needed.
+    fn end(&self, walk: &Walk) -> u64 {
+        let stop = walk
+            .layout
+            .piece_range(self.stop_at.load(Ordering::Relaxed))
+            .start;
+        walk.end.min(stop)
     }
 
     /// Writes and hashes bytes, piece by piece.
@@ -178,7 +196,7 @@ impl OriginFetch {
         while !bytes.is_empty() {
             let offset = walk.hasher.offset();
             let piece = walk.layout.piece_range(walk.layout.piece_at(offset));
-            let here = ByteRange::new(offset, piece.end.min(walk.end));
+            let here = ByteRange::new(offset, piece.end.min(self.end(walk)));
             if here.is_empty() {
                 break;
             }
@@ -200,6 +218,9 @@ impl OriginFetch {
             walk.hasher.update(&part);
             if offset == piece.end {
                 self.border(walk).await;
+                if self.before.is_none() {
+                    walk.hasher = PieceHasher::alone(offset);
+                }
             }
         }
         Ok(())
@@ -230,6 +251,11 @@ impl OriginFetch {
         let piece = walk.layout.piece_at(walk.hasher.offset().saturating_sub(1));
         let fetch = self.fetch;
         let event = match walk.hasher.state() {
+            _ if self.before.is_none() => Event::OriginPiece {
+                fetch,
+                piece,
+                sum: walk.hasher.clone().digest(),
+            },
             _ if piece == walk.layout.last_piece() => Event::OriginLast {
                 fetch,
                 digest: walk.hasher.clone().digest(),

@@ -18,7 +18,7 @@ const SLICE_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub struct Reader {
     offset: u64,
-    end: u64,
+    range: ByteRange,
     availability: Arc<Availability>,
     /// `None` for a content that is complete: nobody needs to know who reads it.
     registration: Option<Registration>,
@@ -37,7 +37,7 @@ impl Reader {
     ) -> Self {
         Self {
             offset: range.start,
-            end: range.end,
+            range,
             availability,
             registration,
             metrics,
@@ -48,12 +48,12 @@ impl Reader {
 
     /// Bytes that it will still give.
     pub fn remaining(&self) -> u64 {
-        self.end - self.offset
+        self.range.end - self.offset
     }
 
     /// The next bytes; `None` behind the last one. After an error it gives nothing more. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Bytes, PullError>> {
-        if self.failed || self.offset >= self.end {
+        if self.failed || self.offset >= self.range.end {
             return None;
         }
         let next = self.wait().await;
@@ -75,7 +75,7 @@ impl Reader {
         let mut changes = self.availability.watch();
         loop {
             changes.mark_seen();
-            match self.availability.readable(self.offset, self.end) {
+            match self.availability.readable(self.offset, self.range) {
                 Readable::Bytes(stored, range) => {
                     let range = ByteRange::new(range.start, range.end.min(range.start + SLICE_BYTES_MAX));
                     return stored

@@ -24,6 +24,8 @@ pub struct PullRequest {
     /// Whether the registry was asked about this very content in this repository: a manifest that names it opens nothing
     /// that came in confidence from another one.
     pub asked: bool,
+    /// Whether all of it is wanted, rather than the ranges that are read.
+    pub whole: bool,
 }
 
 impl PullRequest {

@@ -106,6 +106,7 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         public: !pulls.shares_private(),
         vouched: false,
         asked: false,
+        whole: true,
     };
     if let Err(error) = pulls.lease(request, Event::LeaseGranted { epoch, runs }) {
         tracing::warn!(%task, %error, "a lease could not be taken");

@@ -37,6 +37,7 @@ pub(crate) fn run<S: Subject>() {
     ranges_beyond_the_content_are_absent::<S>();
     an_empty_content_has_one_piece_to_mark::<S>();
     states_are_kept_up_to_the_first_gap::<S>();
+    an_attested_piece_is_kept_apart_and_claimed_after_a_restart::<S>();
     proved_needs_all_pieces_and_ends_with_the_first_lost::<S>();
     the_quota_binds_whole_and_lazy_tasks::<S>();
     eviction_takes_the_least_recently_used_and_spares_open_tasks::<S>();
@@ -263,6 +264,46 @@ fn states_are_kept_up_to_the_first_gap<S: Subject>() {
     drop(stored);
     let stored = subject.store().find(task(1)).unwrap();
     assert_eq!(stored.states(), [state(1), state(2), wide, state(4), state(5)]);
+}
+
+fn an_attested_piece_is_kept_apart_and_claimed_after_a_restart<S: Subject>() {
+    let mut subject = S::make(u64::MAX);
+    let stored = subject.store().open(task(1), &facts(5 * PIECE, false)).unwrap();
+    let layout = stored.facts().layout;
+    let sum = |piece| Digest::of(Algorithm::Sha256, &bytes_of(layout, piece));
+    for piece in [1, 3, 4] {
+        for (offset, part) in [(0, 0..100), (100, 100..PIECE_BYTES)] {
+            let bytes = bytes_of(layout, piece);
+            stored
+                .write(u64::from(piece) * PIECE + offset, &bytes[part])
+                .unwrap();
+        }
+        stored.record_attestation(piece, sum(piece)).unwrap();
+    }
+    assert!(stored.record_attestation(5, sum(1)).is_err());
+    assert!(stored.present().is_empty() && stored.claimed().is_empty());
+    stored.forget(3);
+    let kept = |stored: &Arc<dyn StoredTask>| stored.attestations().into_iter().collect::<Vec<_>>();
+    assert_eq!(kept(&stored), [(1, sum(1)), (4, sum(4))]);
+    drop(stored);
+    let stored = subject.store().find(task(1)).unwrap();
+    assert_eq!(kept(&stored), [(1, sum(1)), (4, sum(4))], "in the same life");
+    drop(stored);
+    subject.restart();
+    let stored = subject.store().find(task(1)).unwrap();
+    assert_eq!(kept(&stored), [(1, sum(1)), (4, sum(4))]);
+    assert_eq!(stored.claimed().iter().collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(read_piece(&stored, 1).unwrap(), bytes_of(layout, 1));
+    // What still fits is apart again; what the chain reached is present, and claimed as such after the next restart.
+    stored.record_attestation(1, sum(1)).unwrap();
+    stored.mark_present(4).unwrap();
+    assert_eq!(kept(&stored), [(1, sum(1))]);
+    assert!(stored.claimed().is_empty());
+    drop(stored);
+    subject.restart();
+    let stored = subject.store().find(task(1)).unwrap();
+    assert_eq!(stored.claimed().iter().collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(kept(&stored), [(1, sum(1))]);
 }
 
 fn proved_needs_all_pieces_and_ends_with_the_first_lost<S: Subject>() {

@@ -3,12 +3,13 @@
 //! All calls are synchronous: writes land in the page cache and reads are slices of a mapping, both cheaper
 //! than a hop to another thread (`docs/bench.md`). A store never blocks on `fsync` on these paths.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_types::{
-    ByteRange, ChainState, OriginLocator, PieceLayout, PieceNumber, PieceSet, RegistryName, TaskId,
+    ByteRange, ChainState, Digest, OriginLocator, PieceLayout, PieceNumber, PieceSet, RegistryName, TaskId,
 };
 use thiserror::Error;
 
@@ -237,6 +238,14 @@ pub trait StoredTask: Send + Sync + Debug {
     /// Records that `piece` was linked and all its bytes are written; [`StoreError::Absent`] if there is no
     /// such piece, or if the store can tell that bytes of it were never written (the one in memory can).
     fn mark_present(&self, piece: PieceNumber) -> Result<(), StoreError>;
+
+    /// Keeps what attests a piece that is written but not linked: its SHA-256. After a restart the piece is claimed, and is
+    /// what it was if it still fits; until then it is not among the claimed. [`Self::mark_present`] and [`Self::forget`]
+    /// take the record back.
+    fn record_attestation(&self, piece: PieceNumber, sum: Digest) -> Result<(), StoreError>;
+
+    /// The attestations that are kept.
+    fn attestations(&self) -> BTreeMap<PieceNumber, Digest>;
 
     /// Takes a piece back: it failed to link again.
     fn forget(&self, piece: PieceNumber);

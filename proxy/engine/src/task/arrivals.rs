@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use darter_types::{ByteRange, ChainError, ChainState, HostId, Moment, PieceLayout, PieceNumber};
+use darter_types::{ByteRange, ChainError, ChainState, HostId, Moment, PieceLayout, PieceNumber, PieceSet};
 
 use super::origin::Source;
 use super::{Reader, Task};
@@ -40,6 +40,7 @@ impl Task {
     pub(super) fn scheduler_up(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.gate.scheduler_up(now);
         self.last_want = Some(now);
+        self.told = PieceSet::new(self.told.capacity());
         actions.push(Action::Want);
         if let Some(content) = self.content.as_mut() {
             // It may be another one, or have forgotten.
@@ -169,11 +170,15 @@ impl Task {
         let Some(fetch) = self.fetches.get(&id).filter(|fetch| fetch.run.contains(piece)) else {
             return;
         };
-        let source = Source::of(id, fetch);
+        let (source, apart) = (Source::of(id, fetch), fetch.apart.contains(piece));
         if let Source::Parent(_, host) = &source {
             self.parents.succeeded(host);
             self.gate.delivered();
-            self.piece_here(now, piece, source, actions);
+            if apart {
+                self.apart_here(now, piece, source, actions);
+            } else {
+                self.piece_here(now, piece, source, actions);
+            }
         }
     }
 
@@ -266,12 +271,25 @@ impl Task {
         good: bool,
         actions: &mut Vec<Action>,
     ) {
-        self.checking.remove(&piece);
+        let linked = self.checking.remove(&piece);
         let Some(content) = self.content.as_mut() else {
             return;
         };
-        if content.claimed.remove(piece) && good {
-            self.piece_here(now, piece, Source::Store, actions);
+        if content.apart.contains(piece) {
+            // A check by what attests it is late: it came again since.
+            if linked == Some(true) {
+                self.apart_checked(now, piece, good, actions);
+            }
+            return;
+        }
+        if !content.claimed.remove(piece) {
+            return;
+        }
+        match linked {
+            Some(false) if good => self.apart_here(now, piece, Source::Store, actions),
+            Some(false) => content.lose_apart(piece),
+            _ if good => self.piece_here(now, piece, Source::Store, actions),
+            _ => content.lose_apart(piece),
         }
     }
 

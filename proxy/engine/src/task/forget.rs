@@ -6,7 +6,7 @@
 
 use darter_types::Moment;
 
-use super::Task;
+use super::{Apart, Task};
 use crate::Action;
 use crate::content::Content;
 
@@ -17,8 +17,13 @@ impl Task {
         };
         // Requests to parents carry proofs of that chain. One to the origin began at a border of it, unless it began
         // where this node's own knowledge ends.
-        self.cancel(|fetch| fetch.host.is_some() || fetch.run.first > kept, actions);
-        let claims: Vec<_> = std::mem::take(&mut self.checking).into_iter().collect();
+        // One out of order needs no border.
+        self.cancel(
+            |fetch| fetch.host.is_some() || (fetch.run.first > kept && fetch.apart == Apart::None),
+            actions,
+        );
+        let claims: Vec<_> = std::mem::take(&mut self.checking).into_keys().collect();
+        self.walking = None;
         let Some(content) = self.content.as_mut() else {
             return;
         };

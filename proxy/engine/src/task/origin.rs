@@ -5,7 +5,7 @@
 
 use darter_types::{ChainState, Digest, Moment, PieceLayout, PieceNumber, PieceRun};
 
-use super::{Fetch, Task};
+use super::{Apart, Fetch, Task};
 use crate::content::Content;
 use crate::event::{FetchId, OriginFailure};
 use crate::gate::Lease;
@@ -20,7 +20,11 @@ impl Task {
             // What an earlier lease began may lie outside of this one.
             self.cancel_origin(actions);
         }
-        self.gate.granted(Lease { epoch, runs });
+        self.gate.granted(Lease {
+            epoch,
+            runs,
+            on_demand: false,
+        });
         self.publish_trusted(actions);
     }
 
@@ -37,7 +41,7 @@ impl Task {
     fn is_origin_request(&self, fetch: FetchId, piece: PieceNumber) -> bool {
         self.fetches
             .get(&fetch)
-            .is_some_and(|fetch| fetch.host.is_none() && fetch.run.contains(piece))
+            .is_some_and(|fetch| fetch.is_in_order() && fetch.run.contains(piece))
     }
 
     pub(super) fn origin_border(
@@ -115,7 +119,7 @@ impl Task {
         let Some(run) = self
             .fetches
             .get(&fetch)
-            .filter(|fetch| fetch.host.is_none())
+            .filter(|fetch| fetch.is_in_order())
             .map(|fetch| fetch.run)
         else {
             return;
@@ -157,7 +161,11 @@ impl Task {
         if self.gate.lease.is_none() && self.is_over_need(now) {
             return self.cancel_origin(actions);
         }
-        if !self.gate.is_open(now) || self.origin_requests() > 0 {
+        if !self.gate.is_open(now) {
+            return;
+        }
+        self.ask_apart(now, actions);
+        if self.chain_requests() > 0 {
             return;
         }
         let (run, before) = match &self.content {
@@ -179,7 +187,7 @@ impl Task {
                 (run, before)
             }
         };
-        let fetch = self.add_fetch(now, None, run);
+        let fetch = self.add_fetch(now, None, run, Apart::None);
         actions.push(Action::FetchOrigin { fetch, run, before });
     }
 
@@ -193,7 +201,10 @@ impl Task {
         let known = content.chain.known();
         let count = content.layout().piece_count();
         let lacks = |piece: PieceNumber| self.origin_lacks(now, content, piece);
-        let needed = |piece: PieceNumber| lacks(piece) && self.origin_shall_bring(piece);
+        // Where not all is wanted, what lies ahead of the chain comes out of order.
+        let needed = |piece: PieceNumber| {
+            lacks(piece) && self.origin_shall_bring(piece) && (piece < known || self.walks_to(piece))
+        };
         let target = (content.present.next_missing(0)..count).find(|piece| needed(*piece))?;
         let first = if target < known {
             target
@@ -213,9 +224,9 @@ impl Task {
     /// Whether the piece is neither here nor under way (from somebody who gets on), nor claimed such that its claim can be
     /// checked.
     fn origin_lacks(&self, now: Moment, content: &Content, piece: PieceNumber) -> bool {
-        let claimed = content.claimed.contains(piece) && content.is_linkable(piece);
+        let claimed = content.claimed.contains(piece) && content.is_provable(piece);
         let under_way = || self.under_way.contains(piece) && !self.is_left_lying(now, piece);
-        !content.present.contains(piece) && !claimed && !under_way()
+        !content.is_here(piece) && !claimed && !under_way()
     }
 
     fn origin_shall_bring(&self, piece: PieceNumber) -> bool {
@@ -231,18 +242,30 @@ impl Task {
         u32::try_from(pieces).unwrap_or(u32::MAX).max(1)
     }
 
-    fn in_lease(&self, piece: PieceNumber) -> bool {
-        self.gate
-            .lease
-            .as_ref()
-            .is_some_and(|lease| lease.runs.is_empty() || lease.runs.iter().any(|run| run.contains(piece)))
+    pub(super) fn in_lease(&self, piece: PieceNumber) -> bool {
+        let Some(lease) = &self.gate.lease else {
+            return false;
+        };
+        let of_runs = || lease.runs.is_empty() || lease.runs.iter().any(|run| run.contains(piece));
+        self.asked.contains(piece)
+            || if lease.on_demand {
+                self.is_wanted(piece)
+            } else {
+                of_runs()
+            }
     }
 
     /// A lease whose pieces are all here is done, though others of the content may still be missing.
     fn end_lease_if_covered(&mut self, actions: &mut Vec<Action>) {
-        let Some(content) = &self.content else { return };
-        let mut missing = (0..content.present.capacity()).filter(|piece| !content.present.contains(*piece));
-        if self.gate.lease.is_some() && !missing.any(|piece| self.in_lease(piece)) {
+        let (Some(content), Some(lease)) = (&self.content, &self.gate.lease) else {
+            return;
+        };
+        let is_there = |piece: PieceNumber| match lease.on_demand {
+            true => content.is_here(piece),
+            false => content.present.contains(piece),
+        };
+        let mut missing = (0..content.present.capacity()).filter(|piece| !is_there(*piece));
+        if !missing.any(|piece| self.in_lease(piece)) {
             self.end_lease(None, actions);
         }
     }

@@ -1,12 +1,12 @@
 //! What follows from the state: which parent is asked for what, and when the task is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use darter_types::{ByteRange, HostId, Moment, PieceLayout, PieceNumber, PieceRun};
 use rand::RngExt;
 
-use super::{Fetch, Reader, Task, arrivals};
+use super::{Apart, Fetch, Reader, Task, arrivals};
 use crate::Action;
 use crate::content::Content;
 use crate::event::ReaderId;
@@ -31,7 +31,10 @@ impl Task {
         self.ask_for_links(now, actions);
         let waiting = self.waiting(now);
         self.gate.consider(now, waiting, &self.settings.limits);
+        self.consider_whole();
         self.check_claims(actions);
+        self.link_apart(actions);
+        self.tell_wanted(now, actions);
         self.ask_parents(now, only, actions);
         self.ask_origin(now, actions);
     }
@@ -103,8 +106,15 @@ impl Task {
         let Some(content) = &self.content else {
             return Links::Known;
         };
-        let next = content.present.next_missing(0);
-        if content.is_linkable(next) || !self.fetches.is_empty() {
+        let next = if self.settings.whole {
+            content.present.next_missing(0)
+        } else {
+            let Some(next) = self.urgent_pieces().first().copied() else {
+                return Links::Known;
+            };
+            next
+        };
+        if content.is_provable(next) || !self.fetches.is_empty() {
             Links::Known
         } else if self.parents.count(next) > 0 {
             Links::Late
@@ -125,7 +135,10 @@ impl Task {
 
     fn is_blocked(&self, reader: &Reader) -> bool {
         let Some(content) = &self.content else { return true };
-        reader.offset < reader.range.end && !content.may_release(content.layout().piece_at(reader.offset))
+        let next = content.layout().piece_at(reader.offset);
+        let released = content.may_release(next)
+            || (reader.is_of_range(content.layout().length()) && content.apart.contains(next));
+        reader.offset < reader.range.end && !released
     }
 
     /// Claimed pieces are read back and linked when their states are known, those that readers need first.
@@ -143,17 +156,21 @@ impl Task {
             .limits
             .checks_max
             .saturating_sub(self.checking.len());
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<(PieceNumber, bool)> = Vec::new();
         for piece in urgent.chain(content.claimed.iter()) {
             if free == 0 {
                 break;
             }
-            if self.checking.contains(&piece) || chosen.contains(&piece) || !self.is_wanted(piece) {
+            let is_wanted = self.is_wanted(piece) || !self.has_demand();
+            if self.checking.contains_key(&piece)
+                || chosen.iter().any(|(other, _)| *other == piece)
+                || !is_wanted
+            {
                 continue;
             }
-            if let Some(proof) = content.chain.proof(piece) {
+            if let Some(proof) = content.proof(piece) {
                 actions.push(Action::Check { piece, proof });
-                chosen.push(piece);
+                chosen.push((piece, !proof.is_attested()));
                 free -= 1;
             }
         }
@@ -236,7 +253,7 @@ impl Task {
             wanted: |piece| {
                 !under_way.contains(piece)
                     && content.is_missing(piece)
-                    && content.is_linkable(piece)
+                    && content.is_provable(piece)
                     && (settings.whole || is_read(readers, content.layout(), piece))
             },
             rarity: |piece| parents.count(piece),
@@ -295,7 +312,7 @@ impl Task {
             return false;
         };
         content.is_missing(piece)
-            && content.is_linkable(piece)
+            && content.is_provable(piece)
             && self.is_wanted(piece)
             && self.requests_for(piece) < 2
     }
@@ -311,7 +328,9 @@ impl Task {
             let run = layout.pieces_of(ByteRange::new(reader.offset, reader.range.end));
             let mut next = run.first;
             for _ in 0..self.settings.limits.urgent_pieces {
-                next = content.present.next_missing(next);
+                while content.is_here(next) {
+                    next += 1;
+                }
                 if next >= run.end() {
                     break;
                 }
@@ -332,15 +351,21 @@ impl Task {
 
     fn ask_parent(&mut self, now: Moment, host: &HostId, run: PieceRun, actions: &mut Vec<Action>) {
         let Some(content) = &self.content else { return };
-        let proofs: Vec<_> = run
-            .pieces()
-            .map_while(|piece| content.chain.proof(piece))
+        let proofs: Vec<_> = run.pieces().map_while(|piece| content.proof(piece)).collect();
+        let pieces = run.pieces().zip(&proofs);
+        let apart: BTreeSet<PieceNumber> = pieces
+            .filter_map(|(piece, proof)| proof.is_attested().then_some(piece))
             .collect();
+        let apart = if apart.is_empty() {
+            Apart::None
+        } else {
+            Apart::Some(apart)
+        };
         let Some(parent) = self.parents.by_host.get(host) else {
             return;
         };
         let address = parent.address.clone();
-        let fetch = self.add_fetch(now, Some(host.clone()), run);
+        let fetch = self.add_fetch(now, Some(host.clone()), run, apart);
         actions.push(Action::FetchPeer {
             fetch,
             host: host.clone(),

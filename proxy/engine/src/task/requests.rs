@@ -2,12 +2,25 @@
 
 use darter_types::{HostId, Moment, PieceNumber, PieceRun};
 
-use super::{Fetch, Task};
+use super::{Apart, Fetch, Task};
 use crate::Action;
 use crate::event::FetchId;
 
+impl Fetch {
+    /// Whether it reads the origin along the chain.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.host.is_none() && self.apart == Apart::None
+    }
+}
+
 impl Task {
-    pub(super) fn add_fetch(&mut self, now: Moment, host: Option<HostId>, run: PieceRun) -> FetchId {
+    pub(super) fn add_fetch(
+        &mut self,
+        now: Moment,
+        host: Option<HostId>,
+        run: PieceRun,
+        apart: Apart,
+    ) -> FetchId {
         let id = FetchId(self.next_fetch);
         self.next_fetch += 1;
         self.under_way.insert_run(run);
@@ -19,6 +32,7 @@ impl Task {
             Fetch {
                 host,
                 run,
+                apart,
                 started: now,
             },
         );
@@ -67,7 +81,7 @@ impl Task {
     /// A piece came by the request `by`: others of which nothing is missing any more are for nothing.
     pub(super) fn cancel_idle(&mut self, piece: PieceNumber, by: Option<FetchId>, actions: &mut Vec<Action>) {
         let Some(content) = &self.content else { return };
-        let idle = |fetch: &Fetch| fetch.run.pieces().all(|piece| content.present.contains(piece));
+        let idle = |fetch: &Fetch| fetch.run.pieces().all(|piece| content.is_here(piece));
         let ids: Vec<FetchId> = self
             .fetches
             .iter()
@@ -82,10 +96,11 @@ impl Task {
 
     /// The first piece of `run` that is not here.
     pub(super) fn first_missing(&self, run: PieceRun) -> Option<PieceNumber> {
-        let Some(present) = self.present() else {
+        let Some(content) = &self.content else {
             return Some(run.first);
         };
-        Some(present.next_missing(run.first)).filter(|piece| *piece < run.end().min(present.capacity()))
+        let end = run.end().min(content.present.capacity());
+        (run.first..end).find(|piece| !content.is_here(*piece))
     }
 
     /// How many requests cover `piece`.
@@ -102,6 +117,19 @@ impl Task {
 
     pub(crate) fn origin_requests(&self) -> usize {
         self.fetches.values().filter(|fetch| fetch.host.is_none()).count()
+    }
+
+    /// Requests to the origin in order.
+    pub(crate) fn chain_requests(&self) -> usize {
+        self.fetches.values().filter(|fetch| fetch.is_in_order()).count()
+    }
+
+    /// Requests to the origin out of order.
+    pub(crate) fn apart_requests(&self) -> usize {
+        self.fetches
+            .values()
+            .filter(|fetch| fetch.host.is_none() && fetch.apart == Apart::All)
+            .count()
     }
 
     pub(crate) fn requests_to(&self, host: &HostId) -> usize {

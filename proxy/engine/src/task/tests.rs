@@ -33,6 +33,14 @@ struct Blob {
     states: Vec<ChainState>,
 }
 
+impl Blob {
+    /// What attests a piece; anything for one that there is not.
+    fn sum(&self, piece: PieceNumber) -> Digest {
+        let range = self.layout.piece_range(piece).indices();
+        Digest::of(Algorithm::Sha256, self.bytes.get(range).unwrap_or_default())
+    }
+}
+
 fn blob(length: u64) -> Blob {
     let bytes: Vec<u8> = (0..length)
         .map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap())
@@ -160,6 +168,15 @@ impl Script {
             fetch: FetchId(fetch),
             piece,
             state,
+        }
+    }
+
+    /// A piece that came out of order.
+    fn piece(&self, fetch: u64, piece: PieceNumber) -> Event {
+        Event::OriginPiece {
+            fetch: FetchId(fetch),
+            piece,
+            sum: self.blob.sum(piece),
         }
     }
 
@@ -382,7 +399,7 @@ fn a_revoked_lease_stops_the_request() {
 }
 
 #[test]
-fn readers_of_ranges_get_what_they_read_and_the_way_there() {
+fn readers_of_ranges_get_what_they_read_and_nothing_else() {
     let mut script = Script::with(LENGTH, |settings| settings.whole = false);
     script.given([Event::LengthKnown(LENGTH)]);
     let range = ByteRange::new(300 * KIB, 301 * KIB);
@@ -390,9 +407,18 @@ fn readers_of_ranges_get_what_they_read_and_the_way_there() {
         reader: READER,
         range,
     });
-    assert_eq!(opened, [script.origin_request(0, run(0, 2))]);
-    let borders = [script.border(0, 0), script.border(0, 1)];
-    script.given(borders);
+    let fetch = FetchId(0);
+    assert_eq!(
+        opened,
+        [Action::FetchApart {
+            fetch,
+            run: run(1, 1)
+        }]
+    );
+    let came = script.piece(0, 1);
+    let sum = script.blob.sum(1);
+    let from = None;
+    assert_eq!(script.on(came), [Action::HaveApart { piece: 1, sum, from }]);
     assert_eq!(script.on(ended(0)), []);
     assert_eq!(script.on(Event::ReaderClosed { reader: READER }), []);
 }

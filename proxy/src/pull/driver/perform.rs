@@ -1,6 +1,7 @@
 //! What each action of the engine means outside.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
 use darter_origin::OriginError;
@@ -8,13 +9,13 @@ use darter_proto::scheduler::{
     Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
 };
 use darter_store::{ContentFacts, StoreError, StoredTask};
-use darter_types::{ChainState, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
+use darter_types::{ChainState, Digest, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::Driver;
+use super::{Driver, Running};
 use crate::metrics::{BytesFrom, Unverified};
 use crate::peer::{PeerFetch, PeerWatch};
 use crate::pull::origin_fetch::OriginFetch;
@@ -38,9 +39,14 @@ impl Driver {
             } => {
                 self.fetch_peer(fetch, host, address, run, proofs);
             }
-            Action::FetchOrigin { fetch, run, before } => self.fetch_origin(fetch, run, before),
+            Action::FetchOrigin { fetch, run, before } => self.fetch_origin(fetch, run, Some(before)),
+            Action::FetchApart { fetch, run } => self.fetch_origin(fetch, run, None),
+            Action::Shorten { fetch, end } => self.shorten(fetch, end),
             Action::Cancel(fetch) => self.cancel(fetch),
             Action::Check { piece, proof } => self.check(piece, proof),
+            Action::Walk { piece, before } => self.walk(piece, before),
+            Action::HaveApart { piece, sum, from } => self.have_apart(piece, sum, from),
+            Action::Attest { epoch, piece, sum } => self.attest(epoch, piece, sum),
             Action::Prepare { length } => self.prepare(length),
             Action::Have { piece, from } => self.have(piece, from),
             Action::Release(run) => self.shared.availability.release(run),
@@ -77,7 +83,7 @@ impl Driver {
             layout,
             origin: Some(self.request.locator.clone()),
             media_type: self.request.media_type.clone(),
-            whole: true,
+            whole: self.request.whole,
             public: self.request.public,
         };
         let stored = match self.env.store.open(task, &facts) {
@@ -111,6 +117,33 @@ impl Driver {
         if let Err(error) = stored.mark_present(piece) {
             tracing::debug!(task = %self.request.task(), piece, %error, "store did not record a piece");
         }
+        let was_apart = self.apart.remove(&piece);
+        if !was_apart {
+            self.count(piece, from, bytes, source);
+        }
+        self.shared.availability.set_present(piece, source);
+    }
+
+    fn have_apart(&mut self, piece: PieceNumber, sum: Digest, from: Option<HostId>) {
+        let Some(stored) = &self.stored else { return };
+        let bytes = stored.facts().layout.piece_range(piece).len();
+        let source = match &from {
+            Some(_) => BytesFrom::Peer,
+            None if self.claims.contains(piece) && stored.attestations().contains_key(&piece) => {
+                BytesFrom::Cache
+            }
+            None => BytesFrom::Origin,
+        };
+        if let Err(error) = stored.record_attestation(piece, sum) {
+            tracing::debug!(task = %self.request.task(), piece, %error, "store did not record an attestation");
+        }
+        self.apart.insert(piece);
+        self.count(piece, from, bytes, source);
+        self.shared.availability.set_apart(piece, source);
+    }
+
+    /// Counts a piece by where it came from.
+    fn count(&mut self, piece: PieceNumber, from: Option<HostId>, bytes: u64, source: BytesFrom) {
         self.env.metrics.piece(from.is_some(), bytes);
         match source {
             BytesFrom::Cache => self.report.found(piece, bytes),
@@ -119,7 +152,6 @@ impl Driver {
                 self.report.add(piece, from, bytes);
             }
         }
-        self.shared.availability.set_present(piece, source);
     }
 
     fn keep_states(&self, first: u32, states: &[ChainState]) {
@@ -136,6 +168,9 @@ impl Driver {
     /// Readers first, then other nodes, then the store: nobody gets what rests on a chain that counts no more.
     fn forget(&mut self, runs: &[PieceRun], claims: &[PieceNumber], first: u32) {
         self.shared.availability.withdraw(runs, first);
+        for piece in runs.iter().flat_map(|run| run.pieces()) {
+            self.apart.remove(&piece);
+        }
         let task = self.request.task();
         if let Some(stored) = &self.stored {
             let pieces = runs.iter().flat_map(|run| run.pieces());
@@ -169,6 +204,17 @@ impl Driver {
                 stored.forget(piece);
             }
             let _ = events.send(Event::ClaimChecked { piece, good }).await;
+        });
+    }
+
+    fn walk(&self, piece: PieceNumber, before: ChainState) {
+        let (Some(stored), events) = (self.stored.clone(), self.shared.events.clone()) else {
+            return;
+        };
+        self.env.tasks.spawn("walk over a stored piece", async move {
+            let range = stored.facts().layout.piece_range(piece);
+            let after = check::walk(&*stored, range, before);
+            let _ = events.send(Event::Walked { piece, after }).await;
         });
     }
 
@@ -219,7 +265,7 @@ impl Driver {
             bytes = stored.facts().layout.run_range(run).len(),
             failure = Empty,
         );
-        let token = self.begin_fetch(fetch);
+        let (token, _) = self.begin_fetch(fetch);
         let request = PeerFetch {
             fetch,
             host,
@@ -241,7 +287,7 @@ impl Driver {
             .spawn("fetch from a parent", fetched.instrument(span));
     }
 
-    fn fetch_origin(&mut self, fetch: FetchId, run: PieceRun, before: ChainState) {
+    fn fetch_origin(&mut self, fetch: FetchId, run: PieceRun, before: Option<ChainState>) {
         if self.engine.lease_epoch().is_some() {
             self.shared.availability.become_source();
         } else {
@@ -254,15 +300,17 @@ impl Driver {
             registry = %self.request.locator.registry,
             source = "origin",
             first = run.first,
+            in_order = before.is_some(),
             leased = self.engine.lease_epoch().is_some(),
             bytes = Empty,
             failure = Empty,
         );
-        let token = self.begin_fetch(fetch);
+        let (token, stop_at) = self.begin_fetch(fetch);
         let request = OriginFetch {
             fetch,
             run,
             before,
+            stop_at,
             locator: self.request.locator.clone(),
             version: self.env.version(self.request.task()),
             shared: Arc::clone(&self.shared),
@@ -279,17 +327,28 @@ impl Driver {
             .spawn("fetch from the origin", fetched.instrument(span));
     }
 
-    fn begin_fetch(&mut self, fetch: FetchId) -> CancellationToken {
+    fn begin_fetch(&mut self, fetch: FetchId) -> (CancellationToken, Arc<AtomicU32>) {
         // Those that ended by themselves are dropped here, so that the map stays as small as what runs.
-        self.fetches.retain(|_, token| !token.is_cancelled());
+        self.fetches.retain(|_, running| !running.token.is_cancelled());
         let token = CancellationToken::new();
-        self.fetches.insert(fetch, token.clone());
-        token
+        let stop_at = Arc::new(AtomicU32::new(PieceNumber::MAX));
+        let running = Running {
+            token: token.clone(),
+            stop_at: Arc::clone(&stop_at),
+        };
+        self.fetches.insert(fetch, running);
+        (token, stop_at)
+    }
+
+    fn shorten(&self, fetch: FetchId, end: PieceNumber) {
+        if let Some(running) = self.fetches.get(&fetch) {
+            running.stop_at.fetch_min(end, Ordering::Relaxed);
+        }
     }
 
     fn cancel(&mut self, fetch: FetchId) {
-        if let Some(token) = self.fetches.remove(&fetch) {
-            token.cancel();
+        if let Some(running) = self.fetches.remove(&fetch) {
+            running.token.cancel();
         }
     }
 
@@ -313,7 +372,7 @@ impl Driver {
             length: self.engine.layout().map(PieceLayout::length),
             held: self
                 .engine
-                .present()
+                .held()
                 .map(|set| set.runs().collect())
                 .unwrap_or_default(),
             states_known: self.engine.states_known(),
@@ -368,6 +427,9 @@ impl Driver {
             self.env.scheduling.send(task, NodeMessage::Links(links));
         }
     }
+
+    #[expect(clippy::unused_self, reason = "tells nobody yet")]
+    fn attest(&self, _epoch: u64, _piece: PieceNumber, _sum: Digest) {}
 
     fn blame(&mut self, parent: HostId, failure: ParentFailure, piece: PieceNumber) {
         let reason = match failure {

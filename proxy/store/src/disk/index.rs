@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! "DARTERIX" | version u32 | length u32 | JSON of that length | crc32 u32 | zeros up to a multiple of 512
-//! proved cell | unused, 4 bytes | a cell for each piece | a cell for each border 1 ..= last piece
+//! proved cell | unused, 4 bytes | a cell for each piece | a cell for each border 1 ..= last piece | a sum for each piece
 //! ```
 //! Numbers are little-endian. The cell of a piece, and the proved cell, is four bytes, aligned, so that it is
 //! written whole or not at all: a checksum of the piece's number and of the header, or anything else, which
 //! means "no". The cell of a border is 72 bytes: algorithm, three unused bytes, the state, and a crc32 over
-//! the header's checksum, the border and all that.
+//! the header's checksum, the border and all that. The sum of a piece that is only attested is 40 bytes: its SHA-256, a
+//! crc32 over the header's checksum, the piece and that, and four unused bytes.
 //!
 //! What must hold: whatever the bytes are, reading them gives an answer and no panic; a cell that was not
 //! written for exactly this task, place and meaning counts as not written; no write moves another cell.
 
-use darter_types::{Algorithm, ChainState, OriginLocator, PieceLayout, PieceNumber, TaskId};
+use darter_types::{Algorithm, ChainState, Digest, OriginLocator, PieceLayout, PieceNumber, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::ContentFacts;
@@ -25,6 +26,7 @@ const ALIGNMENT: usize = 512;
 pub(super) const HEADER_MAX: usize = 64 * 1024;
 pub(super) const PIECE_CELL: usize = 4;
 pub(super) const STATE_CELL: usize = 72;
+pub(super) const SUM_CELL: usize = 40;
 const STATE_CELL_CHECKED: usize = STATE_CELL - 4;
 
 /// Why the start of an index is not one.
@@ -133,6 +135,11 @@ impl Shape {
         self.header_bytes
     }
 
+    /// How many pieces there are.
+    pub(super) fn pieces(&self) -> u32 {
+        self.pieces
+    }
+
     /// Bytes of the proved cell and the cells of all pieces.
     pub(super) fn cells_bytes(&self) -> usize {
         2 * PIECE_CELL + self.pieces as usize * PIECE_CELL
@@ -204,6 +211,31 @@ impl Shape {
             _ => return None,
         };
         ChainState::from_bytes(algorithm, body.get(4..4 + algorithm.digest_bytes())?)
+    }
+
+    /// Where the sum of `piece` is.
+    pub(super) fn sum_at(&self, piece: PieceNumber) -> u64 {
+        self.state_at(self.pieces.max(1)) + u64::from(piece) * SUM_CELL as u64
+    }
+
+    pub(super) fn sum_cell(&self, piece: PieceNumber, sum: Digest) -> [u8; SUM_CELL] {
+        let mut cell = [0; SUM_CELL];
+        let check = self.sum_check(piece, sum.hash()).to_le_bytes();
+        let body = sum.hash().iter().chain(&check);
+        cell.iter_mut().zip(body).for_each(|(slot, byte)| *slot = *byte);
+        cell
+    }
+
+    pub(super) fn read_sum(&self, piece: PieceNumber, cell: &[u8; SUM_CELL]) -> Option<Digest> {
+        let (hash, rest) = cell.split_at_checked(Algorithm::Sha256.digest_bytes())?;
+        let check = self.sum_check(piece, hash).to_le_bytes();
+        (rest.first_chunk() == Some(&check))
+            .then(|| Digest::new(Algorithm::Sha256, hash))
+            .flatten()
+    }
+
+    fn sum_check(&self, piece: PieceNumber, hash: &[u8]) -> u32 {
+        crc32(crc32(crc32(self.salt, b"s"), &piece.to_le_bytes()), hash)
     }
 
     fn state_sum(&self, border: u32, body: &[u8; STATE_CELL_CHECKED]) -> u32 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use bytes::Bytes;
-use darter_types::{ByteRange, ChainState, PieceSet, TaskId};
+use darter_types::{ByteRange, ChainState, Digest, PieceNumber, PieceSet, TaskId};
 
 use super::Shared;
 use super::behind::Ahead;
@@ -61,6 +61,8 @@ pub(super) struct Files {
     pub(super) unreadable: Unreadable,
     /// The chain's states, read at first need.
     pub(super) states: Mutex<Option<BTreeMap<u32, ChainState>>>,
+    /// What attests pieces that are not linked, read at first need.
+    pub(super) sums: Mutex<Option<BTreeMap<PieceNumber, Digest>>>,
     /// Bytes written since the last write-back was started.
     pub(super) unsynced_bytes: AtomicU64,
     /// What the files do not have yet.

@@ -154,6 +154,9 @@ fn read_task(root: &Root, dir: &Path) -> Result<Found, String> {
     pieces.for_each(|piece| {
         claimed.insert(piece);
     });
+    for piece in super::write::read_sums(&index, &shape).into_keys() {
+        claimed.insert(piece);
+    }
     let stored_bytes = if facts.whole {
         facts.layout.length()
     } else {

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use darter_types::{ByteRange, ChainState, PieceNumber, PieceSet, TaskId};
+use darter_types::{ByteRange, ChainState, Digest, PieceNumber, PieceSet, TaskId};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 
 use super::Shared;
 use super::behind::{Newest, Work};
-use super::index::{PIECE_CELL, STATE_CELL};
+use super::index::{PIECE_CELL, STATE_CELL, SUM_CELL};
 use super::map::{long_enough, map_file};
 use super::record::{Admitted, Files, Record};
 use super::stall;
-use super::write::{read_up_to, refused};
+use super::write::{read_sums, read_up_to, refused};
 use crate::sync::{self, lock};
 use crate::{ContentFacts, StoreError, StoredTask};
 
@@ -167,6 +167,18 @@ impl DiskTask {
         with(states.get_or_insert_with(|| self.load_states()))
     }
 
+    fn with_sums<T>(&self, with: impl FnOnce(&mut BTreeMap<PieceNumber, Digest>) -> T) -> T {
+        let mut sums = lock(&self.files.sums);
+        with(sums.get_or_insert_with(|| read_sums(&self.files.index, &self.files.shape)))
+    }
+
+    /// Takes the attestation of a piece back. If that fails the piece is claimed after a restart, and checked then.
+    fn erase_sum(&self, piece: PieceNumber) {
+        if self.with_sums(|sums| sums.remove(&piece)).is_some() {
+            let _ = self.write_index(self.files.shape.sum_at(piece), &[0; SUM_CELL]);
+        }
+    }
+
     fn load_states(&self) -> BTreeMap<u32, ChainState> {
         let shape = &self.files.shape;
         let borders = self.record.facts.layout.last_piece();
@@ -223,16 +235,42 @@ impl StoredTask for DiskTask {
         if state.gone {
             return Err(StoreError::Gone(self.record.task));
         }
-        if !state.present.contains(piece) && !state.claimed.contains(piece) {
+        let attested = || self.with_sums(|sums| sums.contains_key(&piece));
+        if !state.present.contains(piece) && (!state.claimed.contains(piece) || attested()) {
             let shape = &self.files.shape;
             self.write_index(shape.piece_at(piece), &shape.piece_cell(piece))?;
         }
         state.claimed.remove(piece);
         state.present.insert(piece);
+        self.erase_sum(piece);
         Ok(())
     }
 
+    fn record_attestation(&self, piece: PieceNumber, sum: Digest) -> Result<(), StoreError> {
+        let layout = self.record.facts.layout;
+        if piece >= layout.piece_count() {
+            return Err(self.absent(layout.piece_range(piece)));
+        }
+        let mut state = lock(&self.record.state);
+        if state.gone {
+            return Err(StoreError::Gone(self.record.task));
+        }
+        if state.present.contains(piece) {
+            return Ok(());
+        }
+        let shape = &self.files.shape;
+        self.write_index(shape.sum_at(piece), &shape.sum_cell(piece, sum))?;
+        state.claimed.remove(piece);
+        self.with_sums(|sums| sums.insert(piece, sum));
+        Ok(())
+    }
+
+    fn attestations(&self) -> BTreeMap<PieceNumber, Digest> {
+        self.with_sums(|sums| sums.clone())
+    }
+
     fn forget(&self, piece: PieceNumber) {
+        self.erase_sum(piece);
         let mut state = lock(&self.record.state);
         let present = state.present.remove(piece);
         let claimed = state.claimed.remove(piece);

@@ -363,6 +363,7 @@ fn with_data(store: &DiskStore, number: u8, data: File) -> Arc<dyn StoredTask> {
         map: Mutex::default(),
         unreadable: Default::default(),
         states: Mutex::default(),
+        sums: Mutex::default(),
         unsynced_bytes: AtomicU64::new(0),
         ahead: Default::default(),
     };

@@ -1,16 +1,17 @@
 //! Making, opening and writing the files of a task, and what the system's refusals mean.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use darter_types::TaskId;
+use darter_types::{Digest, PieceNumber, TaskId};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::index::{self, HEADER_MAX, HeaderError, Shape};
+use super::index::{self, HEADER_MAX, HeaderError, SUM_CELL, Shape};
 use super::layout::nofollow;
 use super::record::Files;
 use crate::{ContentFacts, StoreError};
@@ -103,6 +104,16 @@ pub(super) fn open_files(dir: &Path, facts: &ContentFacts) -> Result<Files, Stor
     Ok(files(data, index, shape, path))
 }
 
+/// Reads the sums of pieces that are only attested. What cannot be read is not known: those pieces come again.
+pub(super) fn read_sums(file: &File, shape: &Shape) -> BTreeMap<PieceNumber, Digest> {
+    let length = usize::try_from(shape.pieces()).unwrap_or(0) * SUM_CELL;
+    let bytes = read_up_to(file, shape.sum_at(0), length).unwrap_or_default();
+    let cells = (0..shape.pieces()).zip(bytes.as_chunks::<SUM_CELL>().0);
+    cells
+        .filter_map(|(piece, cell)| Some((piece, shape.read_sum(piece, cell)?)))
+        .collect()
+}
+
 fn files(data: File, index: File, shape: Shape, path: std::path::PathBuf) -> Files {
     Files {
         data: Arc::new(data),
@@ -112,6 +123,7 @@ fn files(data: File, index: File, shape: Shape, path: std::path::PathBuf) -> Fil
         map: Default::default(),
         unreadable: Default::default(),
         states: Default::default(),
+        sums: Default::default(),
         unsynced_bytes: Default::default(),
         ahead: Default::default(),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use darter_types::{ByteRange, ChainState, PieceLayout, PieceNumber, PieceSet};
+use darter_types::{ByteRange, ChainState, Digest, PieceLayout, PieceNumber, PieceSet};
 
 use crate::ContentFacts;
 
@@ -18,6 +18,8 @@ pub(super) struct Content {
     charged: PieceSet,
     charged_bytes: u64,
     pub(super) states: BTreeMap<u32, ChainState>,
+    /// What attests pieces that are not linked.
+    pub(super) sums: BTreeMap<PieceNumber, Digest>,
     pub(super) proved: bool,
     /// Dropped from the store: handles read on, but write no more.
     pub(super) gone: bool,
@@ -130,6 +132,7 @@ impl Content {
             charged: PieceSet::new(pieces),
             charged_bytes: facts.allocated_bytes(),
             states: BTreeMap::new(),
+            sums: BTreeMap::new(),
             proved: false,
             gone: false,
             crashed: false,
@@ -195,7 +198,22 @@ impl Content {
         }
         self.claimed.remove(piece);
         self.present.insert(piece);
+        self.sums.remove(&piece);
         true
+    }
+
+    /// Whether the piece exists and all its bytes are there.
+    pub(super) fn attest(&mut self, piece: PieceNumber, sum: Digest) -> bool {
+        let length = index(self.layout.piece_range(piece).len());
+        let settled = self
+            .chunks
+            .get_mut(&piece)
+            .is_some_and(|chunk| chunk.settle(length));
+        if settled && !self.present.contains(piece) {
+            self.claimed.remove(piece);
+            self.sums.insert(piece, sum);
+        }
+        settled
     }
 
     pub(super) fn forget(&mut self, piece: PieceNumber) {
@@ -226,6 +244,10 @@ impl Content {
         let mut after = Self::new(facts);
         after.claimed = self.present.clone();
         after.claimed.insert_all(&self.claimed);
+        for piece in self.sums.keys() {
+            after.claimed.insert(*piece);
+        }
+        after.sums = self.sums.clone();
         after.states = self.states.clone();
         after.proved = self.proved;
         for piece in after.claimed.clone().iter() {

@@ -1,11 +1,12 @@
 //! One open task in memory.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use darter_types::{ByteRange, ChainState, PieceNumber, PieceSet, TaskId};
+use darter_types::{ByteRange, ChainState, Digest, PieceNumber, PieceSet, TaskId};
 
 use super::Shared;
 use super::content::Content;
@@ -117,8 +118,25 @@ impl StoredTask for Handle {
         }
     }
 
+    fn record_attestation(&self, piece: PieceNumber, sum: Digest) -> Result<(), StoreError> {
+        let mut content = lock(&self.record.content);
+        if content.gone {
+            return Err(StoreError::Gone(self.record.task));
+        }
+        match content.attest(piece, sum) {
+            true => Ok(()),
+            false => Err(self.absent(self.record.facts.layout.piece_range(piece))),
+        }
+    }
+
+    fn attestations(&self) -> BTreeMap<PieceNumber, Digest> {
+        lock(&self.record.content).sums.clone()
+    }
+
     fn forget(&self, piece: PieceNumber) {
-        lock(&self.record.content).forget(piece);
+        let mut content = lock(&self.record.content);
+        content.sums.remove(&piece);
+        content.forget(piece);
     }
 
     fn present(&self) -> PieceSet {

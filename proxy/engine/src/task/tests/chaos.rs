@@ -83,6 +83,21 @@ fn some_event() -> impl Strategy<Value = Event> {
         some_links(),
         (0..3u64, some_runs()).prop_map(|(epoch, runs)| Event::LeaseGranted { epoch, runs }),
         (0..3u64).prop_map(|epoch| Event::LeaseRevoked { epoch }),
+        (0..3u64, some_runs()).prop_map(|(epoch, runs)| Event::PiecesAsked { epoch, runs }),
+        (0..PIECES + 1, prop::bool::weighted(0.1)).prop_map(|(piece, lie)| {
+            let length = LENGTH;
+            let sums = vec![(piece, if lie { BLOB.digest } else { BLOB.sum(piece) })];
+            Event::AttestationsCame { length, sums }
+        }),
+        (fetch.clone(), 0..PIECES + 1).prop_map(|(fetch, piece)| Event::OriginPiece {
+            fetch,
+            piece,
+            sum: BLOB.sum(piece)
+        }),
+        (0..PIECES, prop::bool::weighted(0.8)).prop_map(|(piece, read)| {
+            let after = BLOB.states.get(piece as usize + 1).copied().filter(|_| read);
+            Event::Walked { piece, after }
+        }),
         Just(Event::GoAlone),
         Just(Event::LinksForgotten),
         (fetch.clone(), 0..PIECES + 1).prop_map(|(fetch, piece)| Event::PieceLinked { fetch, piece }),
@@ -129,6 +144,14 @@ impl Watchman {
             Action::FetchOrigin { fetch, run, .. } => {
                 assert!(run.count > 0);
                 assert!(self.running.insert(*fetch));
+            }
+            Action::FetchApart { fetch, run } => {
+                assert!(run.count > 0);
+                assert!(self.running.insert(*fetch));
+            }
+            Action::Shorten { fetch, .. } => assert!(self.running.contains(fetch)),
+            Action::HaveApart { piece, .. } => {
+                assert!(!self.released.contains(piece), "linked before, apart again");
             }
             Action::Cancel(fetch) => assert!(self.running.remove(fetch), "cancelled what does not run"),
             Action::KeepStates { first, states } => {

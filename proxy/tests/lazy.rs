@@ -1,0 +1,207 @@
+//! Ranges of a large content are read as they are asked for: the registry sends little more than what is read.
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_proxy::app::{Node, NodeParts, start};
+use darter_proxy::config::Config;
+use darter_proxy::sendfile::ZeroCopy;
+use darter_service::net::TokioNetwork;
+use darter_service::supervise::Tasks;
+use darter_store::{DiskOptions, DiskStore};
+use darter_testkit::client::{End, Response, get};
+use darter_testkit::content::Content;
+use darter_testkit::origin::{Fault, Match, Origin, RunningOrigin, When};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+const MIB: u64 = 1024 * 1024;
+const LENGTH: u64 = 64 * MIB;
+const PIECE: u64 = MIB / 4;
+/// What a registry sends of an answer that nobody takes any more.
+const SLOP: u64 = 2 * MIB;
+
+struct World {
+    origin: Origin,
+    running: RunningOrigin,
+    content: Content,
+    digest: String,
+    dir: tempfile::TempDir,
+}
+
+struct Running {
+    node: Node,
+    stop: CancellationToken,
+    tasks: Tasks,
+}
+
+/// A registry that sends 4 MiB a second.
+async fn world() -> World {
+    world_with(4 * MIB).await
+}
+
+async fn world_with(bytes_per_second: u64) -> World {
+    let origin = Origin::new();
+    let running = origin.spawn_on_loopback().await.unwrap();
+    let content = Content::generated(3, LENGTH);
+    let digest = origin.add_blob("team/app", content.clone());
+    let slow = Fault::Drip { bytes_per_second };
+    origin.inject(Match::digest(&digest).get(), When::Always, slow);
+    World {
+        origin,
+        running,
+        content,
+        digest,
+        dir: tempfile::tempdir().unwrap(),
+    }
+}
+
+impl World {
+    async fn node(&self) -> Running {
+        let options = DiskOptions {
+            dir: self.dir.path().join("store"),
+            quota_bytes: u64::MAX,
+            free_floor_bytes: 0,
+        };
+        let (store, _) = DiskStore::open(options).unwrap();
+        let zero_copy = ZeroCopy::new(Some(store.mappings()));
+        let mut config = Config::default();
+        config.mirror.listen = "127.0.0.1:0".parse().unwrap();
+        config.peer.listen = "127.0.0.1:0".parse().unwrap();
+        let registry = serde_json::json!({ "endpoint": self.running.url() });
+        config.origin.registries.insert(
+            "registry.test".to_owned(),
+            serde_json::from_value(registry).unwrap(),
+        );
+        let (stop, tasks) = (CancellationToken::new(), Tasks::new());
+        let parts = NodeParts {
+            config,
+            host: "node".parse().unwrap(),
+            network: Arc::new(TokioNetwork),
+            store: Arc::new(store),
+            zero_copy,
+            registry: &mut Registry::default(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            seed: 7,
+            secret: [7; 32],
+        };
+        let node = start(parts).await.unwrap();
+        Running { node, stop, tasks }
+    }
+
+    async fn get(&self, running: &Running, range: Option<Range<u64>>) -> Response {
+        let target = format!("/v2/team/app/blobs/{}?ns=registry.test", self.digest);
+        let asked = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
+        let headers: Vec<_> = asked.iter().map(|asked| ("Range", asked.as_str())).collect();
+        let mirror = running.node.mirror_address.parse().unwrap();
+        get(mirror, &target, &headers).await.unwrap()
+    }
+
+    /// Reads a range, which must be right.
+    async fn read(&self, running: &Running, range: Range<u64>) {
+        let answer = self.get(running, Some(range.clone())).await;
+        assert_eq!((answer.status, answer.end), (206, End::Complete), "{range:?}");
+        assert!(answer.body == self.content.read(range.clone()), "{range:?}");
+    }
+
+    fn sent(&self) -> u64 {
+        self.origin.bytes_sent_for(&self.digest)
+    }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.shut_down(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_range_in_the_middle_does_not_wait_for_what_lies_before_it() {
+    let world = world().await;
+    let node = world.node().await;
+    world.read(&node, 48 * MIB..48 * MIB + PIECE).await;
+    assert!(world.sent() < 8 * MIB, "{} bytes", world.sent());
+    // And nobody fetches the rest afterwards.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(world.sent() <= PIECE + 64 * 1024, "{} bytes", world.sent());
+    // The end of it, which a whole that is not proved would hold back.
+    world.read(&node, LENGTH - 10..LENGTH).await;
+    node.stop().await;
+}
+
+/// Offsets of reads, scattered over the content.
+fn scattered() -> impl Iterator<Item = Range<u64>> {
+    (0..24u64).map(|number| {
+        let start = number * 7_654_321 % (LENGTH - MIB);
+        start..start + 1000 + number * 20_000
+    })
+}
+
+#[tokio::test]
+async fn scattered_ranges_cost_the_pieces_that_they_touch_once() {
+    let world = world().await;
+    let node = world.node().await;
+    let mut pieces = BTreeSet::new();
+    for range in scattered() {
+        pieces.extend(range.start / PIECE..=(range.end - 1) / PIECE);
+        world.read(&node, range).await;
+    }
+    let union = pieces.len() as u64 * PIECE;
+    assert!(world.sent() * 100 <= union * 102, "{} of {union}", world.sent());
+    println!(
+        "{} requests, {} bytes for {union}",
+        world.origin.requests_total(),
+        world.sent()
+    );
+    // Neither again nor after a restart.
+    for range in scattered() {
+        world.read(&node, range).await;
+    }
+    node.stop().await;
+    let node = world.node().await;
+    for range in scattered() {
+        world.read(&node, range).await;
+    }
+    assert!(world.sent() * 100 <= union * 102, "{} of {union}", world.sent());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_read_out_of_order_is_linked_by_a_whole_pull_and_not_fetched_again() {
+    let world = world().await;
+    world.origin.heal_all();
+    let node = world.node().await;
+    for range in scattered() {
+        world.read(&node, range).await;
+    }
+    let answer = world.get(&node, None).await;
+    assert_eq!((answer.status, answer.end), (200, End::Complete));
+    assert!(answer.body == world.content.read(0..LENGTH));
+    assert!(world.sent() <= LENGTH + SLOP, "{} bytes", world.sent());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_short_range_overtakes_a_whole_pull_and_costs_nothing_twice() {
+    let world = world_with(16 * MIB).await;
+    let node = world.node().await;
+    let whole = world.get(&node, None);
+    let ahead = async {
+        while world.sent() < MIB {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        world.read(&node, 48 * MIB..48 * MIB + PIECE).await;
+        world.sent()
+    };
+    let (whole, sent) = tokio::join!(whole, ahead);
+    assert!(sent < 32 * MIB, "{sent} bytes before the range came");
+    assert_eq!((whole.status, whole.end), (200, End::Complete));
+    assert!(whole.body == world.content.read(0..LENGTH));
+    assert!(world.sent() <= LENGTH + SLOP, "{} bytes", world.sent());
+    node.stop().await;
+}
