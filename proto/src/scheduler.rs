@@ -1,7 +1,7 @@
 //! The scheduler's protocol in checked types: what `proto/darter/scheduler/v1/scheduler.proto` says, after
 //! every name was parsed and every list was bounded. The fields mean what they mean there.
 
-use darter_types::{ChainState, HostId, Locality, OriginLocator, PieceNumber, PieceRun, TaskId};
+use darter_types::{ChainState, Digest, HostId, Locality, OriginLocator, PieceNumber, PieceRun, TaskId};
 
 /// What a node says.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,8 @@ pub enum NodeMessage {
     Withdraw(TaskId, Vec<PieceRun>),
     /// States of a chain.
     Links(Links),
+    /// What pieces are that were read out of order.
+    Attested(Attested),
     /// A lease is over.
     LeaseEnded(LeaseEnded),
     /// A parent failed it.
@@ -99,6 +101,10 @@ pub struct Want {
     pub urgency: Urgency,
     /// Lease that it holds for the task already.
     pub lease_epoch: Option<u64>,
+    /// Pieces that a reader waits for, wherever the chain is.
+    pub first: Vec<PieceRun>,
+    /// Nothing else is wanted.
+    pub on_demand: bool,
 }
 
 /// New pieces of a node.
@@ -129,6 +135,19 @@ pub struct Links {
     pub states: Vec<ChainState>,
     /// The author proved the whole against the digest.
     pub proved: bool,
+}
+
+/// What pieces are that the holder of a lease read from the origin out of order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// The content.
+    pub task: TaskId,
+    /// The lease.
+    pub epoch: u64,
+    /// Length of the content in bytes.
+    pub length: u64,
+    /// The pieces and their SHA-256.
+    pub sums: Vec<(PieceNumber, Digest)>,
 }
 
 /// How a lease ended.
@@ -228,6 +247,8 @@ pub enum SchedulerMessage {
     LeaseRevoked(TaskId, u64),
     /// States of a chain.
     Links(KnownLinks),
+    /// What pieces are, by authors of trust: the content, its length in bytes, the pieces and their SHA-256.
+    Attestations(TaskId, u64, Vec<(PieceNumber, Digest)>),
     /// Ask the origin yourself; the text says why.
     GoAlone(TaskId, String),
     /// Delete the content.
@@ -288,6 +309,10 @@ pub struct SourceLease {
     pub length: Option<u64>,
     /// Pieces to fetch; empty = all that the node lacks.
     pub runs: Vec<PieceRun>,
+    /// Pieces that somebody waits for, to be read first and out of order.
+    pub first: Vec<PieceRun>,
+    /// Nothing but `first` is to be fetched; under an epoch that is held already, besides what it is for.
+    pub on_demand: bool,
 }
 
 /// States of a chain, as the scheduler relays them.

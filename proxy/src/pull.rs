@@ -233,14 +233,20 @@ impl Pulls {
     }
 
     /// Fetches for the cluster, under a lease.
-    pub(crate) fn lease(&self, request: PullRequest, event: Event) -> Result<(), PullError> {
+    pub(crate) fn lease(
+        &self,
+        request: PullRequest,
+        events: impl Iterator<Item = Event>,
+    ) -> Result<(), PullError> {
         let task = request.task();
         let runs = self.env.running().contains_key(&task);
         // What runs asks the origin for its own callers.
         if !runs {
             self.start(request, true)?;
         }
-        self.deliver(task, event);
+        for event in events {
+            self.deliver(task, event);
+        }
         Ok(())
     }
 

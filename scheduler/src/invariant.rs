@@ -105,6 +105,7 @@ pub fn nobody_waits_in_vain(scheduler: &Scheduler, key: TaskKey, task: &Task) ->
         || (task.is_covered() && task.is_chain_complete())
         || task.lease.is_some()
         || task.asked.is_some()
+        || (task.is_on_demand() && task.lacks_first().is_empty())
         || scheduler.is_in_grace(key)
 }
 

@@ -149,6 +149,7 @@ pub fn kind(message: &NodeMessage) -> &'static str {
         NodeMessage::Have(_) => "have",
         NodeMessage::Withdraw(..) => "withdraw",
         NodeMessage::Links(_) => "links",
+        NodeMessage::Attested(_) => "attested",
         NodeMessage::LeaseEnded(_) => "lease_ended",
         NodeMessage::Failed(_) => "failed",
         NodeMessage::Load(_) => "load",

@@ -146,6 +146,8 @@ fn want(task: TaskId) -> Want {
         public: true,
         urgency: Urgency::Reader,
         lease_epoch: None,
+        first: Vec::new(),
+        on_demand: false,
     }
 }
 

@@ -10,6 +10,7 @@
 //! Start reading at [`Scheduler::apply`], then `pump` in `schedule/lease.rs`.
 
 mod failure;
+mod first;
 mod holding;
 mod lease;
 mod links;
@@ -136,6 +137,7 @@ impl Scheduler {
             NodeMessage::Have(have) => self.have(now, host, have, out),
             NodeMessage::Withdraw(task, runs) => self.withdraw(now, host, &task, &runs, out),
             NodeMessage::Links(links) => self.links(now, host, links, out),
+            NodeMessage::Attested(attested) => self.attested(now, host, attested, out),
             NodeMessage::LeaseEnded(ended) => self.lease_ended(now, host, &ended, out),
             NodeMessage::Failed(failed) => self.failed(now, host, &failed, out),
             NodeMessage::Load(load) => self.load(now, host, load, out),

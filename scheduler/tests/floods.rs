@@ -228,6 +228,8 @@ impl Node {
             public: true,
             urgency: darter_proto::scheduler::Urgency::Reader,
             lease_epoch: None,
+            first: Vec::new(),
+            on_demand: false,
         };
         self.say.send(NodeMessage::Want(want).into()).await.unwrap();
         self.hears().await;

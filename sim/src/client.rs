@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use darter_service::net::{Network as _, Stream};
 use darter_service::supervise::Tasks;
+use darter_testkit::client::RawConnection;
 use darter_testkit::puller::{self, Dial, Errand, Watch};
 use tokio::sync::Notify;
 
@@ -26,9 +29,47 @@ pub struct Pull {
     /// Whether the registry would let it read when it was ordered.
     pub allowed: bool,
     watch: Watch,
+    /// Parts to read one after the other, rather than the whole.
+    ranges: Arc<Vec<Range<u64>>>,
+    /// How many of them came, and were right.
+    read: Arc<AtomicUsize>,
 }
 
 impl Pull {
+    /// One that reads parts.
+    pub fn of_ranges(node: &str, blob: &Blob, ranges: Vec<Range<u64>>) -> Self {
+        Self {
+            ranges: Arc::new(ranges),
+            ..Self::new(node, blob, None, true)
+        }
+    }
+
+    /// How many of its parts came, and were right.
+    pub fn parts_read(&self) -> usize {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Reads its parts; stops at the first that is not right.
+    async fn read(&self, network: &TurmoilNetwork) -> Option<()> {
+        for range in &*self.ranges {
+            let io = network.connect(&format!("{}:4001", self.node)).await.ok()?;
+            let mut connection = RawConnection::new(io);
+            let target = format!(
+                "/v2/{}/blobs/{}?ns={REGISTRY}",
+                self.blob.repository, self.blob.digest
+            );
+            let asked = format!("bytes={}-{}", range.start, range.end - 1);
+            connection
+                .request("GET", &self.node, &target, &[("Range", &asked)])
+                .await
+                .ok()?;
+            let answer = connection.read_response(false).await.ok()?;
+            let right = answer.status == 206 && answer.body == self.blob.content.read(range.clone());
+            right.then(|| self.read.fetch_add(1, Ordering::Relaxed))?;
+        }
+        Some(())
+    }
+
     /// A pull that did not start.
     pub fn new(node: &str, blob: &Blob, authorization: Option<&str>, allowed: bool) -> Self {
         Self {
@@ -37,6 +78,8 @@ impl Pull {
             authorization: authorization.map(str::to_owned),
             allowed,
             watch: Watch::default(),
+            ranges: Arc::default(),
+            read: Arc::default(),
         }
     }
 
@@ -107,6 +150,13 @@ pub async fn run(orders: Orders, network: TurmoilNetwork) -> turmoil::Result {
     loop {
         while let Some(pull) = orders.pop() {
             let network = network.clone();
+            if !pull.ranges.is_empty() {
+                tasks.spawn("reads of a client", async move {
+                    let read = pull.read(&network).await;
+                    tracing::debug!(node = %pull.node, ?read, "client has read");
+                });
+                continue;
+            }
             tasks.spawn("pull of a client", async move {
                 puller::pull(&network, &pull.errand(), &pull.watch).await;
                 tracing::debug!(node = %pull.node, digest = %pull.blob.digest, outcome = ?pull.progress().outcome, "client is done");

@@ -435,6 +435,14 @@ impl World {
         pull
     }
 
+    /// Lets the client of node `number` read parts of a blob, one after the other.
+    pub fn read(&mut self, number: usize, blob: &Blob, ranges: Vec<std::ops::Range<u64>>) -> Pull {
+        let (name, orders) = self.clients.get(number).expect("a test names nodes that it made");
+        let pull = Pull::of_ranges(name, blob, ranges);
+        orders.push(pull.clone());
+        pull
+    }
+
     /// Lets time pass.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.sim.elapsed() + time;

@@ -3,14 +3,14 @@
 use super::ConvertError;
 use super::words::{
     address, length, list, malformed, measure, optional_host, origin, origin_to, parsed, piece_number,
-    required_origin, runs, runs_to, states, states_to, task, text,
+    required_origin, runs, runs_to, states, states_to, sums, sums_to, task, text,
 };
 use crate::limits::{HELD_MAX, SOURCES_MAX};
 use crate::pb::scheduler::v1 as pb;
 use crate::pb::scheduler::v1::node_message::Message as Pb;
 use crate::scheduler::{
-    Failed, FailureReason, Have, Held, Hello, LeaseEnded, LeaseOutcome, Links, Load, NodeMessage, PieceCost,
-    Role, Urgency, Want,
+    Attested, Failed, FailureReason, Have, Held, Hello, LeaseEnded, LeaseOutcome, Links, Load, NodeMessage,
+    PieceCost, Role, Urgency, Want,
 };
 
 impl TryFrom<pb::NodeMessage> for NodeMessage {
@@ -29,6 +29,12 @@ impl TryFrom<pb::NodeMessage> for NodeMessage {
                 Self::Withdraw(task(&withdraw.task)?, runs("withdraw.runs", withdraw.runs)?)
             }
             Pb::Links(links) => Self::Links(links.try_into()?),
+            Pb::Attested(attested) => Self::Attested(Attested {
+                task: task(&attested.task)?,
+                epoch: attested.epoch,
+                length: length(attested.length)?,
+                sums: sums("attested.sums", attested.sums)?,
+            }),
             Pb::LeaseEnded(ended) => Self::LeaseEnded(ended.try_into()?),
             Pb::Failed(failed) => Self::Failed(failed.try_into()?),
             Pb::Load(load) => Self::Load(load.try_into()?),
@@ -53,6 +59,12 @@ impl From<NodeMessage> for pb::NodeMessage {
                 runs: runs_to(runs),
             }),
             NodeMessage::Links(links) => Pb::Links(links.into()),
+            NodeMessage::Attested(attested) => Pb::Attested(pb::Attested {
+                task: attested.task.to_string(),
+                epoch: attested.epoch,
+                length: attested.length,
+                sums: sums_to(attested.sums),
+            }),
             NodeMessage::LeaseEnded(ended) => Pb::LeaseEnded(ended.into()),
             NodeMessage::Failed(failed) => Pb::Failed(failed.into()),
             NodeMessage::Load(load) => Pb::Load(load.into()),
@@ -150,6 +162,8 @@ impl TryFrom<pb::Want> for Want {
             public: want.public,
             urgency,
             lease_epoch: (want.lease_epoch > 0).then_some(want.lease_epoch),
+            first: runs("want.first", want.first)?,
+            on_demand: want.on_demand,
         })
     }
 }
@@ -169,6 +183,8 @@ impl From<Want> for pb::Want {
             public: want.public,
             urgency: urgency.into(),
             lease_epoch: want.lease_epoch.unwrap_or(0),
+            first: runs_to(want.first),
+            on_demand: want.on_demand,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::ConvertError;
 use super::words::{
     address, length, list, malformed, origin_to, parsed, piece_number, required_origin, runs, runs_to,
-    states, states_to, task, text,
+    states, states_to, sums, sums_to, task, text,
 };
 use crate::limits::{PARENTS_MAX, SCHEDULERS_MAX};
 use crate::pb::scheduler::v1 as pb;
@@ -20,6 +20,11 @@ impl TryFrom<pb::SchedulerMessage> for SchedulerMessage {
             Pb::SourceLease(lease) => Self::SourceLease(lease.try_into()?),
             Pb::LeaseRevoked(revoked) => Self::LeaseRevoked(task(&revoked.task)?, revoked.epoch),
             Pb::Links(links) => Self::Links(links.try_into()?),
+            Pb::Attestations(known) => Self::Attestations(
+                task(&known.task)?,
+                length(known.length)?,
+                sums("attestations.sums", known.sums)?,
+            ),
             Pb::GoAlone(alone) => Self::GoAlone(task(&alone.task)?, text("go_alone.reason", alone.reason)?),
             Pb::Drop(drop) => Self::Drop(task(&drop.task)?),
             Pb::Redirect(redirect) => Self::Redirect(redirect.try_into()?),
@@ -43,6 +48,11 @@ impl From<SchedulerMessage> for pb::SchedulerMessage {
                 epoch,
             }),
             SchedulerMessage::Links(links) => Pb::Links(links.into()),
+            SchedulerMessage::Attestations(task, length, sums) => Pb::Attestations(pb::Attestations {
+                task: task.to_string(),
+                length,
+                sums: sums_to(sums),
+            }),
             SchedulerMessage::GoAlone(task, reason) => Pb::GoAlone(pb::GoAlone {
                 task: task.to_string(),
                 reason,
@@ -150,6 +160,8 @@ impl TryFrom<pb::SourceLease> for SourceLease {
             epoch: lease.epoch,
             length: lease.length.map(length).transpose()?,
             runs: runs("source_lease.runs", lease.runs)?,
+            first: runs("source_lease.first", lease.first)?,
+            on_demand: lease.on_demand,
         })
     }
 }
@@ -162,6 +174,8 @@ impl From<SourceLease> for pb::SourceLease {
             epoch: lease.epoch,
             length: lease.length,
             runs: runs_to(lease.runs),
+            first: runs_to(lease.first),
+            on_demand: lease.on_demand,
         }
     }
 }

@@ -115,17 +115,23 @@ fn want() -> impl Strategy<Value = Want> {
         any::<bool>(),
         prop_oneof![Just(Urgency::Background), Just(Urgency::Reader)],
         prop::option::of(1u64..),
+        runs(),
+        any::<bool>(),
     )
         .prop_map(
-            |(task, origin, length, held, states_known, public, urgency, lease_epoch)| Want {
-                task,
-                origin,
-                length,
-                held,
-                states_known,
-                public,
-                urgency,
-                lease_epoch,
+            |(task, origin, length, held, states_known, public, urgency, lease_epoch, first, on_demand)| {
+                Want {
+                    task,
+                    origin,
+                    length,
+                    held,
+                    states_known,
+                    public,
+                    urgency,
+                    lease_epoch,
+                    first,
+                    on_demand,
+                }
             },
         )
 }
@@ -247,15 +253,26 @@ fn scheduler_message() -> impl Strategy<Value = SchedulerMessage> {
             schedulers,
             incarnation,
         });
-    let lease = (task(), origin(), any::<u64>(), prop::option::of(length()), runs()).prop_map(
-        |(task, origin, epoch, length, runs)| SourceLease {
-            task,
-            origin,
-            epoch,
-            length,
-            runs,
-        },
-    );
+    let lease = (
+        task(),
+        origin(),
+        any::<u64>(),
+        prop::option::of(length()),
+        runs(),
+        runs(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(task, origin, epoch, length, runs, first, on_demand)| SourceLease {
+                task,
+                origin,
+                epoch,
+                length,
+                runs,
+                first,
+                on_demand,
+            },
+        );
     let links = (states(), length(), 0u32..1000, any::<bool>()).prop_map(
         |((task, states), length, first_border, trusted)| KnownLinks {
             task,
@@ -276,6 +293,17 @@ fn scheduler_message() -> impl Strategy<Value = SchedulerMessage> {
         lease.prop_map(SchedulerMessage::SourceLease),
         (task(), any::<u64>()).prop_map(|(task, epoch)| SchedulerMessage::LeaseRevoked(task, epoch)),
         links.prop_map(SchedulerMessage::Links),
+        (
+            task(),
+            length(),
+            prop::collection::vec((0u32..1000, any::<u8>()), 0..4)
+        )
+            .prop_map(|(task, length, sums)| {
+                let sums = sums
+                    .into_iter()
+                    .map(|(piece, byte)| (piece, Digest::of(Algorithm::Sha256, &[byte])));
+                SchedulerMessage::Attestations(task, length, sums.collect())
+            }),
         (task(), "[ -~]{0,40}").prop_map(|(task, reason)| SchedulerMessage::GoAlone(task, reason)),
         task().prop_map(SchedulerMessage::Drop),
         redirect.prop_map(SchedulerMessage::Redirect),

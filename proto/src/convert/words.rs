@@ -1,7 +1,8 @@
 //! The parts that many messages share: names, texts, runs, origins, states.
 
 use darter_types::{
-    Algorithm, ChainState, ContentKind, Digest, HostId, OriginLocator, PieceLayout, PieceRun, TaskId,
+    Algorithm, ChainState, ContentKind, Digest, HostId, OriginLocator, PieceLayout, PieceNumber, PieceRun,
+    TaskId,
 };
 
 use super::ConvertError;
@@ -185,6 +186,26 @@ pub(super) fn states(task: &TaskId, first: u32, bytes: &[u8]) -> Result<Vec<Chai
         .chunks(each)
         .map(|state| ChainState::from_bytes(algorithm, state).ok_or_else(wrong))
         .collect()
+}
+
+/// What attests pieces.
+pub(super) fn sums(
+    field: &'static str,
+    sums: Vec<pb::Attestation>,
+) -> Result<Vec<(PieceNumber, Digest)>, ConvertError> {
+    list(field, sums, STATES_MAX, |sum| {
+        let digest = Digest::new(Algorithm::Sha256, &sum.sha256);
+        let digest = digest.ok_or_else(|| malformed(field, "not 32 bytes"))?;
+        Ok((piece_number(field, sum.piece)?, digest))
+    })
+}
+
+pub(super) fn sums_to(sums: Vec<(PieceNumber, Digest)>) -> Vec<pb::Attestation> {
+    let one = |(piece, sum): (PieceNumber, Digest)| pb::Attestation {
+        piece,
+        sha256: sum.hash().to_vec(),
+    };
+    sums.into_iter().map(one).collect()
 }
 
 pub(super) fn states_to(states: Vec<ChainState>) -> Vec<u8> {

@@ -20,6 +20,9 @@ pub(super) fn dispatch(scheduling: &Scheduling, pulls: &Pulls, message: Schedule
             pulls.deliver(task, Event::LeaseRevoked { epoch });
         }
         SchedulerMessage::Links(links) => learn(pulls, links),
+        SchedulerMessage::Attestations(task, length, sums) => {
+            pulls.deliver(task, Event::AttestationsCame { length, sums });
+        }
         SchedulerMessage::GoAlone(task, reason) => {
             tracing::debug!(%task, reason, "the scheduler cannot help");
             pulls.deliver(task, Event::GoAlone);
@@ -79,6 +82,8 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         epoch,
         length,
         runs,
+        first,
+        on_demand,
     } = lease;
     if let Some(facts) = pulls.holds(task) {
         // It is all here, which the scheduler did not know.
@@ -106,9 +111,11 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         public: !pulls.shares_private(),
         vouched: false,
         asked: false,
-        whole: true,
+        whole: !on_demand,
     };
-    if let Err(error) = pulls.lease(request, Event::LeaseGranted { epoch, runs }) {
+    let granted = (!on_demand).then_some(Event::LeaseGranted { epoch, runs });
+    let asked = (on_demand || !first.is_empty()).then_some(Event::PiecesAsked { epoch, runs: first });
+    if let Err(error) = pulls.lease(request, granted.into_iter().chain(asked)) {
         tracing::warn!(%task, %error, "a lease could not be taken");
         end_lease(scheduling, task, epoch, LeaseOutcome::Failed);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use darter_proto::scheduler::Urgency;
-use darter_types::{OriginLocator, PieceRun, PieceSet};
+use darter_types::{OriginLocator, PieceNumber, PieceRun, PieceSet};
 
 use super::HostKey;
 
@@ -127,6 +127,27 @@ pub struct OpenWant {
     pub origin: OriginLocator,
     /// The node was told to ask the origin itself: nothing is fetched for it any more.
     pub alone: bool,
+    /// Pieces that a reader waits for, wherever the chain is.
+    pub first: Vec<PieceRun>,
+    /// It wants nothing else.
+    pub on_demand: bool,
+    /// The content's length in bytes, as the node says it.
+    pub length: Option<u64>,
+}
+
+/// Pieces by name that are looked at of one want: more than any reader waits for at a time.
+const FIRST_MAX: usize = 4096;
+
+impl OpenWant {
+    /// The pieces that it names.
+    pub fn first_pieces(&self) -> impl Iterator<Item = PieceNumber> + '_ {
+        self.first.iter().flat_map(|run| run.pieces()).take(FIRST_MAX)
+    }
+
+    /// Whether it names pieces of its own.
+    pub fn is_special(&self) -> bool {
+        self.on_demand || !self.first.is_empty()
+    }
 }
 
 /// One host's part in one task.

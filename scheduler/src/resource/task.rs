@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use darter_proto::scheduler::Urgency;
-use darter_types::{Chain, Digest, Moment, OriginLocator, PieceLayout, PieceRun, PieceSet, TaskId};
+use darter_types::{
+    Chain, Digest, Moment, OriginLocator, PieceLayout, PieceNumber, PieceRun, PieceSet, TaskId,
+};
 use indexmap::IndexMap;
 
 use super::index::PeerIndex;
@@ -26,6 +28,10 @@ pub struct Lease {
     pub trusted: bool,
     /// Hosts that could not reach its holder.
     pub doubted: BTreeSet<HostKey>,
+    /// It is for nothing but `first`.
+    pub on_demand: bool,
+    /// Pieces that its holder was told to read first.
+    pub first: BTreeSet<PieceNumber>,
 }
 
 /// The chain of a task as far as it was published.
@@ -72,6 +78,10 @@ pub struct Task {
     pub index: Option<Box<PeerIndex>>,
     /// The chain as far as it is known.
     pub chain: Option<Box<KnownChain>>,
+    /// What seeds said of pieces that they read out of order.
+    pub attested: BTreeMap<PieceNumber, Digest>,
+    /// Open wants that name pieces of their own, or want nothing else.
+    pub special_wants: usize,
     /// The lease.
     pub lease: Option<Box<Lease>>,
     /// Who was asked for the chain.
@@ -106,6 +116,8 @@ impl Task {
             asked: None,
             passed_over: BTreeMap::new(),
             contradicted_by: BTreeSet::new(),
+            attested: BTreeMap::new(),
+            special_wants: 0,
             leases_in_vain: 0,
             waiting: BTreeSet::new(),
             wants: 0,
@@ -143,6 +155,32 @@ impl Task {
     /// How many borders have known states, the first included. The chain of a single piece needs none.
     pub fn states_known(&self) -> u32 {
         self.chain.as_ref().map_or(1, |known| known.chain.known())
+    }
+
+    /// Pieces that readers wait for by name and nobody holds. Nothing while the wants that are parked name none.
+    pub fn lacks_first(&self) -> BTreeSet<PieceNumber> {
+        if self.special_wants == 0 {
+            return BTreeSet::new();
+        }
+        let missing = self.missing();
+        self.parked_wants()
+            .flat_map(super::OpenWant::first_pieces)
+            .filter(|piece| missing.as_ref().is_none_or(|missing| missing.contains(*piece)))
+            .collect()
+    }
+
+    /// Wants for which something is still to be fetched.
+    pub fn parked_wants(&self) -> impl Iterator<Item = &super::OpenWant> {
+        let peers = self
+            .waiting
+            .iter()
+            .filter_map(|(_, _, host)| self.peers.get(host));
+        peers.filter_map(|peer| peer.want.as_deref())
+    }
+
+    /// Whether nothing is wanted but pieces by name.
+    pub fn is_on_demand(&self) -> bool {
+        self.special_wants > 0 && self.parked_wants().all(|want| want.on_demand)
     }
 
     /// Whether every piece can be checked.

@@ -157,6 +157,7 @@ impl Scheduler {
                 holders.iter().for_each(|holder| task.unhold(*holder, &[]));
                 task.coverage = crate::resource::Coverage::default();
                 task.chain = None;
+                task.attested.clear();
                 task.length = Some(length);
                 task.length_from_origin = leased;
                 if layout.piece_count() == 1 {

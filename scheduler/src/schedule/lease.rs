@@ -33,6 +33,12 @@ impl Scheduler {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
+        if task.special_wants > 0 && self.pump_first(now, key, out) {
+            return;
+        }
+        let Some(task) = self.tasks.get(key) else {
+            return;
+        };
         let at_rest = task.waiting.is_empty() || task.lease.is_some() || task.asked.is_some();
         if at_rest || (task.is_covered() && task.is_chain_complete()) {
             return;
@@ -48,7 +54,7 @@ impl Scheduler {
             return self.all_go_alone(key, "several nodes failed to fetch it from the origin", out);
         }
         match self.choose_holder(now, key) {
-            Some((holder, origin)) => self.grant(now, key, holder, origin, out),
+            Some((holder, origin)) => self.grant(now, key, holder, origin, false, out),
             None => self.all_go_alone(key, "nobody could fetch it from the origin", out),
         }
     }
@@ -86,7 +92,7 @@ impl Scheduler {
             .map(|(host, want)| (host, want.origin.clone()))
     }
 
-    fn choose_seed(&self, now: Moment, task: &Task) -> Option<HostKey> {
+    pub(super) fn choose_seed(&self, now: Moment, task: &Task) -> Option<HostKey> {
         let tried = task.passed_over.keys().filter(|host| self.is_seed(**host));
         if tried.count() >= SEEDS_TRIED_MAX {
             return None;
@@ -108,7 +114,15 @@ impl Scheduler {
         !passed && self.hosts.get(host).is_some_and(|host| host.may_lease(now))
     }
 
-    fn grant(&mut self, now: Moment, key: TaskKey, holder: HostKey, origin: OriginLocator, out: &mut Outbox) {
+    pub(super) fn grant(
+        &mut self,
+        now: Moment,
+        key: TaskKey,
+        holder: HostKey,
+        origin: OriginLocator,
+        on_demand: bool,
+        out: &mut Outbox,
+    ) {
         if !self.add_peer(key, holder) {
             self.all_go_alone(key, "the task has too many peers", out);
             return;
@@ -116,6 +130,7 @@ impl Scheduler {
         self.epoch += 1;
         let epoch = self.epoch;
         self.set_lease(now, key, holder, epoch);
+        let first = self.lease_for(key, on_demand);
         self.tally.leases += 1;
         // Offered at once, before it has anything, so that everybody is connected when it has.
         self.join_mesh(key, holder);
@@ -127,8 +142,17 @@ impl Scheduler {
             task: task.id,
             origin,
             epoch,
-            length: task.length,
-            runs: runs_to_fetch(task),
+            length: task.length.or_else(|| {
+                task.parked_wants()
+                    .find_map(|want| want.length.filter(|_| on_demand))
+            }),
+            runs: if on_demand {
+                Vec::new()
+            } else {
+                runs_to_fetch(task)
+            },
+            first,
+            on_demand,
         };
         self.send(holder, SchedulerMessage::SourceLease(lease), out);
     }
@@ -145,6 +169,8 @@ impl Scheduler {
                 started: false,
                 trusted,
                 doubted: std::collections::BTreeSet::new(),
+                on_demand: false,
+                first: std::collections::BTreeSet::new(),
             }));
         }
         self.set_timer(deadline, Timer::Lease(key));
@@ -280,10 +306,7 @@ impl Scheduler {
         }
         match ended.outcome {
             LeaseOutcome::Done => {
-                let done = self
-                    .tasks
-                    .get(key)
-                    .is_some_and(|task| task.is_covered() && task.is_chain_complete());
+                let done = self.tasks.get(key).is_some_and(|task| self.is_lease_done(task));
                 self.end_lease(now, key, host, !done, out);
             }
             LeaseOutcome::Failed => self.end_lease(now, key, host, true, out),

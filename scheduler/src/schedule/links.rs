@@ -195,6 +195,7 @@ impl Scheduler {
             return;
         };
         task.chain = None;
+        task.attested.clear();
         task.asked = None;
         let id = task.id;
         let peers: Vec<HostKey> = task.peers.keys().copied().collect();

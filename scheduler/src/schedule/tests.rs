@@ -65,6 +65,8 @@ fn want(task: TaskId) -> Want {
         public: true,
         urgency: Urgency::Reader,
         lease_epoch: None,
+        first: Vec::new(),
+        on_demand: false,
     }
 }
 
@@ -231,6 +233,81 @@ impl World {
     }
 }
 
+fn on_demand(task: TaskId, first: &[PieceRun]) -> NodeMessage {
+    NodeMessage::Want(Want {
+        length: Some(10 * PIECE),
+        first: first.to_vec(),
+        on_demand: true,
+        ..want(task)
+    })
+}
+
+fn attested(task: TaskId, epoch: u64, piece: u32) -> NodeMessage {
+    NodeMessage::Attested(darter_proto::scheduler::Attested {
+        task,
+        epoch,
+        length: 10 * PIECE,
+        sums: vec![(piece, Digest::of(Algorithm::Sha256, &[7]))],
+    })
+}
+
+#[test]
+fn pieces_by_name_are_read_by_a_seed_once_for_all() {
+    let mut world = World::with(&["seed", "a", "b"]);
+    let task = task(1);
+    world.say("a", on_demand(task, &[run(5, 1)]));
+    world.say("b", on_demand(task, &[run(5, 2)]));
+    let epoch = world.lease(task).unwrap().1;
+    let leases = |told: Vec<String>| -> Vec<String> {
+        told.into_iter()
+            .filter(|line| line.starts_with("lease"))
+            .collect()
+    };
+    let expected = [
+        format!("lease {epoch} first 5+1 only"),
+        format!("lease {epoch} first 6+1 only"),
+    ];
+    assert_eq!(leases(world.told("seed")), expected);
+    world.told("a");
+    world.say("a", attested(task, epoch, 5));
+    assert!(
+        world.told("b").iter().all(|line| !line.starts_with("attested")),
+        "no seed"
+    );
+    for piece in [5, 6] {
+        world.say("seed", attested(task, epoch, piece));
+        world.say("seed", have(task, 10, &[run(piece, 1)]));
+    }
+    assert_eq!(world.told("a"), ["attested 5", "attested 6"]);
+    world.say("seed", ended(task, epoch, LeaseOutcome::Done));
+    assert_eq!(world.lease(task), None);
+    // A late one is told at once and nobody reads anything.
+    world.connect("c");
+    world.say("c", on_demand(task, &[run(6, 1)]));
+    assert!(world.told("c").contains(&"attested 6".to_owned()));
+    assert_eq!(world.lease(task), None);
+    // Another piece is another lease; whoever wants the whole turns it into one for all.
+    world.say("a", on_demand(task, &[run(9, 1)]));
+    let epoch = world.lease(task).unwrap().1;
+    assert_eq!(
+        leases(world.told("seed")),
+        [format!("lease {epoch} first 9+1 only")]
+    );
+    world.want("b", task);
+    let whole = world.lease(task).unwrap().1;
+    assert_eq!(leases(world.told("seed")), [format!("lease {whole} first 9+1")]);
+}
+
+#[test]
+fn without_a_seed_pieces_by_name_are_everybodys_own() {
+    let mut world = World::with(&["a", "b"]);
+    let task = task(1);
+    world.say("a", on_demand(task, &[run(5, 1)]));
+    assert!(world.told("a").iter().any(|line| line.starts_with("alone")));
+    world.want("b", task);
+    assert_eq!(world.lease(task).unwrap().0, "b");
+}
+
 fn short(message: &SchedulerMessage) -> String {
     match message {
         SchedulerMessage::Welcome(_) => "welcome".into(),
@@ -245,7 +322,13 @@ fn short(message: &SchedulerMessage) -> String {
                 .iter()
                 .map(|r| format!(" {}+{}", r.first, r.count))
                 .collect();
-            format!("lease {}{}", lease.epoch, runs.concat())
+            let first: Vec<String> = lease
+                .first
+                .iter()
+                .map(|r| format!(" first {}+{}", r.first, r.count))
+                .collect();
+            let only = if lease.on_demand { " only" } else { "" };
+            format!("lease {}{}{}{only}", lease.epoch, runs.concat(), first.concat())
         }
         SchedulerMessage::LeaseRevoked(_, epoch) => format!("revoked {epoch}"),
         SchedulerMessage::Links(links) => format!(
@@ -254,6 +337,10 @@ fn short(message: &SchedulerMessage) -> String {
             links.states.len(),
             if links.trusted { "trusted" } else { "untrusted" }
         ),
+        SchedulerMessage::Attestations(_, _, sums) => {
+            let pieces: Vec<String> = sums.iter().map(|(piece, _)| format!(" {piece}")).collect();
+            format!("attested{}", pieces.concat())
+        }
         SchedulerMessage::GoAlone(_, reason) => format!("alone: {reason}"),
         SchedulerMessage::Drop(_) => "drop".into(),
         SchedulerMessage::Redirect(redirect) => format!("redirect {}", redirect.scheduler),

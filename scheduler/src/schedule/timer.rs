@@ -59,6 +59,7 @@ impl Scheduler {
             && now.since(task.last_wanted) >= chain_idle
         {
             task.chain = None;
+            task.attested.clear();
             task.graph.forget_fed();
         }
     }

@@ -28,6 +28,7 @@ impl Scheduler {
                 self.join_mesh(key, host);
                 self.changed.entry(key).or_default().insert(host);
                 self.send_states(key, host, out);
+                self.send_attested(key, host, out);
                 self.pump(now, key, out);
             }
             Err(reason) => {
@@ -91,7 +92,13 @@ impl Scheduler {
             public: want.public,
             origin: want.origin.clone(),
             alone: false,
+            first: want.first.clone(),
+            on_demand: want.on_demand,
+            length: want.length,
         };
+        let was_special = old.as_ref().is_some_and(|old| old.is_special());
+        task.special_wants += usize::from(opened.is_special());
+        task.special_wants -= usize::from(was_special);
         if let Some(old) = &old {
             self.parked -= usize::from(task.waiting.remove(&(Reverse(old.urgency), old.turn, host)));
         } else {
@@ -137,6 +144,7 @@ impl Scheduler {
         };
         self.parked -= usize::from(task.waiting.remove(&(Reverse(want.urgency), want.turn, host)));
         task.wants -= 1;
+        task.special_wants -= usize::from(want.is_special());
         if task.wants == 0 {
             task.last_wanted = now;
             self.unwanted.insert((now, key));

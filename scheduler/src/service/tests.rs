@@ -169,6 +169,8 @@ fn want() -> NodeMessage {
         public: true,
         urgency: Urgency::Reader,
         lease_epoch: None,
+        first: Vec::new(),
+        on_demand: false,
     })
 }
 

@@ -54,6 +54,8 @@ fn crowd(nodes: usize, sources: usize) -> Scheduler {
             public: true,
             urgency: Urgency::Reader,
             lease_epoch: None,
+            first: Vec::new(),
+            on_demand: false,
         };
         let have = Have {
             task: task(),

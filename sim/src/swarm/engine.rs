@@ -101,6 +101,8 @@ impl World {
             public: true,
             urgency: Urgency::Reader,
             lease_epoch: task.lease_epoch(),
+            first: task.wanted_first(),
+            on_demand: !task.wants_whole(),
         };
         self.send(node, NodeMessage::Want(want));
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
 use darter_origin::OriginError;
 use darter_proto::scheduler::{
-    Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
+    Attested, Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
 };
 use darter_store::{ContentFacts, StoreError, StoredTask};
 use darter_types::{ChainState, Digest, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
@@ -383,6 +383,8 @@ impl Driver {
                 Urgency::Background
             },
             lease_epoch: self.engine.lease_epoch(),
+            first: self.engine.wanted_first(),
+            on_demand: !self.engine.wants_whole(),
         };
         self.env.scheduling.send(task, NodeMessage::Want(want));
     }
@@ -428,8 +430,19 @@ impl Driver {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "tells nobody yet")]
-    fn attest(&self, _epoch: u64, _piece: PieceNumber, _sum: Digest) {}
+    fn attest(&self, epoch: u64, piece: PieceNumber, sum: Digest) {
+        let Some(length) = self.engine.layout().map(PieceLayout::length) else {
+            return;
+        };
+        let task = self.request.task();
+        let attested = Attested {
+            task,
+            epoch,
+            length,
+            sums: vec![(piece, sum)],
+        };
+        self.env.scheduling.send(task, NodeMessage::Attested(attested));
+    }
 
     fn blame(&mut self, parent: HostId, failure: ParentFailure, piece: PieceNumber) {
         let reason = match failure {

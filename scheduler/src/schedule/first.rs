@@ -1,0 +1,190 @@
+//! Pieces that readers wait for by name, wherever the chain is: a seed reads them first, attests them, and all who want the
+//! content hear what they are.
+//!
+//! What must hold: only a seed's word for such a piece is passed on, for there is no chain behind it. Without a seed, whoever
+//! wants nothing but such pieces reads them from the origin itself. Whoever wants the whole is served as ever.
+
+use std::collections::BTreeSet;
+
+use darter_proto::limits::{RUNS_MAX, STATES_MAX};
+use darter_proto::scheduler::{Attested, SchedulerMessage, SourceLease};
+use darter_types::{Moment, OriginLocator, PieceNumber, PieceRun};
+
+use super::{Outbox, Scheduler};
+use crate::resource::{Host, HostKey, Task, TaskKey};
+
+impl Scheduler {
+    /// Does what the wants need that name pieces; true if there are no others.
+    pub(super) fn pump_first(&mut self, now: Moment, key: TaskKey, out: &mut Outbox) -> bool {
+        let Some(task) = self.tasks.get(key) else {
+            return true;
+        };
+        let (only, lacking) = (task.is_on_demand(), task.lacks_first());
+        match &task.lease {
+            Some(lease) if lease.on_demand && !only => {
+                // Somebody wants the whole as well: it is for all from now on.
+                let holder = lease.holder;
+                if let Some(origin) = self.origin_of(key) {
+                    self.grant(now, key, holder, origin, false, out);
+                }
+            }
+            Some(lease) if !lacking.is_subset(&lease.first) => self.ask_more(now, key, &lacking, out),
+            Some(_) => {}
+            None if only && !lacking.is_empty() => {
+                if now < self.started + self.settings.lease_grace {
+                    self.in_grace.insert(key);
+                    return true;
+                }
+                let seed = self.tasks.get(key).filter(|task| {
+                    let mut wants = task.parked_wants();
+                    wants.any(|want| want.public)
+                });
+                let seed = seed.and_then(|task| self.choose_seed(now, task));
+                match seed.zip(self.origin_of(key)) {
+                    Some((seed, origin)) => self.grant(now, key, seed, origin, true, out),
+                    None => self.all_go_alone(key, "no seed is there to read single pieces", out),
+                }
+            }
+            None => {}
+        }
+        only
+    }
+
+    fn origin_of(&self, key: TaskKey) -> Option<OriginLocator> {
+        let task = self.tasks.get(key)?;
+        let mut wants = task.parked_wants();
+        wants.find(|want| want.public).map(|want| want.origin.clone())
+    }
+
+    /// What a lease that begins is for: the pieces that are lacking, as runs.
+    pub(super) fn lease_for(&mut self, key: TaskKey, on_demand: bool) -> Vec<PieceRun> {
+        let Some(task) = self.tasks.get_mut(key) else {
+            return Vec::new();
+        };
+        let lacking = task.lacks_first();
+        let runs = runs_of(&lacking);
+        if let Some(lease) = &mut task.lease {
+            lease.on_demand = on_demand;
+            lease.first = lacking;
+        }
+        runs
+    }
+
+    /// Tells the holder of the lease of further pieces that somebody waits for.
+    fn ask_more(&mut self, now: Moment, key: TaskKey, lacking: &BTreeSet<PieceNumber>, out: &mut Outbox) {
+        let deadline = now + self.settings.lease_first_byte;
+        let Some(origin) = self.origin_of(key) else { return };
+        let Some(task) = self.tasks.get_mut(key) else {
+            return;
+        };
+        let (id, length) = (task.id, task.length);
+        let Some(lease) = &mut task.lease else { return };
+        let news: BTreeSet<PieceNumber> = lacking.difference(&lease.first).copied().collect();
+        lease.first.extend(&news);
+        if lease.on_demand {
+            lease.deadline = lease.deadline.max(deadline);
+        }
+        let (holder, epoch) = (lease.holder, lease.epoch);
+        let more = SourceLease {
+            task: id,
+            origin,
+            epoch,
+            length,
+            runs: Vec::new(),
+            first: runs_of(&news),
+            on_demand: true,
+        };
+        self.send(holder, SchedulerMessage::SourceLease(more), out);
+    }
+
+    /// Whether a lease that its holder calls done is.
+    pub(super) fn is_lease_done(&self, task: &Task) -> bool {
+        match &task.lease {
+            Some(lease) if lease.on_demand => {
+                let missing = task.missing();
+                let lacks =
+                    |piece: &PieceNumber| missing.as_ref().is_none_or(|missing| missing.contains(*piece));
+                !lease.first.iter().any(lacks)
+            }
+            _ => task.is_covered() && task.is_chain_complete(),
+        }
+    }
+
+    /// The holder of a lease says what pieces are that it read out of order.
+    pub(super) fn attested(&mut self, now: Moment, host: HostKey, attested: Attested, out: &mut Outbox) {
+        let is_seed = self.hosts.get(host).is_some_and(Host::is_seed);
+        let Some(key) = self.tasks.key(&attested.task) else {
+            self.tally.ignored += 1;
+            return;
+        };
+        let of_lease = self
+            .tasks
+            .get(key)
+            .and_then(|task| task.lease.as_ref())
+            .is_some_and(|lease| {
+                lease.holder == host && lease.epoch == attested.epoch && (is_seed || lease.trusted)
+            });
+        if !of_lease || !self.learn_length(key, host, attested.length) {
+            self.tally.ignored += 1;
+            return;
+        }
+        self.renew_lease(now, key, host);
+        let Some(task) = self.tasks.get_mut(key) else {
+            return;
+        };
+        let pieces = task.capacity().unwrap_or(0);
+        let sums: Vec<_> = attested
+            .sums
+            .into_iter()
+            .filter(|(piece, _)| *piece < pieces)
+            .collect();
+        task.attested.extend(sums.iter().copied());
+        let (id, length) = (task.id, attested.length);
+        let others: Vec<HostKey> = task
+            .peers
+            .iter()
+            .filter(|(other, peer)| **other != host && peer.want.is_some())
+            .map(|(other, _)| *other)
+            .collect();
+        for other in others {
+            self.tally.links_relayed += 1;
+            self.send(
+                other,
+                SchedulerMessage::Attestations(id, length, sums.clone()),
+                out,
+            );
+        }
+    }
+
+    /// Tells a node what is known of the pieces that it waits for by name.
+    pub(super) fn send_attested(&mut self, key: TaskKey, host: HostKey, out: &mut Outbox) {
+        let Some(task) = self.tasks.get(key).filter(|task| !task.attested.is_empty()) else {
+            return;
+        };
+        let want = task.peers.get(&host).and_then(|peer| peer.want.as_ref());
+        let (Some(want), Some(length)) = (want, task.length) else {
+            return;
+        };
+        let sums: Vec<_> = want
+            .first_pieces()
+            .filter_map(|piece| Some((piece, *task.attested.get(&piece)?)))
+            .take(STATES_MAX)
+            .collect();
+        let id = task.id;
+        if !sums.is_empty() {
+            self.send(host, SchedulerMessage::Attestations(id, length, sums), out);
+        }
+    }
+}
+
+fn runs_of(pieces: &BTreeSet<PieceNumber>) -> Vec<PieceRun> {
+    let mut runs: Vec<PieceRun> = Vec::new();
+    for piece in pieces {
+        match runs.last_mut() {
+            Some(run) if run.end() == *piece => run.count += 1,
+            _ => runs.push(PieceRun::one(*piece)),
+        }
+    }
+    runs.truncate(RUNS_MAX);
+    runs
+}
