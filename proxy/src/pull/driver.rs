@@ -3,6 +3,7 @@
 //! The driver owns the engine's task and is the only one that talks to it. Requests run as tasks of their own and
 //! report through one bounded channel; nothing that the driver does waits.
 
+mod apart;
 mod perform;
 mod report;
 

@@ -295,7 +295,10 @@ fn pieces_by_name_are_read_by_a_seed_once_for_all() {
     );
     world.want("b", task);
     let whole = world.lease(task).unwrap().1;
-    assert_eq!(leases(world.told("seed")), [format!("lease {whole} first 9+1")]);
+    assert_eq!(
+        leases(world.told("seed")),
+        [format!("lease {whole} 0+5 7+3 first 9+1")]
+    );
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
 use darter_origin::OriginError;
 use darter_proto::scheduler::{
-    Attested, Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
+    Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
 };
 use darter_store::{ContentFacts, StoreError, StoredTask};
-use darter_types::{ChainState, Digest, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
+use darter_types::{ChainState, HostId, PieceLayout, PieceNumber, PieceProof, PieceRun};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -124,36 +124,6 @@ impl Driver {
         self.shared.availability.set_present(piece, source);
     }
 
-    fn have_apart(&mut self, piece: PieceNumber, sum: Digest, from: Option<HostId>) {
-        let Some(stored) = &self.stored else { return };
-        let bytes = stored.facts().layout.piece_range(piece).len();
-        let source = match &from {
-            Some(_) => BytesFrom::Peer,
-            None if self.claims.contains(piece) && stored.attestations().contains_key(&piece) => {
-                BytesFrom::Cache
-            }
-            None => BytesFrom::Origin,
-        };
-        if let Err(error) = stored.record_attestation(piece, sum) {
-            tracing::debug!(task = %self.request.task(), piece, %error, "store did not record an attestation");
-        }
-        self.apart.insert(piece);
-        self.count(piece, from, bytes, source);
-        self.shared.availability.set_apart(piece, source);
-    }
-
-    /// Counts a piece by where it came from.
-    fn count(&mut self, piece: PieceNumber, from: Option<HostId>, bytes: u64, source: BytesFrom) {
-        self.env.metrics.piece(from.is_some(), bytes);
-        match source {
-            BytesFrom::Cache => self.report.found(piece, bytes),
-            BytesFrom::Peer | BytesFrom::Origin => {
-                self.first_at.get_or_insert_with(Instant::now);
-                self.report.add(piece, from, bytes);
-            }
-        }
-    }
-
     fn keep_states(&self, first: u32, states: &[ChainState]) {
         if let Some(Err(error)) = self
             .stored
@@ -204,17 +174,6 @@ impl Driver {
                 stored.forget(piece);
             }
             let _ = events.send(Event::ClaimChecked { piece, good }).await;
-        });
-    }
-
-    fn walk(&self, piece: PieceNumber, before: ChainState) {
-        let (Some(stored), events) = (self.stored.clone(), self.shared.events.clone()) else {
-            return;
-        };
-        self.env.tasks.spawn("walk over a stored piece", async move {
-            let range = stored.facts().layout.piece_range(piece);
-            let after = check::walk(&*stored, range, before);
-            let _ = events.send(Event::Walked { piece, after }).await;
         });
     }
 
@@ -428,20 +387,6 @@ impl Driver {
             };
             self.env.scheduling.send(task, NodeMessage::Links(links));
         }
-    }
-
-    fn attest(&self, epoch: u64, piece: PieceNumber, sum: Digest) {
-        let Some(length) = self.engine.layout().map(PieceLayout::length) else {
-            return;
-        };
-        let task = self.request.task();
-        let attested = Attested {
-            task,
-            epoch,
-            length,
-            sums: vec![(piece, sum)],
-        };
-        self.env.scheduling.send(task, NodeMessage::Attested(attested));
     }
 
     fn blame(&mut self, parent: HostId, failure: ParentFailure, piece: PieceNumber) {
