@@ -45,8 +45,6 @@ fn read_by_all(seed: u64, seeds: usize) -> (u64, u64) {
         reads.iter().all(|read| read.parts_read() == all)
     });
     let sent = world.origin.bytes_sent_for(&blob.digest);
-    let requests = world.origin.requests_for(&http::Method::GET, &blob.digest);
-    println!("{seeds} seeds: {sent} bytes in {requests} requests, {union} touched");
     world.finish();
     (sent, union)
 }
