@@ -13,6 +13,7 @@
 mod adapter;
 mod erofs;
 mod errno;
+mod error;
 mod flat;
 pub mod guardian;
 mod mark;
@@ -20,6 +21,7 @@ mod mounts;
 mod overlay;
 mod shared;
 mod takeover;
+mod unmounting;
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -31,79 +33,30 @@ use std::time::Duration;
 use clap::ValueEnum;
 use darter_service::supervise::Tasks;
 use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
-use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::fs::OpenImage;
 use adapter::Adapter;
+use error::system;
 use flat::Flat;
 use mark::Mark;
+use unmounting::{Attached, detach, unmount_in_time};
 
 pub use adapter::{Counters, Counts, Inflight, WaitingRead};
+pub use error::MountError;
 pub use shared::{Files, IMAGES_MAX, Shared, SharedError, Shown};
 pub use takeover::Agreed;
+pub use unmounting::umount;
 
 /// What the source of these mounts begins with in `/proc/mounts`.
 const SOURCE: &str = "darter:";
 /// Threads that take requests from the kernel.
 const THREADS_MAX: usize = 4;
-/// How long a mount may stay busy after it was asked to go; then it is detached, and goes with its last user.
-const BUSY_GRACE: Duration = Duration::from_secs(2);
-/// Between two attempts to unmount.
-const BUSY_STEP: Duration = Duration::from_millis(100);
-/// Mounts at one directory: an image, and what can be written over it.
-const LAYERS_MAX: usize = 2;
 /// How long the threads may take to notice that the mount is gone. The kernel may keep it for others' namespaces.
 const END_GRACE: Duration = Duration::from_secs(2);
-
-/// Why there is no mount, or still one.
-#[derive(Debug, Error)]
-pub enum MountError {
-    /// The directory is in use.
-    #[error("something is mounted at {0} already; unmount it first")]
-    Taken(PathBuf),
-    /// There is nothing of ours.
-    #[error("no image is mounted at {0}")]
-    NotMounted(PathBuf),
-    /// Processes use it.
-    #[error("{0} is in use by a process; end that first, or unmount with --lazy")]
-    Busy(PathBuf),
-    /// The image, or the kernel, is not of the kind.
-    #[error("it cannot be mounted by the kernel's EROFS: {0}; --driver fuse can")]
-    NoErofs(&'static str),
-    /// The system refuses.
-    #[error("cannot {what} {path}: {error}")]
-    System {
-        /// What it refuses.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What it says.
-        error: io::Error,
-    },
-}
-
-/// Takes a mount away when it is dropped, whatever the reason.
-#[derive(Debug)]
-struct Attached {
-    path: PathBuf,
-    /// Mounts of ours there, one over the other.
-    layers: usize,
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        for _ in 0..self.layers {
-            // Nobody is left to be told.
-            let _ = detach(&self.path);
-        }
-    }
-}
 
 /// Who shows the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -492,52 +445,6 @@ fn outcome(served: Result<io::Result<()>, oneshot::error::RecvError>, path: &Pat
     served.map_err(|error| system("serve", path, error))
 }
 
-/// Unmounts, and detaches what stays busy.
-async fn unmount_in_time(path: &Path) -> Result<(), MountError> {
-    let deadline = Instant::now() + BUSY_GRACE;
-    while let Err(error) = unmount(path, UnmountFlags::empty()) {
-        match error {
-            Errno::BUSY if Instant::now() >= deadline => return detach(path),
-            Errno::BUSY => sleep(BUSY_STEP).await,
-            // Somebody else was faster.
-            Errno::INVAL => return Ok(()),
-            error => return Err(system("unmount", path, error.into())),
-        }
-    }
-    Ok(())
-}
-
-fn detach(path: &Path) -> Result<(), MountError> {
-    unmount(path, UnmountFlags::DETACH).map_err(|error| system("unmount", path, error.into()))
-}
-
-/// Unmounts the image at a directory; its process ends by that. `lazy` takes it out of sight at once, and leaves it to the
-/// processes that use it.
-///
-/// # Errors
-/// There is none, it is in use, or the system refuses.
-pub fn umount(path: &Path, lazy: bool) -> Result<(), MountError> {
-    let path = mounts::ours(path)?;
-    let flags = if lazy {
-        UnmountFlags::DETACH
-    } else {
-        UnmountFlags::empty()
-    };
-    for _ in 0..LAYERS_MAX {
-        match unmount(&path, flags) {
-            Ok(()) => {}
-            Err(Errno::BUSY) => return Err(MountError::Busy(path)),
-            // Its process takes the other layers away as well.
-            Err(Errno::INVAL) => return Ok(()),
-            Err(error) => return Err(system("unmount", &path, error.into())),
-        }
-        if !mounts::is_still(&path)? {
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// Whether an image is mounted at an absolute path without links, dead or alive. The mount itself is not asked.
 ///
 /// # Errors
@@ -560,12 +467,4 @@ pub fn is_served(path: &Path) -> Result<Option<bool>, MountError> {
 /// There is no such path, or the system does not tell.
 pub fn is_mounted(path: &Path) -> Result<bool, MountError> {
     mounts::is_mounted(&mounts::place(path)?)
-}
-
-fn system(what: &'static str, path: &Path, error: io::Error) -> MountError {
-    MountError::System {
-        what,
-        path: path.to_owned(),
-        error,
-    }
 }
