@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct AccessConfig {
-    /// How long a content that the registry gave to anybody is served before it is asked again. Default 1h: a
-    /// repository that turns private is noticed within that time. At most 24h.
+    /// How long a content that the registry gave to anybody is served before it is asked again. Default 60s: a
+    /// content that is deleted there, or a repository that turns private, is noticed within that time. At most 24h.
     pub public_grant: Period,
     /// How long the same content is served while its registry cannot be asked. Default 24h, which is the most.
     pub public_grant_while_unreachable: Period,
@@ -35,7 +35,7 @@ const PRIVATE_GRANT_MAX: Period = Period::secs(60);
 impl Default for AccessConfig {
     fn default() -> Self {
         Self {
-            public_grant: Period::hours(1),
+            public_grant: Period::secs(60),
             public_grant_while_unreachable: PUBLIC_GRANT_MAX,
             private_grant: PRIVATE_GRANT_MAX,
             refusal: Period::secs(60),

@@ -58,6 +58,7 @@ fn never(target: &str) -> String {
 async fn what_was_deleted_is_soon_as_if_it_had_never_been_there() {
     let config = AccessConfig::default();
     for (public, life) in [(false, config.private_grant), (true, config.public_grant)] {
+        assert!(life.as_duration() <= Duration::from_secs(60));
         let still = Still::new();
         let image = shared(&still.origin, &["left", "right"], public, &[5000, 6000]);
         let node = still.node();
