@@ -2,7 +2,7 @@
 //!
 //! containerd asks over a unix socket ([`service`]); [`core`] does it. Which snapshots there are is decided by [`catalog`], which is
 //! pure, and remembered by [`store`]; their directories are [`folders`]', what containerd mounts is [`layout`]'s. A Nydus image
-//! is mounted by a process of its own ([`images`]) when something is made on top of it; [`reference`] finds out where its chunks are.
+//! is mounted by a process of its own ([`images`]) when something is made on top of it; [`mod@reference`] finds out where its chunks are.
 //!
 //! How a Nydus image comes: its layers of chunks are never fetched, as containerd is told that their snapshots are there; the layer
 //! with the metadata is unpacked like any; what stands on that has the mounted image as its lowest directory.
