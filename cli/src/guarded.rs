@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use anyhow::{Context as _, Result, bail};
 use darter_service::config::Period;
-use darter_service::guardian::{GUARDED, Guardian, follow_guardian};
+use darter_service::guardian::{GUARDED, Guardian, START_GRACE, follow_guardian};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -31,6 +31,7 @@ pub(crate) fn run(patience: Option<Period>, log: impl AsyncFnOnce() -> Result<In
             .filter(|argument| argument != FLAG)
             .collect(),
         patience: patience.map(|patience| patience.as_duration()),
+        start: START_GRACE,
         outer: system::notifier()?,
         rng: StdRng::seed_from_u64(system::random()),
     };

@@ -175,10 +175,10 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         routes: routes(&node),
     }));
     starting.release();
-    announce(&host, &ports);
     let watchdog =
         Watchdog::of_role(&watchdog, &ports.mirror, "/v2/", &notify).map_err(RunError::Watchdog)?;
     notify.tell(State::Ready);
+    announce(&host, &ports);
     ready(&ports);
     show(hosts.clone(), &node, &tasks, &serving);
 

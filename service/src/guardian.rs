@@ -2,7 +2,8 @@
 //!
 //! The worker says that it is alive through `NOTIFY_SOCKET`, as it would tell systemd. When it falls silent for the
 //! patience, even because it was stopped as a whole, it is killed and started again. The socket has an abstract name, so
-//! that no file is written; words of other processes than the worker are ignored.
+//! that no file is written; words of other processes than the worker are ignored. One that never says that it serves is not
+//! waited for for ever either.
 //!
 //! What must hold: a worker does not outlive its guardian (the worker asks the kernel for that: [`follow_guardian`]); a
 //! worker that ended by itself before it ever served is not started again, so that a wrong configuration is seen.
@@ -31,6 +32,8 @@ use socket::Words;
 
 /// How long a worker may take to stop: what runs in it has [`run`](Guardian::run)'s caller's own grace, and then some.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+/// How long a worker may take until it serves: a store is read before that. systemd's own bound is as long.
+pub const START_GRACE: Duration = Duration::from_secs(90);
 /// Before a worker that ended unasked is started again.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -46,6 +49,8 @@ pub struct Guardian {
     pub arguments: Vec<OsString>,
     /// How long a worker that serves may be silent; `None` for ever.
     pub patience: Option<Duration>,
+    /// How long it may take until it serves, mostly [`START_GRACE`]; without a patience as long as it likes.
+    pub start: Duration,
     /// The guardian's own supervisor: it hears what the worker says.
     pub outer: Notifier,
     /// Chooses pauses and the socket's name.
@@ -139,7 +144,7 @@ impl Guardian {
         };
         let began = Instant::now();
         let (mut served, mut asked, mut killed) = (false, Asked::Nothing, false);
-        let mut deadline: Option<Instant> = None;
+        let mut deadline = self.patience.map(|_| began + self.start);
         loop {
             let late = async {
                 match deadline {

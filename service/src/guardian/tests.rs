@@ -12,6 +12,7 @@ fn guardian(script: &str, patience: Option<Duration>) -> Guardian {
         program: "/bin/sh".into(),
         arguments: vec!["-c".into(), script.into()],
         patience,
+        start: START_GRACE,
         outer: Notifier::none(),
         // Tests of one process need sockets of different names.
         rng: StdRng::seed_from_u64(rand::random()),
@@ -57,6 +58,26 @@ async fn a_silent_start_is_not_a_hang_but_an_end_is_told() {
     let patience = Some(Duration::from_millis(1));
     let status = run(guardian("sleep 0.2; exit 3", patience)).await.unwrap();
     assert_eq!(status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_worker_that_never_comes_to_serve_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let starts = dir.path().join("starts");
+    let script = format!("echo >> {}; exec sleep 60", starts.display());
+    let guardian = Guardian {
+        start: Duration::from_millis(200),
+        ..guardian(&script, Some(Duration::from_secs(60)))
+    };
+    let second = async {
+        while std::fs::read(&starts).map_or(0, |lines| lines.len()) < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        Asked::Stop
+    };
+    let asked = pin!(stream::once(second).chain(stream::pending()));
+    let status = guardian.run_asked(asked).await.unwrap();
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
 }
 
 #[tokio::test]
