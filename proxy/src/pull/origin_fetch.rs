@@ -240,9 +240,11 @@ impl OriginFetch {
         }
     }
 
-    /// Readers go on past the store, from the byte where this stands.
+    /// Readers go on past the store, from the byte where this stands if all before it is hashed.
     fn leave_store(&self, walk: &Walk) -> Broken {
-        self.shared.set_frontier(walk.hasher.clone());
+        if self.before.is_some() {
+            self.shared.set_frontier(walk.hasher.clone());
+        }
         Broken::Final(FetchFailure::Store)
     }
 
