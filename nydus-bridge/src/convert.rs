@@ -2,7 +2,7 @@
 //! all of them merged.
 //!
 //! [`convert`] finds the image (`original`), reads its layers through the mirror or from the registry (`source`), makes a
-//! blob of each (`layer`, fed by `unpack`), merges what they hold into one bootstrap (`merge`), writes the manifest
+//! blob of each (`layer`, fed by `unpack` and `archive`), merges what they hold into one bootstrap (`merge`, `overlay`), writes the manifest
 //! (`manifest`), and puts everything into the registry (`registry`). `progress` tells how far it is.
 //!
 //! What must hold: only bytes that fit their digest are converted; what is on disk is bounded by [`LAYERS_AT_ONCE`] layers
@@ -10,11 +10,13 @@
 //! an image that was made of the same one with the same options is not made again: the builder puts extended attributes in
 //! any order, so that it would not be the same.
 
+mod archive;
 mod error;
 mod layer;
 mod manifest;
 mod merge;
 mod original;
+mod overlay;
 mod progress;
 mod registry;
 mod source;
@@ -28,6 +30,7 @@ use darter_types::{Algorithm, Digest, ManifestReference};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use self::manifest::{Blob, Content, Metadata};
+use self::merge::Part;
 use self::original::{Layer, Original};
 use crate::image::{ImageName, RafsVersion};
 
@@ -43,6 +46,9 @@ const LAYERS_AT_ONCE: usize = 2;
 const CHUNK_BYTES_MIN: u32 = 4096;
 /// Longest chunk that readers take.
 const CHUNK_BYTES_MAX: u32 = 16 << 20;
+
+/// Part of what images say of how they were made: goes up when something else is made of the same.
+const WAY: u32 = 2;
 
 /// How chunks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +121,7 @@ impl Options {
             format!("{compressor:?}").to_lowercase()
         };
         let subject = if *place == Place::Referrer { " subject" } else { "" };
-        format!("{original} {version:?} {how} {chunk_bytes}{subject}")
+        format!("{original} {version:?} {how} {chunk_bytes}{subject} {WAY}")
     }
 
     fn check(&self, from: &ImageName, to: &ImageName) -> Result<(), ConvertError> {
@@ -204,9 +210,7 @@ struct Job<'a> {
 /// A layer that is done.
 struct Done {
     /// The metadata of this layer alone.
-    bootstrap: PathBuf,
-    /// The blob that readers ask for: the new one, or the original layer.
-    blob_id: Option<String>,
+    part: Part,
     blob: Option<Blob>,
     pushed: u64,
 }
@@ -231,8 +235,11 @@ impl Job<'_> {
         let bootstrap = self.work.join(format!("bootstrap-{number}"));
         std::fs::rename(&built.bootstrap, &bootstrap)?;
         let mut done = Done {
-            bootstrap,
-            blob_id: built.blob_id,
+            part: Part {
+                bootstrap,
+                blob_id: built.blob_id,
+                implied: built.implied,
+            },
             blob: None,
             pushed: 0,
         };
@@ -251,17 +258,15 @@ impl Job<'_> {
     /// Merges the layers' metadata and pushes what is left but the manifest.
     async fn finish(&self, original: &Original, layers: Vec<Done>, mark: &str) -> Result<Made, ConvertError> {
         let mut pushed: u64 = layers.iter().map(|layer| layer.pushed).sum();
-        let bootstraps: Vec<_> = layers
-            .iter()
-            .map(|layer| (layer.bootstrap.clone(), layer.blob_id.clone().unwrap_or_default()))
-            .collect();
+        let (parts, contents): (Vec<_>, Vec<_>) =
+            layers.into_iter().map(|layer| (layer.part, layer.blob)).unzip();
         let (work, options) = (self.work.to_owned(), self.options.clone());
         let merging = self.tasks.blocking("merging of bootstraps", move || {
-            merge::merge(&bootstraps, &work, &options)
+            merge::merge(&parts, &work, &options)
         });
         let (path, bootstrap, diff_id) = merging.await.map_err(|_| ConvertError::MergePanicked)??;
         let mut blobs: Vec<Blob> = Vec::new();
-        for blob in layers.into_iter().filter_map(|layer| layer.blob) {
+        for blob in contents.into_iter().flatten() {
             if !blobs.iter().any(|known| known.content == blob.content) {
                 blobs.push(blob);
             }

@@ -1,7 +1,9 @@
 //! One layer, made into metadata and a blob by Nydus's own builder; or, for a layer that is referred to, into metadata and
 //! an index of places where unpacking can begin.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use nydus_rafs::metadata::RafsVersion as Version;
 use nydus_storage::device::BlobFeatures;
 use nydus_utils::{compress, digest};
 
+use super::archive::{self, Contents};
 use super::error::ConvertError;
 use super::manifest::Content;
 use super::progress::LayerProgress;
@@ -22,12 +25,17 @@ use super::unpack::{self, Packed};
 use super::{Compressor, Options};
 use crate::image::RafsVersion;
 
+/// Bytes that are given to the builder at once: what a pipe holds.
+const PIPE_BYTES: usize = 64 << 10;
+
 /// What a layer became.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) bootstrap: PathBuf,
     /// The blob that its files are read from; none, where it has no bytes.
     pub(super) blob_id: Option<String>,
+    /// Folders that it does not list.
+    pub(super) implied: BTreeSet<PathBuf>,
     /// What is pushed for it.
     pub(super) blob: Option<(PathBuf, Content)>,
 }
@@ -48,24 +56,44 @@ pub(super) fn build(
     let blobs = folder.join("blobs");
     fs::create_dir(&blobs)?;
     let bootstrap = folder.join("bootstrap");
-    let output = if options.refer {
+    let (output, implied) = if options.refer {
         if packed != Packed::Gzip {
             let reason = "only layers that are compressed with gzip can be referred to";
             return Err(wrong(reason.to_owned()));
         }
+        let contents = look(&mut layer, packed, told).map_err(|error| wrong(error.to_string()))?;
+        if let Some(reason) = contents.incomplete {
+            return Err(wrong(format!("{reason}, so that it cannot be referred to")));
+        }
         let source = PathBuf::from(format!("/proc/self/fd/{}", layer.as_raw_fd()));
-        run(source, &blobs, &bootstrap, options)
+        run(source, &blobs, &bootstrap, options).map(|output| (output, contents.implied))
     } else {
-        unpack::piped(layer, packed, told, |source| {
-            run(source, &blobs, &bootstrap, options)
-        })
-    };
-    let output = output.map_err(|error| wrong(format!("{error:#}")))?;
+        let feed = |reader: &mut dyn Read, into| {
+            let mut into = BufWriter::with_capacity(PIPE_BYTES, into);
+            let contents = archive::complete(reader, &mut into)?;
+            into.flush()?;
+            Ok(contents.implied)
+        };
+        let reader = unpack::unpacked(layer, packed, told)?;
+        unpack::piped(reader, feed, |source| run(source, &blobs, &bootstrap, options))
+    }
+    .map_err(|error| wrong(format!("{error:#}")))?;
     Ok(Built {
         bootstrap,
         blob_id: output.blobs.first().cloned(),
+        implied,
         blob: only(&blobs)?,
     })
+}
+
+/// Looks through a layer that the builder reads as it is.
+fn look(layer: &mut File, packed: Packed, told: &LayerProgress) -> io::Result<Contents> {
+    let contents = archive::complete(
+        unpack::unpacked(layer.try_clone()?, packed, told)?,
+        &mut io::sink(),
+    )?;
+    layer.rewind()?;
+    Ok(contents)
 }
 
 fn run(source: PathBuf, blobs: &Path, bootstrap: &Path, options: &Options) -> anyhow::Result<BuildOutput> {

@@ -1,7 +1,7 @@
 //! A layer as the builder reads it: an ordinary archive, out of a pipe. Nothing that is unpacked comes to disk.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, Write};
+use std::io::{self, BufReader, Read, Seek as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::thread;
@@ -55,7 +55,12 @@ impl Read for Counted {
     }
 }
 
-fn unpacked(layer: File, packed: Packed, told: &LayerProgress) -> io::Result<Box<dyn Read + Send>> {
+/// The layer's archive.
+pub(super) fn unpacked(
+    layer: File,
+    packed: Packed,
+    told: &LayerProgress,
+) -> io::Result<Box<dyn Read + Send>> {
     let reader = BufReader::with_capacity(
         1 << 16,
         Counted {
@@ -70,19 +75,17 @@ fn unpacked(layer: File, packed: Packed, told: &LayerProgress) -> io::Result<Box
     })
 }
 
-/// Lets `build` read the layer, unpacked, at a path that is good until it is done. Gives what it gave, unless the layer
-/// could not be unpacked.
-pub(super) fn piped<T>(
-    layer: File,
-    packed: Packed,
-    told: &LayerProgress,
+/// Lets `build` read what `feed` makes of the layer, unpacked, at a path that is good until it is done. Gives what both
+/// gave, unless the layer could not be unpacked.
+pub(super) fn piped<T, F: Send>(
+    reader: impl Read + Send,
+    feed: impl FnOnce(&mut dyn Read, File) -> io::Result<F> + Send,
     build: impl FnOnce(PathBuf) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let reader = unpacked(layer, packed, told)?;
+) -> anyhow::Result<(T, F)> {
     let (out, into) = io::pipe()?;
     let (out, into): (OwnedFd, OwnedFd) = (out.into(), into.into());
     thread::scope(|scope| {
-        let feeding = scope.spawn(|| feed(reader, into.into()));
+        let feeding = scope.spawn(|| bounded(reader, feed, into.into()));
         let built = build(PathBuf::from(format!("/proc/self/fd/{}", out.as_raw_fd())));
         // Ends the feeding, if the builder gave up early.
         drop(out);
@@ -90,21 +93,26 @@ pub(super) fn piped<T>(
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("unpacking it failed")));
         match (built, fed) {
-            (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            (built, _) => built,
+            (Err(built), Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(built),
+            (_, Err(error)) => Err(error.into()),
+            (built, Ok(fed)) => Ok((built?, fed)),
         }
     })
 }
 
-/// Copies all of it; a reader that has seen enough of an archive may leave before its end.
-fn feed(reader: Box<dyn Read + Send>, mut into: File) -> io::Result<()> {
-    let copied = io::copy(&mut reader.take(UNPACKED_BYTES_MAX), &mut into)?;
-    if copied == UNPACKED_BYTES_MAX {
+fn bounded<F>(
+    reader: impl Read,
+    feed: impl FnOnce(&mut dyn Read, File) -> io::Result<F>,
+    into: File,
+) -> io::Result<F> {
+    let mut reader = reader.take(UNPACKED_BYTES_MAX);
+    let fed = feed(&mut reader, into);
+    if reader.limit() == 0 {
         return Err(io::Error::other(format!(
             "it has more than {UNPACKED_BYTES_MAX} bytes, unpacked"
         )));
     }
-    into.flush()
+    fed
 }
 
 #[cfg(test)]
@@ -123,12 +131,16 @@ mod tests {
         file
     }
 
+    fn copy(reader: &mut dyn Read, mut into: File) -> io::Result<u64> {
+        io::copy(reader, &mut into)
+    }
+
     fn read(layer: &[u8]) -> anyhow::Result<Vec<u8>> {
         let mut layer = file(layer);
         let packed = packed(&mut layer)?;
-        piped(layer, packed, &LayerProgress::default(), |path| {
-            Ok(std::fs::read(path)?)
-        })
+        let reader = unpacked(layer, packed, &LayerProgress::default())?;
+        let read = piped(reader, copy, |path| Ok(std::fs::read(path)?))?;
+        Ok(read.0)
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -160,9 +172,7 @@ mod tests {
     #[test]
     fn a_builder_that_gives_up_ends_the_unpacking() {
         let layer = file(&vec![1; 10 << 20]);
-        let error = piped::<()>(layer, Packed::Not, &LayerProgress::default(), |_| {
-            Err(anyhow::anyhow!("enough"))
-        });
+        let error = piped::<(), _>(layer, copy, |_| Err(anyhow::anyhow!("enough")));
         assert_eq!(error.unwrap_err().to_string(), "enough");
     }
 }

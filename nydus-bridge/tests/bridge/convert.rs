@@ -1,5 +1,6 @@
 //! Ordinary images that are converted: what is mounted afterwards is what their layers hold.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::fixture::Built;
 use crate::registry::PushRegistry;
+use crate::snapshot::Seen;
 use crate::{mounted, snapshot, tree};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -88,18 +90,19 @@ fn archive(tree: &Path) -> Vec<u8> {
     output.stdout
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-struct Lab {
+pub(crate) struct Lab {
     registry: PushRegistry,
     address: String,
     tasks: Tasks,
     work: TempDir,
-    expected: PathBuf,
+    /// What the image is.
+    pub(crate) expected: PathBuf,
     dir: TempDir,
 }
 
@@ -113,8 +116,13 @@ impl Lab {
         change(&upper, true);
         let layers = [&base, &upper].map(|tree| pack(&archive(tree)));
         change(&base, false);
+        Self::with(dir, base, &layers).await
+    }
+
+    /// A registry with the image `team/app:1` of these layers, which make the tree `expected` in `dir`.
+    pub(crate) async fn with(dir: TempDir, expected: PathBuf, layers: &[Vec<u8>]) -> Self {
         let registry = PushRegistry::default();
-        add_image(&registry, "1", &layers);
+        add_image(&registry, "1", layers);
         let tasks = Tasks::new();
         let address = registry.serve(&tasks).await;
         Self {
@@ -122,7 +130,7 @@ impl Lab {
             address,
             tasks,
             work: tempfile::tempdir().unwrap(),
-            expected: base,
+            expected,
             dir,
         }
     }
@@ -141,7 +149,7 @@ impl Lab {
         Mirror::new(Arc::new(client), name.registry, name.repository)
     }
 
-    fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             version: RafsVersion::V6,
             compressor: Compressor::Zstd,
@@ -153,7 +161,7 @@ impl Lab {
         }
     }
 
-    async fn convert(&self, to: &str, options: &Options) -> Result<Converted, ConvertError> {
+    pub(crate) async fn convert(&self, to: &str, options: &Options) -> Result<Converted, ConvertError> {
         self.convert_with(Source::Mirror(self.mirror()), to, options, None)
             .await
     }
@@ -190,16 +198,31 @@ impl Lab {
         if let Ok(done) = &done {
             let stages: Vec<_> = progress.layers().iter().map(|layer| layer.look().0).collect();
             let expected = match done.pushed {
-                0 => [Stage::Waiting; 2],
-                _ => [Stage::Done; 2],
+                0 => Stage::Waiting,
+                _ => Stage::Done,
             };
-            assert_eq!(stages, expected);
+            assert_eq!(stages, vec![expected; stages.len()]);
         }
         done
     }
 
-    /// Mounts an image of the registry and compares it with what it should be.
+    /// Compares an image of the registry with what it should be.
     async fn compare(&self, reference: &str) {
+        let found = self.seen(reference).await;
+        let mut expected = snapshot::of(&self.expected);
+        snapshot::as_an_archive(&mut expected);
+        snapshot::assert_same(&found, &expected);
+    }
+
+    /// What a mounted image of the registry shows, without the times of what is no file.
+    pub(crate) async fn mounted(&self, reference: &str) -> BTreeMap<PathBuf, Seen> {
+        let mut found = self.seen(reference).await;
+        found.values_mut().for_each(Seen::keep_times_of_files);
+        found
+    }
+
+    /// Mounts an image of the registry and looks at it.
+    async fn seen(&self, reference: &str) -> BTreeMap<PathBuf, Seen> {
         let built = Built::empty();
         let client = Client::new(
             self.address.parse().unwrap(),
@@ -212,10 +235,7 @@ impl Lab {
             .unwrap();
         let built = built.with(resolved.bootstrap.path());
         let mirror = Arc::new(resolved.mirror) as Arc<dyn BlobSource>;
-        let found = mounted::mounted(&built, Driver::Fuse, |_| mirror, snapshot::of).await;
-        let mut expected = snapshot::of(&self.expected);
-        snapshot::as_an_archive(&mut expected);
-        snapshot::assert_same(&found, &expected);
+        mounted::mounted(&built, Driver::Fuse, |_| mirror, snapshot::of).await
     }
 }
 

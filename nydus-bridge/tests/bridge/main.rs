@@ -12,6 +12,7 @@ mod config;
 mod convert;
 mod fixture;
 mod guarded;
+mod layered;
 mod malformed;
 mod mirror;
 mod mounted;

@@ -29,6 +29,16 @@ pub(crate) struct Seen {
     same_as: Option<PathBuf>,
 }
 
+impl Seen {
+    /// Forgets the other times: folders are changed after they were made.
+    pub(crate) fn keep_times_of_files(&mut self) {
+        if self.mode & libc::S_IFMT != libc::S_IFREG {
+            self.modified = (0, 0);
+        }
+        self.modified.1 = 0;
+    }
+}
+
 /// All of a tree, by path.
 pub(crate) fn of(root: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut paths = Vec::new();
