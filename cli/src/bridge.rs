@@ -1,4 +1,5 @@
-//! `darter mount`, `darter umount` and `darter nydusd`: the program `darter-bridge`, which stands beside this one, takes this one's place.
+//! `darter mount`, `umount`, `snapshotter`, `nydus` and `nydusd`: the program `darter-bridge`, which stands beside this one,
+//! takes this one's place.
 //!
 //! It is a program of its own, so that FUSE and the libraries that read Nydus images stay out of the mirror.
 

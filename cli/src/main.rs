@@ -40,6 +40,9 @@ Examples:
   darter setup containerd                   on each node: containerd pulls through the mirror
   darter mount registry.example/app:nydus /mnt
                                             a Nydus image as a directory, fetched as it is read
+  darter nydus convert registry.example/app:1.2
+                                            makes the Nydus image of an ordinary one
+  darter snapshotter                        on each node: Nydus images in containerd
   darter doctor                             what is wrong with this node
   darter why nginx                          where the bytes of the last pull came from
   darter scheduler tasks                    who has what, who waits for what";
