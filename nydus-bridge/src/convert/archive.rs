@@ -24,6 +24,8 @@ const NAME_BYTES_MAX: usize = 4096;
 const REMEMBERED_MAX: usize = 1 << 20;
 /// The builder leaves these out.
 const STARGZ: [&str; 3] = ["stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark"];
+/// The builder takes the map of the holes for the content.
+const SPARSE: &str = "it has a file with holes, in a format of GNU tar";
 
 /// What an archive has told of itself.
 #[derive(Debug, Default)]
@@ -50,7 +52,7 @@ pub(super) fn complete(mut reader: impl Read, into: &mut impl Write) -> io::Resu
             continue;
         }
         if kind.is_gnu_sparse() {
-            return Err(wrong("it has a file in the old sparse format of GNU tar"));
+            return Err(wrong(SPARSE));
         }
         let path = entry.path()?;
         for folder in names.enter(&path, kind)? {
@@ -195,6 +197,7 @@ fn look(content: &[u8]) -> io::Result<(Option<Vec<u8>>, Option<u64>)> {
     for extension in PaxExtensions::new(content) {
         let extension = extension?;
         match extension.key_bytes() {
+            key if key.starts_with(b"GNU.sparse.") => return Err(wrong(SPARSE)),
             b"path" => name = Some(extension.value_bytes().to_vec()),
             b"size" => {
                 let text = std::str::from_utf8(extension.value_bytes()).ok();
@@ -388,6 +391,11 @@ mod tests {
         damaged[0] ^= 1;
         let short = archive(&[(Regular, "a")])[..BLOCK_BYTES + 3].to_vec();
         let sparse = archive(&[(EntryType::GNUSparse, "a")]);
+        let mut holes = tar::Builder::new(Vec::new());
+        holes
+            .append_pax_extensions([("GNU.sparse.major", b"1".as_slice())])
+            .unwrap();
+        let holes = [holes.get_ref().clone(), archive(&[(Regular, "a")])].concat();
         let mut out = archive(&[(Regular, "aa/b")]);
         out[..2].copy_from_slice(b"..");
         let mut header = Header::from_byte_slice(out[..BLOCK_BYTES].try_into().unwrap()).clone();
@@ -397,7 +405,8 @@ mod tests {
             (link, "is a link"),
             (damaged, "damaged"),
             (short, "ends within"),
-            (sparse, "sparse"),
+            (sparse, "holes"),
+            (holes, "holes"),
             (out, "leads out"),
         ] {
             let error = through(&bytes).unwrap_err().to_string();
