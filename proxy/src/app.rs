@@ -135,6 +135,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let peers = Peers::new(&config.peer, &host, &network, tls_peers, &tasks, rate, counts);
     let env = Env::new(EnvParts {
         config: config.pull.clone(),
+        alone: config.scheduler.addresses.is_empty(),
         origins: origins.clone(),
         store,
         peers: peers.clone(),

@@ -34,7 +34,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 pub use availability::Availability;
-pub use env::{Env, EnvParts, PullConfig, Sharing};
+pub use env::{Env, EnvParts, OnDemand, PullConfig, Sharing};
 pub use reader::Reader;
 pub use request::{PullError, PullRequest, Right};
 pub(crate) use shared::Shared;

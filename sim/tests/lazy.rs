@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
+use darter_proxy::pull::OnDemand;
 use darter_sim::scenario::scripted;
 use darter_sim::{Shape, World};
 use rand::RngExt as _;
@@ -34,7 +35,7 @@ fn read_by_all(seed: u64, seeds: usize) -> (u64, u64) {
         seeds,
         ..Shape::default()
     };
-    let mut world = World::new(seed, shape);
+    let mut world = World::with(seed, shape, |config| config.pull.on_demand = OnDemand::Always);
     let blob = world.blob(LENGTH);
     let (parts, union) = parts(&mut world);
     let reads: Vec<_> = (0..NODES)

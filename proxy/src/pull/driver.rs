@@ -81,7 +81,7 @@ impl Driver {
     ) -> Self {
         let settings = Settings {
             digest: request.locator.digest,
-            whole: request.whole,
+            whole: request.whole || !env.on_demand,
             background,
             limits: env.limits.clone(),
             seed: env.next_seed(),

@@ -51,11 +51,24 @@ pub struct PullConfig {
     pub requests_total_max: usize,
     /// Parents of one content that are listened to at the same time.
     pub parents_max: usize,
+    /// Which nodes fetch the pieces that readers of ranges wait for ahead of the chain. Default `alone`.
+    pub on_demand: OnDemand,
     /// Most bytes a second that this node receives, from registries and other nodes together; absent = no limit.
     pub bytes_per_second_max: Option<ByteSize>,
     /// Most bytes a second of contents that nobody waits for: no client of this node reads them, and no other node
     /// listens. Absent = no limit.
     pub background_bytes_per_second_max: Option<ByteSize>,
+}
+
+/// Who fetches pieces out of order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnDemand {
+    /// A node without schedulers. One in a swarm fetches contents in order, also for readers of ranges.
+    #[default]
+    Alone,
+    /// Every node.
+    Always,
 }
 
 impl Default for PullConfig {
@@ -67,6 +80,7 @@ impl Default for PullConfig {
             requests_max: limits.requests_max,
             requests_total_max: 24,
             parents_max: limits.parents_max,
+            on_demand: OnDemand::default(),
             bytes_per_second_max: None,
             background_bytes_per_second_max: None,
         }
@@ -97,6 +111,8 @@ impl Sharing {
 pub struct Env {
     pub(crate) config: PullConfig,
     pub(crate) limits: Limits,
+    /// Whether readers of ranges get pieces ahead of the chain.
+    pub(crate) on_demand: bool,
     pub(crate) origins: Origins,
     pub(crate) store: Arc<dyn PieceStore>,
     pub(crate) peers: Peers,
@@ -125,6 +141,8 @@ pub struct Env {
 #[expect(missing_docs, reason = "each field is what its type says")]
 pub struct EnvParts {
     pub config: PullConfig,
+    /// There are no schedulers.
+    pub alone: bool,
     pub origins: Origins,
     pub store: Arc<dyn PieceStore>,
     pub peers: Peers,
@@ -139,15 +157,20 @@ pub struct EnvParts {
 impl Env {
     /// Puts the parts together.
     pub fn new(parts: EnvParts) -> Self {
-        let limits = Limits {
+        let on_demand = parts.alone || parts.config.on_demand == OnDemand::Always;
+        let mut limits = Limits {
             requests_max: parts.config.requests_max,
             parents_max: parts.config.parents_max,
             ..Limits::default()
         };
+        if !on_demand {
+            limits.apart_range_max = 0;
+        }
         let background = parts.config.background_bytes_per_second_max;
         Self {
             background: Limiter::of(background, &parts.metrics.delayed("background")),
             config: parts.config,
+            on_demand,
             limits,
             origins: parts.origins,
             store: parts.store,
