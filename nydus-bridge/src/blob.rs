@@ -6,6 +6,7 @@
 mod client;
 mod folder;
 mod mirror;
+mod whole;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use thiserror::Error;
 pub use client::{Client, Patience};
 pub use folder::Folder;
 pub use mirror::{Credential, Mirror};
+pub(crate) use whole::{WholeError, fetch};
 
 /// Where blobs come from.
 pub trait BlobSource: Send + Sync + Debug + 'static {

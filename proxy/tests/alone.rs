@@ -39,13 +39,10 @@ async fn world() -> World {
 async fn world_with(change: impl FnOnce(&mut Config)) -> World {
     let origin = Origin::new();
     let running = origin.spawn_on_loopback().await.unwrap();
-    let Lonely {
-        node,
-        metrics,
-        stop,
-        tasks,
-        dir,
-    } = lonely(&[("registry.test", &running)], change).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut metrics = Registry::default();
+    let Lonely { node, stop, tasks } =
+        lonely(dir.path(), &[("registry.test", &running)], &mut metrics, change).await;
     World {
         origin,
         node,

@@ -2,18 +2,16 @@
 //! file beside the store is touched, and memory stays where it was.
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
+#[path = "support/lonely.rs"]
+mod lonely;
+
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use darter_proxy::app::{Node, NodeParts, start};
-use darter_proxy::config::Config;
-use darter_proxy::sendfile::ZeroCopy;
-use darter_service::net::TokioNetwork;
+use darter_proxy::app::Node;
 use darter_service::supervise::Tasks;
-use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::client::{End, RawConnection};
 use darter_testkit::content::Content;
 use darter_testkit::origin::{Fault, Match, Origin, RunningOrigin, When};
@@ -21,6 +19,8 @@ use darter_testkit::smuggling::{CORPUS, HIDDEN};
 use prometheus_client::registry::Registry;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio_util::sync::CancellationToken;
+
+use lonely::{Lonely, lonely};
 
 const CANARY: &str = "canary-7c1f";
 /// What one connection may cost whatever it announces (bar 38).
@@ -44,39 +44,19 @@ async fn world() -> World {
     let origin = Origin::new();
     let running = origin.spawn_on_loopback().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let options = DiskOptions {
-        dir: dir.path().join("store"),
-        quota_bytes: u64::MAX,
-        free_floor_bytes: 0,
-    };
-    let (store, _) = DiskStore::open(options).unwrap();
-    let zero_copy = ZeroCopy::new(Some(store.mappings()));
-    let mut config = Config::default();
-    config.mirror.listen = "127.0.0.1:0".parse().unwrap();
-    config.peer.listen = "127.0.0.1:0".parse().unwrap();
-    config.origin.allow_only_configured = true;
-    config.origin.retries = 0;
-    let registry = serde_json::json!({ "endpoint": running.url() });
-    config.origin.registries.insert(
-        "registry.test".to_owned(),
-        serde_json::from_value(registry).unwrap(),
-    );
-    let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
-    let parts = NodeParts {
-        config,
-        host: "node".parse().unwrap(),
-        network: Arc::new(TokioNetwork),
-        store: Arc::new(store),
-        zero_copy,
-        registry: &mut metrics,
-        tasks: tasks.clone(),
-        stop: stop.clone(),
-        seed: 7,
-        secret: [7; 32],
-    };
+    let Lonely { node, stop, tasks } = lonely(
+        dir.path(),
+        &[("registry.test", &running)],
+        &mut Registry::default(),
+        |config| {
+            config.origin.allow_only_configured = true;
+            config.origin.retries = 0;
+        },
+    )
+    .await;
     World {
         _alone: alone,
-        node: start(parts).await.unwrap(),
+        node,
         origin,
         stop,
         tasks,

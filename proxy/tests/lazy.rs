@@ -1,22 +1,19 @@
 //! Ranges of a large content are read as they are asked for: the registry sends little more than what is read.
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
+#[path = "support/lonely.rs"]
+mod lonely;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
-use darter_proxy::app::{Node, NodeParts, start};
-use darter_proxy::config::Config;
-use darter_proxy::sendfile::ZeroCopy;
-use darter_service::net::TokioNetwork;
-use darter_service::supervise::Tasks;
-use darter_store::{DiskOptions, DiskStore};
 use darter_testkit::client::{End, Response, get};
 use darter_testkit::content::Content;
 use darter_testkit::origin::{Fault, Match, Origin, RunningOrigin, When};
 use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
+
+use lonely::{Lonely, lonely};
 
 const MIB: u64 = 1024 * 1024;
 const LENGTH: u64 = 64 * MIB;
@@ -30,12 +27,6 @@ struct World {
     content: Content,
     digest: String,
     dir: tempfile::TempDir,
-}
-
-struct Running {
-    node: Node,
-    stop: CancellationToken,
-    tasks: Tasks,
 }
 
 /// A registry that sends 4 MiB a second.
@@ -60,40 +51,17 @@ async fn world_with(bytes_per_second: u64) -> World {
 }
 
 impl World {
-    async fn node(&self) -> Running {
-        let options = DiskOptions {
-            dir: self.dir.path().join("store"),
-            quota_bytes: u64::MAX,
-            free_floor_bytes: 0,
-        };
-        let (store, _) = DiskStore::open(options).unwrap();
-        let zero_copy = ZeroCopy::new(Some(store.mappings()));
-        let mut config = Config::default();
-        config.mirror.listen = "127.0.0.1:0".parse().unwrap();
-        config.peer.listen = "127.0.0.1:0".parse().unwrap();
-        let registry = serde_json::json!({ "endpoint": self.running.url() });
-        config.origin.registries.insert(
-            "registry.test".to_owned(),
-            serde_json::from_value(registry).unwrap(),
-        );
-        let (stop, tasks) = (CancellationToken::new(), Tasks::new());
-        let parts = NodeParts {
-            config,
-            host: "node".parse().unwrap(),
-            network: Arc::new(TokioNetwork),
-            store: Arc::new(store),
-            zero_copy,
-            registry: &mut Registry::default(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-            seed: 7,
-            secret: [7; 32],
-        };
-        let node = start(parts).await.unwrap();
-        Running { node, stop, tasks }
+    async fn node(&self) -> Lonely {
+        lonely(
+            self.dir.path(),
+            &[("registry.test", &self.running)],
+            &mut Registry::default(),
+            |_| {},
+        )
+        .await
     }
 
-    async fn get(&self, running: &Running, range: Option<Range<u64>>) -> Response {
+    async fn get(&self, running: &Lonely, range: Option<Range<u64>>) -> Response {
         let target = format!("/v2/team/app/blobs/{}?ns=registry.test", self.digest);
         let asked = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let headers: Vec<_> = asked.iter().map(|asked| ("Range", asked.as_str())).collect();
@@ -102,7 +70,7 @@ impl World {
     }
 
     /// Reads a range, which must be right.
-    async fn read(&self, running: &Running, range: Range<u64>) {
+    async fn read(&self, running: &Lonely, range: Range<u64>) {
         let answer = self.get(running, Some(range.clone())).await;
         assert_eq!((answer.status, answer.end), (206, End::Complete), "{range:?}");
         assert!(answer.body == self.content.read(range.clone()), "{range:?}");
@@ -113,11 +81,10 @@ impl World {
     }
 }
 
-impl Running {
-    async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.shut_down(Duration::from_secs(5)).await;
-    }
+/// Ends a node in order.
+async fn stop(node: Lonely) {
+    node.stop.cancel();
+    node.tasks.shut_down(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
@@ -131,7 +98,7 @@ async fn a_range_in_the_middle_does_not_wait_for_what_lies_before_it() {
     assert!(world.sent() <= PIECE + 64 * 1024, "{} bytes", world.sent());
     // The end of it, which a whole that is not proved would hold back.
     world.read(&node, LENGTH - 10..LENGTH).await;
-    node.stop().await;
+    stop(node).await;
 }
 
 /// Offsets of reads, scattered over the content.
@@ -162,13 +129,13 @@ async fn scattered_ranges_cost_the_pieces_that_they_touch_once() {
     for range in scattered() {
         world.read(&node, range).await;
     }
-    node.stop().await;
+    stop(node).await;
     let node = world.node().await;
     for range in scattered() {
         world.read(&node, range).await;
     }
     assert!(world.sent() * 100 <= union * 102, "{} of {union}", world.sent());
-    node.stop().await;
+    stop(node).await;
 }
 
 #[tokio::test]
@@ -183,7 +150,7 @@ async fn what_was_read_out_of_order_is_linked_by_a_whole_pull_and_not_fetched_ag
     assert_eq!((answer.status, answer.end), (200, End::Complete));
     assert!(answer.body == world.content.read(0..LENGTH));
     assert!(world.sent() <= LENGTH + SLOP, "{} bytes", world.sent());
-    node.stop().await;
+    stop(node).await;
 }
 
 #[tokio::test]
@@ -203,5 +170,5 @@ async fn a_short_range_overtakes_a_whole_pull_and_costs_nothing_twice() {
     assert_eq!((whole.status, whole.end), (200, End::Complete));
     assert!(whole.body == world.content.read(0..LENGTH));
     assert!(world.sent() <= LENGTH + SLOP, "{} bytes", world.sent());
-    node.stop().await;
+    stop(node).await;
 }

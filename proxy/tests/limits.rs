@@ -42,16 +42,17 @@ impl World {
     async fn new(edit: impl FnOnce(&mut Config)) -> Self {
         let origin = Origin::new();
         let running = origin.spawn_on_loopback().await.unwrap();
-        let Lonely {
-            node,
-            metrics,
-            stop,
-            tasks,
-            dir,
-        } = lonely(&[("registry.test", &running)], |config| {
-            config.origin.retries = 0;
-            edit(config);
-        })
+        let dir = tempfile::tempdir().unwrap();
+        let mut metrics = Registry::default();
+        let Lonely { node, stop, tasks } = lonely(
+            dir.path(),
+            &[("registry.test", &running)],
+            &mut metrics,
+            |config| {
+                config.origin.retries = 0;
+                edit(config);
+            },
+        )
         .await;
         Self {
             node,

@@ -46,13 +46,9 @@ impl World {
             hostile.spawn_on_loopback().await.unwrap(),
         ];
         let registries = [("ours.test", &running[0]), ("hostile.test", &running[1])];
-        let Lonely {
-            node,
-            metrics,
-            stop,
-            tasks,
-            dir,
-        } = lonely(&registries, |config| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut metrics = Registry::default();
+        let Lonely { node, stop, tasks } = lonely(dir.path(), &registries, &mut metrics, |config| {
             config.origin.silence_timeout = Period::secs(2);
         })
         .await;

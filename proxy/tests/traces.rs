@@ -12,6 +12,7 @@ use darter_testkit::image::{ImageSpec, add_image};
 use darter_testkit::origin::Origin;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use prometheus_client::registry::Registry;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use lonely::{Lonely, lonely};
@@ -35,13 +36,9 @@ async fn a_trace_goes_on_at_the_registry_and_nothing_that_vendors_add_to_it() {
         let _guard = tracing::subscriber::set_default(subscriber);
         let origin = Origin::new();
         let running = origin.spawn_on_loopback().await.unwrap();
-        let Lonely {
-            node,
-            metrics: _metrics,
-            stop,
-            tasks,
-            dir: _dir,
-        } = lonely(&[("registry.test", &running)], |_| ()).await;
+        let (dir, mut metrics) = (tempfile::tempdir().unwrap(), Registry::default());
+        let known = [("registry.test", &running)];
+        let Lonely { node, stop, tasks } = lonely(dir.path(), &known, &mut metrics, |_| ()).await;
         add_image(&origin, "a", Some("v1"), &ImageSpec::new(1, &[10]));
         let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
         let headers = [("traceparent", parent.as_str()), ("tracestate", "canary=1")];

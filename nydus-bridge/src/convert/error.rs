@@ -5,7 +5,7 @@ use std::io;
 use darter_types::Digest;
 use thiserror::Error;
 
-use crate::blob::BlobError;
+use crate::blob::{BlobError, WholeError};
 
 /// Why an image cannot be converted.
 #[derive(Debug, Error)]
@@ -79,4 +79,14 @@ pub enum ConvertError {
     /// The target would take the original's name away.
     #[error("the target has the original's name: choose another tag, or an index")]
     SameName,
+}
+
+impl From<WholeError> for ConvertError {
+    fn from(error: WholeError) -> Self {
+        match error {
+            WholeError::Blob(error) => Self::Blob(error),
+            WholeError::Io(error) => Self::Io(error),
+            WholeError::Digest { wanted, found } => Self::Digest { wanted, found },
+        }
+    }
 }

@@ -1,21 +1,17 @@
 //! Where the image that is converted is read: the node's mirror, or the registry itself. What comes is proved here.
 
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
 use darter_service::net::BoxFuture;
-use darter_types::{ByteRange, Digest, ManifestReference, PieceHasher};
+use darter_types::{ByteRange, Digest, ManifestReference};
 
 use super::error::ConvertError;
 use super::original::Layer;
 use super::progress::LayerProgress;
 use super::registry::Registry;
-use crate::blob::{BlobError, BlobSource, Mirror};
-
-/// Bytes that are asked for at once.
-const REQUEST_BYTES: u64 = 8 << 20;
+use crate::blob::{self, BlobError, BlobSource, Mirror};
 
 /// Where an image is read.
 #[derive(Debug)]
@@ -68,21 +64,6 @@ pub(super) async fn fetch(
     folder: &Path,
     told: &LayerProgress,
 ) -> Result<File, ConvertError> {
-    let mut file = tempfile::tempfile_in(folder)?;
-    let mut hasher = PieceHasher::start(layer.digest.algorithm());
-    let mut start = 0;
-    while start < layer.size {
-        let range = ByteRange::new(start, layer.size.min(start + REQUEST_BYTES));
-        let bytes = source.read(&layer.digest, range).await?;
-        hasher.update(&bytes);
-        file.write_all(&bytes)?;
-        told.add(range.len());
-        start = range.end;
-    }
-    let (wanted, found) = (layer.digest, hasher.digest());
-    if found != wanted {
-        return Err(ConvertError::Digest { wanted, found });
-    }
-    file.rewind()?;
-    Ok(file)
+    let came = |bytes| told.add(bytes);
+    Ok(blob::fetch(&layer.digest, layer.size, source, folder, came).await?)
 }

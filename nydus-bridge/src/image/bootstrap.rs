@@ -1,16 +1,16 @@
 //! From the layer that holds the metadata to a file: fetched whole, proved, unpacked, with bounds on both lengths.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, Write as _};
+use std::io::{self, BufReader, Read, Seek as _};
 use std::path::{Path, PathBuf};
 
 use darter_service::supervise::Tasks;
-use darter_types::{ByteRange, Digest, PieceHasher};
+use darter_types::Digest;
 use tempfile::{NamedTempFile, TempPath};
 use thiserror::Error;
 
 use super::manifest::Content;
-use crate::blob::{BlobError, BlobSource};
+use crate::blob::{self, BlobError, BlobSource, WholeError};
 
 /// Longest layer with metadata: some ten million files.
 const LAYER_BYTES_MAX: u64 = 1 << 30;
@@ -18,8 +18,6 @@ const LAYER_BYTES_MAX: u64 = 1 << 30;
 const BOOTSTRAP_BYTES_MAX: u64 = 1 << 30;
 /// Entries of the layer that are looked at: the bootstrap is among the first.
 const ENTRIES_MAX: usize = 64;
-/// Bytes of the layer that are asked for at once.
-const REQUEST_BYTES: u64 = 8 << 20;
 /// Where the bootstrap is in the layer, now and in old images.
 const NAMES: [&str; 2] = ["image/image.boot", "image.boot"];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -84,22 +82,17 @@ async fn download(layer: &Content, source: &dyn BlobSource, folder: &Path) -> Re
     if layer.size > LAYER_BYTES_MAX {
         return Err(BootstrapError::TooLong(layer.size));
     }
-    let mut file = tempfile::tempfile_in(folder)?;
-    let mut hasher = PieceHasher::start(layer.digest.algorithm());
-    let mut start = 0;
-    while start < layer.size {
-        let range = ByteRange::new(start, layer.size.min(start + REQUEST_BYTES));
-        let bytes = source.read(&layer.digest, range).await?;
-        hasher.update(&bytes);
-        file.write_all(&bytes)?;
-        start = range.end;
+    Ok(blob::fetch(&layer.digest, layer.size, source, folder, |_| {}).await?)
+}
+
+impl From<WholeError> for BootstrapError {
+    fn from(error: WholeError) -> Self {
+        match error {
+            WholeError::Blob(error) => Self::Blob(error),
+            WholeError::Io(error) => Self::Io(error),
+            WholeError::Digest { wanted, found } => Self::Digest { wanted, found },
+        }
     }
-    let (wanted, found) = (layer.digest, hasher.digest());
-    if found != wanted {
-        return Err(BootstrapError::Digest { wanted, found });
-    }
-    file.rewind()?;
-    Ok(file)
 }
 
 /// The first entry that is a bootstrap, as a file.

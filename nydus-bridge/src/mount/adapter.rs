@@ -29,12 +29,12 @@ pub use counters::{Counters, Counts, Inflight, WaitingRead};
 pub(super) use counters::{Question, Watch};
 
 /// How long the kernel may keep what it is told: as good as for ever.
-const KEEP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(super) const KEEP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Reads that wait for chunks besides those that wait on FUSE's own threads.
 const READS_MAX: usize = 256;
 /// Reads ahead that the kernel may have out.
 const BACKGROUND_MAX: u16 = 64;
-const BLOCK_BYTES: u32 = 4096;
+pub(super) const BLOCK_BYTES: u32 = 4096;
 const NAME_BYTES_MAX: u32 = 255;
 
 /// Images as a FUSE file system.
@@ -140,12 +140,20 @@ pub(super) fn shielded(callback: impl FnOnce()) {
     }
 }
 
+/// Agrees with the kernel on what is useful of what it is able to do, and notes that; gives all that it is able to do.
+pub(super) fn agree(config: &mut KernelConfig, agreed: &Note, useful: InitFlags) -> InitFlags {
+    let able = config.capabilities();
+    agreed.set(Agreed {
+        capabilities: able.bits(),
+    });
+    // It knows all of them, and takes any number.
+    let _ = config.add_capabilities(useful & able);
+    let _ = config.set_max_background(BACKGROUND_MAX);
+    able
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let able = config.capabilities();
-        self.agreed.set(Agreed {
-            capabilities: able.bits(),
-        });
         let useful = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
@@ -155,9 +163,7 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_ASYNC_DIO;
-        // All of them are there, by the line before.
-        let _ = config.add_capabilities(useful & able);
-        let _ = config.set_max_background(BACKGROUND_MAX);
+        let able = agree(config, &self.agreed, useful);
         self.opens_unseen = (
             able.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
             able.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),

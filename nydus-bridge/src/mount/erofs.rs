@@ -10,12 +10,12 @@ use darter_service::supervise::Tasks;
 use fuser::Session;
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
 };
 use tokio::sync::oneshot;
 
-use super::flat::{self, Flat};
+use super::flat::{self, Flat, HARMLESS};
 use super::mark::Mark;
 use super::{Kept, MountError, Serving, config, serve, system, takeover};
 use crate::fs::OpenImage;
@@ -79,12 +79,6 @@ fn attach(source: &Path, blobs: &OwnedFd, count: usize, point: &Path) -> rustix:
         fsconfig_set_string(context, "device", device)?;
     }
     fsconfig_create(context)?;
-    let mounted = fsmount(
-        context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV,
-    )?;
+    let mounted = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS)?;
     move_mount(mounted, "", CWD, point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use darter_service::supervise::Tasks;
 use fuser::{
@@ -18,16 +18,18 @@ use rustix::mount::{
     fsmount, fsopen,
 };
 
-use super::adapter::{Later, shielded};
+use super::adapter::{BLOCK_BYTES, KEEP, Later, agree, shielded};
 use super::errno::errno;
-use super::takeover::{Agreed, Note};
+use super::takeover::Note;
 use crate::fs::{OpenImage, ROOT, Reading};
 
-const KEEP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const BACKGROUND_MAX: u16 = 64;
-const BLOCK_BYTES: u32 = 4096;
 /// The number of the first blob's file.
 const FIRST: u64 = ROOT + 1;
+
+/// An image is a stranger's: nothing in it becomes root's own, or a device.
+pub(super) const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Flat files as a FUSE file system.
 #[derive(Debug)]
@@ -89,17 +91,11 @@ fn attr(ino: u64, size: u64, kind: FileType) -> FileAttr {
 
 impl Filesystem for Flat {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let able = config.capabilities();
-        self.agreed.set(Agreed {
-            capabilities: able.bits(),
-        });
         let useful = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_ASYNC_DIO;
-        // All of them are there, by the line before.
-        let _ = config.add_capabilities(useful & able);
-        let _ = config.set_max_background(BACKGROUND_MAX);
+        let able = agree(config, &self.agreed, useful);
         self.opens_unseen = able.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         Ok(())
     }
@@ -180,12 +176,6 @@ pub(super) fn detached() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     // Whoever reads the tree reads these files.
     fsconfig_set_flag(context, "allow_other")?;
     fsconfig_create(context)?;
-    let root = fsmount(
-        context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV,
-    )?;
+    let root = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS)?;
     Ok((device, root))
 }

@@ -1,5 +1,6 @@
 //! What most tests here begin with: a node without a scheduler, on real sockets of loopback, with a store on a real disk.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use darter_proxy::app::{Node, NodeParts, start};
@@ -15,18 +16,20 @@ use tokio_util::sync::CancellationToken;
 /// A node that runs, and what ends it.
 pub(crate) struct Lonely {
     pub(crate) node: Node,
-    pub(crate) metrics: Registry,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Tasks,
-    /// Its store is in the folder `store` of this one.
-    pub(crate) dir: tempfile::TempDir,
 }
 
-/// Starts a node that knows these registries by name, configured by default but for `edit`.
-pub(crate) async fn lonely(registries: &[(&str, &RunningOrigin)], edit: impl FnOnce(&mut Config)) -> Lonely {
-    let dir = tempfile::tempdir().unwrap();
+/// Starts a node whose store is the folder `store` in `dir`, which knows these registries by name, and is configured by default
+/// but for `edit`. What it counts is in `metrics`.
+pub(crate) async fn lonely(
+    dir: &Path,
+    registries: &[(&str, &RunningOrigin)],
+    metrics: &mut Registry,
+    edit: impl FnOnce(&mut Config),
+) -> Lonely {
     let options = DiskOptions {
-        dir: dir.path().join("store"),
+        dir: dir.join("store"),
         quota_bytes: u64::MAX,
         free_floor_bytes: 0,
     };
@@ -40,25 +43,19 @@ pub(crate) async fn lonely(registries: &[(&str, &RunningOrigin)], edit: impl FnO
         config.origin.registries.insert((*name).to_owned(), registry);
     }
     edit(&mut config);
-    let (stop, tasks, mut metrics) = (CancellationToken::new(), Tasks::new(), Registry::default());
+    let (stop, tasks) = (CancellationToken::new(), Tasks::new());
     let parts = NodeParts {
         config,
         host: "node".parse().unwrap(),
         network: Arc::new(TokioNetwork),
         zero_copy: ZeroCopy::new(Some(store.mappings())),
         store: Arc::new(store),
-        registry: &mut metrics,
+        registry: metrics,
         tasks: tasks.clone(),
         stop: stop.clone(),
         seed: 7,
         secret: [7; 32],
     };
     let node = start(parts).await.unwrap();
-    Lonely {
-        node,
-        metrics,
-        stop,
-        tasks,
-        dir,
-    }
+    Lonely { node, stop, tasks }
 }

@@ -30,16 +30,26 @@ fn open(dir: &Path, quota_bytes: u64) -> (DiskStore, Recovery) {
     panic!("{} stays locked", options.dir.display());
 }
 
-struct OnDisk {
+/// A disk that takes what it is given, or one that is always behind.
+struct OnDisk<const SLOW: bool> {
     store: Option<DiskStore>,
     quota_bytes: u64,
     dir: TempDir,
 }
 
-impl Subject for OnDisk {
+impl<const SLOW: bool> OnDisk<SLOW> {
+    fn open(dir: &Path, quota_bytes: u64) -> (DiskStore, Recovery) {
+        match SLOW {
+            true => behind::open_slow(dir, quota_bytes),
+            false => open(dir, quota_bytes),
+        }
+    }
+}
+
+impl<const SLOW: bool> Subject for OnDisk<SLOW> {
     fn make(quota_bytes: u64) -> Self {
         let dir = TempDir::new().unwrap();
-        let store = Some(open(dir.path(), quota_bytes).0);
+        let store = Some(Self::open(dir.path(), quota_bytes).0);
         Self {
             store,
             quota_bytes,
@@ -53,7 +63,7 @@ impl Subject for OnDisk {
 
     fn restart(&mut self) {
         self.store = None;
-        let (store, recovery) = open(self.dir.path(), self.quota_bytes);
+        let (store, recovery) = Self::open(self.dir.path(), self.quota_bytes);
         assert_eq!(
             recovery.named,
             [],
@@ -65,7 +75,7 @@ impl Subject for OnDisk {
 
 #[test]
 fn conforms() {
-    conformance::run::<OnDisk>();
+    conformance::run::<OnDisk<false>>();
 }
 
 fn data_file(store: &DiskStore, number: u8) -> PathBuf {

@@ -4,44 +4,15 @@ use super::*;
 use crate::Pace;
 
 /// A store all of whose writes wait in memory.
-fn open_slow(dir: &Path, quota_bytes: u64) -> (DiskStore, Recovery) {
+pub(super) fn open_slow(dir: &Path, quota_bytes: u64) -> (DiskStore, Recovery) {
     let (store, recovery) = open(dir, quota_bytes);
     store.shared.stalls.be_slow();
     (store, recovery)
 }
 
-struct OnSlowDisk {
-    store: Option<DiskStore>,
-    quota_bytes: u64,
-    dir: TempDir,
-}
-
-impl Subject for OnSlowDisk {
-    fn make(quota_bytes: u64) -> Self {
-        let dir = TempDir::new().unwrap();
-        let store = Some(open_slow(dir.path(), quota_bytes).0);
-        Self {
-            store,
-            quota_bytes,
-            dir,
-        }
-    }
-
-    fn store(&self) -> &dyn PieceStore {
-        self.store.as_ref().unwrap()
-    }
-
-    fn restart(&mut self) {
-        self.store = None;
-        let (store, recovery) = open_slow(self.dir.path(), self.quota_bytes);
-        assert_eq!(recovery.named, []);
-        self.store = Some(store);
-    }
-}
-
 #[test]
 fn a_slow_disk_is_a_disk() {
-    conformance::run::<OnSlowDisk>();
+    conformance::run::<OnDisk<true>>();
 }
 
 fn on_disk(store: &DiskStore, number: u8) -> Vec<u8> {
