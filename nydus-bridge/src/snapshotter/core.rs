@@ -213,6 +213,9 @@ impl Core {
         let core = self.clone();
         self.whole(async move {
             let left = core.held(|inner, kept| {
+                // Nobody makes one meanwhile: that needs the catalog.
+                let unfinished = inner.folders.remove_unfinished();
+                unfinished.map_err(|error| system("remove what was left unfinished", error))?;
                 let there = inner
                     .folders
                     .numbers()

@@ -89,16 +89,26 @@ impl Folders {
         self.root.join("images")
     }
 
+    /// A directory until it is whole.
+    fn unfinished(&self) -> PathBuf {
+        self.snapshots().join("new")
+    }
+
+    /// Removes the directory that a killed process was making.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn remove_unfinished(&self) -> io::Result<()> {
+        remove(&self.unfinished())
+    }
+
     /// Makes the directory of a snapshot. Its root belongs to whom the parent's belongs.
     ///
     /// # Errors
     /// The system refuses.
     pub fn make(&self, id: u64, kind: Kind, parent: Option<&Path>) -> io::Result<()> {
-        let (unfinished, whole) = (
-            self.snapshots().join("new"),
-            self.snapshots().join(id.to_string()),
-        );
-        remove(&unfinished)?;
+        let (unfinished, whole) = (self.unfinished(), self.snapshots().join(id.to_string()));
+        self.remove_unfinished()?;
         remove(&whole)?;
         fs::create_dir(&unfinished)?;
         let files = unfinished.join("fs");
