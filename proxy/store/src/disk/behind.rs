@@ -7,7 +7,8 @@
 //! - writes to the files of one task are done in the order in which they were made: what a crash leaves is what was the
 //!   case at some moment, and a piece is recorded only after its bytes;
 //! - a read gives what was written last, whether the file has it or not;
-//! - bytes of contents that wait are bounded: who has more waits. Records beside them are few, a piece has two, and never wait;
+//! - bytes of contents that wait are bounded, but for one write each of those who write at the same moment: who has more waits.
+//!   Records beside them are few, a piece has two, and never wait;
 //! - a write that fails costs the content, never a wrong byte.
 
 use std::collections::VecDeque;
@@ -129,7 +130,7 @@ impl Ahead {
         Newest::File(ByteRange::new(range.start, end))
     }
 
-    #[cfg(test)]
+    /// Whether anything of the task waits: what comes then waits behind it, however quick the disk is by now.
     pub(super) fn is_behind(&self) -> bool {
         lock(&self.0).jobs > 0
     }

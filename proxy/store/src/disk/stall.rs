@@ -45,6 +45,12 @@ impl Stalls {
         self.expected(Instant::now())
     }
 
+    /// From now on it is as quick as it is.
+    #[cfg(test)]
+    pub(super) fn be_quick(&self) {
+        *lock(&self.slow_until) = None;
+    }
+
     /// From now on it is slow, whatever it does.
     #[cfg(test)]
     pub(super) fn be_slow(&self) {

@@ -206,7 +206,7 @@ impl StoredTask for DiskTask {
             .record
             .facts
             .check_write(self.record.task, offset, data.len())?;
-        if self.shared.stalls.is_slow() {
+        if self.shared.stalls.is_slow() || self.files.ahead.is_behind() {
             // Before the gate, behind which nobody may wait for the disk.
             stall::hand_over(|| self.shared.behind.wait_for_room(data.len() as u64));
         }

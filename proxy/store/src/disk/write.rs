@@ -5,7 +5,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use darter_types::{Digest, PieceNumber, TaskId};
 use rustix::fs::FallocateFlags;
@@ -72,7 +72,7 @@ pub(super) fn create_files(dir: &Path, task: TaskId, facts: &ContentFacts) -> Re
     index
         .write_all_at(&header, 0)
         .map_err(fail("write", &index_path))?;
-    Ok(files(data, index, shape, path))
+    Ok(files(data, index, shape, path, Some(BTreeMap::new())))
 }
 
 /// Opens what [`create_files`] made, possibly long ago.
@@ -101,7 +101,7 @@ pub(super) fn open_files(dir: &Path, facts: &ContentFacts) -> Result<Files, Stor
     if found.layout != facts.layout || length != facts.layout.length() {
         return Err(damaged("the files are not those that were made".to_owned()));
     }
-    Ok(files(data, index, shape, path))
+    Ok(files(data, index, shape, path, None))
 }
 
 /// Reads the sums of pieces that are only attested. What cannot be read is not known: those pieces come again.
@@ -114,7 +114,14 @@ pub(super) fn read_sums(file: &File, shape: &Shape) -> BTreeMap<PieceNumber, Dig
         .collect()
 }
 
-fn files(data: File, index: File, shape: Shape, path: std::path::PathBuf) -> Files {
+/// `sums` are those of pieces that are only attested, where they are known.
+fn files(
+    data: File,
+    index: File,
+    shape: Shape,
+    path: std::path::PathBuf,
+    sums: Option<BTreeMap<PieceNumber, Digest>>,
+) -> Files {
     Files {
         data: Arc::new(data),
         index,
@@ -123,7 +130,7 @@ fn files(data: File, index: File, shape: Shape, path: std::path::PathBuf) -> Fil
         map: Default::default(),
         unreadable: Default::default(),
         states: Default::default(),
-        sums: Default::default(),
+        sums: Mutex::new(sums),
         unsynced_bytes: Default::default(),
         ahead: Default::default(),
     }

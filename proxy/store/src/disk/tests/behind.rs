@@ -85,6 +85,12 @@ fn what_was_never_written_was_never_recorded() {
 
 #[test]
 fn who_has_more_than_may_wait_is_told_so_and_waits() {
+    more_than_may_wait(|_| {});
+    // What waits is still to be written, and what comes is written after it.
+    more_than_may_wait(|store| store.shared.stalls.be_quick());
+}
+
+fn more_than_may_wait(then: impl Fn(&DiskStore)) {
     let dir = TempDir::new().unwrap();
     let (store, _) = open_slow(dir.path(), u64::MAX);
     store.set_write_behind(WriteBehind {
@@ -96,8 +102,11 @@ fn who_has_more_than_may_wait_is_told_so_and_waits() {
     put(&stored, 0);
     put(&stored, 1);
     assert_eq!(store.pace(1), Pace::Waits, "it was not watched for long enough");
+    then(&store);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| put(&stored, 2));
+        // Long enough for it to do what it must not.
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
         assert_eq!(store.usage().unwritten_bytes, 2 * PIECE);
         assert!(!stored.present().contains(2));
         // Nobody waits behind the one that waits for the disk.
