@@ -4,7 +4,8 @@
 //! [`Origin`] is a cheap handle on one shared state; give it content, [`inject`](Origin::inject) faults,
 //! serve it on a socket ([`spawn_on_loopback`](Origin::spawn_on_loopback)) or on anything that reads and
 //! writes ([`serve_connection`](Origin::serve_connection)), then ask what it saw. Without faults it is a
-//! correct registry: HEAD and GET, ranges, challenges, tokens, referrers, tags.
+//! correct registry: HEAD and GET, ranges, challenges, tokens, referrers, tags; pushes, where they are
+//! taken ([`take_pushes`](Origin::take_pushes)).
 //!
 //! Read `endpoint` for what is right, `fault` for what can go wrong, `plan` for how the two meet. What
 //! must hold: all decisions are made under one lock from the state alone, so that equal requests in equal
@@ -26,6 +27,7 @@ mod body;
 mod endpoint;
 mod fault;
 mod plan;
+mod push;
 mod record;
 mod route;
 mod serve;
@@ -54,6 +56,7 @@ struct State {
     ledger: record::Ledger,
     presigned: BTreeMap<String, Instant>,
     referrers_supported: bool,
+    pushable: bool,
 }
 
 impl Default for State {
@@ -65,6 +68,7 @@ impl Default for State {
             ledger: record::Ledger::default(),
             presigned: BTreeMap::new(),
             referrers_supported: true,
+            pushable: false,
         }
     }
 }
@@ -264,6 +268,7 @@ impl Origin {
             authorization,
             base: "",
             name: Some(repository),
+            writes: false,
         };
         state.repositories.get(repository).is_some_and(|place| {
             place.blobs.contains_key(digest) && state.access.check(&asker, Some(place)).is_ok()

@@ -47,6 +47,8 @@ pub struct Token {
     pub user: Option<String>,
     /// The repositories that it opens for pulls.
     pub repositories: BTreeSet<String>,
+    /// The repositories that it opens for pushes.
+    pub pushes: BTreeSet<String>,
     /// It is worth nothing from then on.
     pub expires: Instant,
 }
@@ -92,6 +94,8 @@ pub(super) struct Asker<'a> {
     /// `scheme://authority` as the client named this origin.
     pub(super) base: &'a str,
     pub(super) name: Option<&'a str>,
+    /// Whether something is to be changed.
+    pub(super) writes: bool,
 }
 
 impl AccessBook {
@@ -130,7 +134,11 @@ impl AccessBook {
             .get(value)
             .filter(live)
             .ok_or_else(|| challenge(Some("invalid_token")))?;
-        if asker.name.is_some_and(|name| !token.repositories.contains(name)) {
+        let opens = |name: &str| match asker.writes {
+            true => token.pushes.contains(name),
+            false => token.repositories.contains(name),
+        };
+        if asker.name.is_some_and(|name| !opens(name)) {
             return Err(challenge(Some("insufficient_scope")));
         }
         match &token.user {
@@ -156,7 +164,10 @@ impl AccessBook {
             .unwrap_or_else(|| format!("{}/token", asker.base));
         let scope = asker
             .name
-            .map(|name| format!(",scope=\"repository:{name}:pull\""))
+            .map(|name| {
+                let push = if asker.writes { ",push" } else { "" };
+                format!(",scope=\"repository:{name}:pull{push}\"")
+            })
             .unwrap_or_default();
         let error = error
             .map(|error| format!(",error=\"{error}\""))
@@ -182,7 +193,7 @@ impl AccessBook {
         let asked = scopes
             .iter()
             .flat_map(|scope| scope.split(' '))
-            .filter_map(pull_scope);
+            .filter_map(|scope| Some((scope_of(scope, "pull")?, scope_of(scope, "push"))));
         let may = |name: &&str| {
             let Some(repository) = repositories.get(*name) else {
                 return false;
@@ -194,10 +205,16 @@ impl AccessBook {
                     .is_some_and(|user| repository.readers.contains(user)),
             }
         };
-        let names: BTreeSet<String> = asked.filter(may).map(str::to_owned).collect();
+        let asked: Vec<_> = asked.filter(|(name, _)| may(name)).collect();
+        let names = asked.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let pushes = asked.iter().filter(|_| user.is_some());
+        let pushes = pushes.filter_map(|(_, push)| push.map(str::to_owned)).collect();
         self.issued += 1;
         let value = format!("issued-{}-{:016x}", self.issued, mix(self.issued));
-        self.register(value, user, names, self.token_life)
+        let token = self.register(value.clone(), user, names, self.token_life);
+        let token = Token { pushes, ..token };
+        self.tokens.insert(value, token.clone());
+        token
     }
 
     pub(super) fn register(
@@ -211,6 +228,7 @@ impl AccessBook {
             value,
             user,
             repositories,
+            pushes: BTreeSet::new(),
             expires: Instant::now() + life,
         };
         self.tokens.insert(token.value.clone(), token.clone());
@@ -218,11 +236,11 @@ impl AccessBook {
     }
 }
 
-/// The repository of `repository:<name>:<actions>` if the actions have `pull`.
-fn pull_scope(scope: &str) -> Option<&str> {
+/// The repository of `repository:<name>:<actions>` if the actions have this one.
+fn scope_of<'a>(scope: &'a str, wanted: &str) -> Option<&'a str> {
     let (name, actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
     actions
         .split(',')
-        .any(|action| action == "pull" || action == "*")
+        .any(|action| action == wanted || action == "*")
         .then_some(name)
 }

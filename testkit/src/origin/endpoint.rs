@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::access::{Asker, Denial, Refusal};
 use super::fault::Seen;
 use super::plan::{Plan, text};
+use super::push::writes;
 use super::route::{Route, query_values};
 use super::{Manifest, Repository, State};
 
@@ -20,6 +22,7 @@ impl State {
     pub(super) fn answer(
         &mut self,
         request: &Parts,
+        body: &Bytes,
         route: &Route,
         digest: Option<&str>,
         secure: bool,
@@ -33,7 +36,7 @@ impl State {
             kind: route.kind(),
             refused: refusal.is_some(),
         });
-        let mut plan = refusal.unwrap_or_else(|| self.endpoint(request, route));
+        let mut plan = refusal.unwrap_or_else(|| self.endpoint(request, body, route));
         for fault in &faults {
             plan.change(fault, request);
         }
@@ -54,9 +57,12 @@ impl State {
                 let tagged = tags.and_then(|tags| tags.get(reference)).cloned();
                 tagged.or_else(|| reference.contains(':').then(|| reference.clone()))
             }
-            Route::Ping | Route::Token | Route::Referrers { .. } | Route::Tags { .. } | Route::Unknown => {
-                None
-            }
+            Route::Ping
+            | Route::Token
+            | Route::Referrers { .. }
+            | Route::Tags { .. }
+            | Route::Upload { .. }
+            | Route::Unknown => None,
         }
     }
 
@@ -78,6 +84,7 @@ impl State {
                     authorization,
                     base: &base,
                     name,
+                    writes: writes(&request.method),
                 },
                 repository,
             )
@@ -96,7 +103,10 @@ impl State {
         })
     }
 
-    fn endpoint(&mut self, request: &Parts, route: &Route) -> Plan {
+    fn endpoint(&mut self, request: &Parts, body: &Bytes, route: &Route) -> Plan {
+        if self.pushable && writes(&request.method) {
+            return self.pushed(request, route, body);
+        }
         if request.method != Method::GET && request.method != Method::HEAD {
             return Plan::error(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -108,7 +118,7 @@ impl State {
             Route::Ping => ping(),
             Route::Token => self.token(request),
             Route::Storage { digest } => self.storage(request, digest),
-            Route::Unknown => not_found("NAME_UNKNOWN"),
+            Route::Unknown | Route::Upload { .. } => not_found("NAME_UNKNOWN"),
             Route::Manifest { name, reference } => self.manifest(request, name, reference),
             Route::Blob { name, digest } => {
                 let content = self

@@ -1,4 +1,4 @@
-//! Paths of the distribution specification, pull side, and the two of this origin's own: `/token` and
+//! Paths of the distribution specification, and the two of this origin's own: `/token` and
 //! `/storage/<digest>` (where redirects lead).
 
 use super::fault::Kind;
@@ -12,6 +12,7 @@ pub(super) enum Route {
     Blob { name: String, digest: String },
     Referrers { name: String, digest: String },
     Tags { name: String },
+    Upload { name: String, id: Option<String> },
     Storage { digest: String },
     Unknown,
 }
@@ -44,6 +45,10 @@ impl Route {
         if let Some((name, reference)) = split("/manifests/") {
             return Self::Manifest { name, reference };
         }
+        if let Some((name, id)) = split("/blobs/uploads/") {
+            let id = Some(id).filter(|id| !id.is_empty());
+            return Self::Upload { name, id };
+        }
         if let Some((name, digest)) = split("/blobs/") {
             return Self::Blob { name, digest };
         }
@@ -53,7 +58,7 @@ impl Route {
     pub(super) fn name(&self) -> Option<&str> {
         match self {
             Self::Manifest { name, .. } | Self::Blob { name, .. } => Some(name),
-            Self::Referrers { name, .. } | Self::Tags { name } => Some(name),
+            Self::Referrers { name, .. } | Self::Tags { name } | Self::Upload { name, .. } => Some(name),
             Self::Ping | Self::Token | Self::Storage { .. } | Self::Unknown => None,
         }
     }
@@ -63,7 +68,9 @@ impl Route {
             Self::Blob { .. } | Self::Storage { .. } => Kind::Blob,
             Self::Manifest { .. } => Kind::Manifest,
             Self::Token => Kind::Token,
-            Self::Ping | Self::Referrers { .. } | Self::Tags { .. } | Self::Unknown => Kind::Other,
+            Self::Ping | Self::Referrers { .. } | Self::Tags { .. } | Self::Upload { .. } | Self::Unknown => {
+                Kind::Other
+            }
         }
     }
 }

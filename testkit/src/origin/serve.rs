@@ -7,7 +7,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -172,7 +174,13 @@ impl Origin {
     }
 
     async fn respond(&self, request: Request<Incoming>, way: Way, control: Arc<Control>) -> Answered {
-        let (parts, _) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let body = if super::push::writes(&parts.method) {
+            let body = Limited::new(body, super::push::BODY_BYTES_MAX).collect().await;
+            body.map_err(|_| NoAnswer)?.to_bytes()
+        } else {
+            Bytes::new()
+        };
         let route = Route::parse(parts.uri.path());
         let digest = self.state().digest_of(&route);
         let number = self.state().ledger.arrived(&parts, digest.clone(), way);
@@ -180,7 +188,10 @@ impl Origin {
             origin: self.clone(),
             source: way.source,
         };
-        let plan = self.state().answer(&parts, &route, digest.as_deref(), way.secure);
+        let plan = {
+            let digest = digest.as_deref();
+            self.state().answer(&parts, &body, &route, digest, way.secure)
+        };
         if !plan.delay.is_zero() {
             tokio::time::sleep(plan.delay).await;
         }
