@@ -197,6 +197,7 @@ impl Nodes {
         let name = |tag: &str| format!("{}/{REPOSITORY}:{tag}", self.writer.address());
         let mut convert = std::process::Command::new(binary()?);
         convert.args(["nydus", "convert", "--direct", "--plain-http"]);
+        convert.arg(self.writer.address());
         convert.args(options).arg("--temp-dir").arg(self.folder());
         output(convert.args([name("gzip"), name(tag)]))
     }

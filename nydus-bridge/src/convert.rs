@@ -157,7 +157,7 @@ pub async fn convert(
     options.check(from, to)?;
     let original = Original::find(&from.reference, source, &options.platform).await?;
     let mark = options.mark(&original.digest);
-    let earlier = registry.made_before(&to.reference, &mark).await;
+    let earlier = registry.made_before(&to.reference, &mark).await?;
     progress.begin(original.layers.iter().map(|layer| layer.size));
     let work = tempfile::Builder::new()
         .prefix("convert-")
@@ -221,7 +221,7 @@ impl Job<'_> {
         let folder = tempfile::Builder::new().prefix("layer-").tempdir_in(self.work)?;
         let told = self.progress.layer(number);
         told.enter(Stage::Fetching);
-        let fetched = source::fetch(layer, self.source, folder.path(), &told).await?;
+        let fetched = self.source.fetch(layer, folder.path(), &told).await?;
         told.enter(Stage::Converting);
         let (options, path) = (self.options.clone(), folder.path().to_owned());
         let (converting, digest) = (told.clone(), layer.digest);
@@ -296,10 +296,11 @@ impl Job<'_> {
     ) -> Result<Digest, ConvertError> {
         let entry = manifest::entry(digest, manifest.len(), &original.platform);
         if self.options.place != Place::Index {
-            self.registry
+            let listed = self
+                .registry
                 .push_manifest(&to.reference, manifest::MANIFEST, manifest)
                 .await?;
-            if self.options.place == Place::Referrer {
+            if self.options.place == Place::Referrer && !listed {
                 self.registry.refer(&original.digest, entry).await?;
             }
             return Ok(digest);
@@ -308,7 +309,9 @@ impl Job<'_> {
         self.registry
             .push_manifest(&by_digest, manifest::MANIFEST, manifest)
             .await?;
-        let index = manifest::index(original, entry);
+        // Read now, not when the work began: others may have added theirs meanwhile.
+        let known = self.registry.existing(&to.reference).await?;
+        let index = manifest::index(known.as_deref(), original, entry);
         let target = Digest::of(Algorithm::Sha256, &index);
         self.registry
             .push_manifest(&to.reference, manifest::INDEX, index)

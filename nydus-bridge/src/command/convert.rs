@@ -20,7 +20,7 @@ use darter_service::log::{LogConfig, Setup};
 use darter_service::net::Address;
 use darter_service::shutdown::on_signals;
 use darter_service::supervise::Tasks;
-use darter_types::ManifestReference;
+use darter_types::{ManifestReference, RegistryName};
 
 /// How long connections may go on after the work has ended.
 const GRACE: Duration = Duration::from_millis(500);
@@ -93,9 +93,10 @@ pub(crate) struct Arguments {
     /// Which image of an index [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
-    /// Speak to the registry without TLS
-    #[arg(long)]
-    plain_http: bool,
+    /// A registry that is spoken to without TLS, as it is named in IMAGE or TARGET; may be repeated. Logins for it travel in
+    /// the clear
+    #[arg(long, value_name = "HOST[:PORT]")]
+    plain_http: Vec<RegistryName>,
     /// An authority to believe for the registry, besides the system's (PEM)
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -143,6 +144,7 @@ async fn work(arguments: &Arguments) -> Result<()> {
     let stop = on_signals().context("cannot listen to signals")?.stop;
     let tasks = Tasks::new();
     let target = target(arguments)?;
+    check_plain(arguments, &target)?;
     let options = options(arguments);
     let registry = Registry::new(&target, access(arguments, &target).await?)?;
     let source = source(arguments, &tasks).await?;
@@ -180,6 +182,19 @@ fn target(arguments: &Arguments) -> Result<ImageName> {
             ..image
         }),
         ManifestReference::Digest(_) => Err(anyhow!("an image without a tag needs a TARGET")),
+    }
+}
+
+/// A registry that is named, and is none of those that are spoken to, is a slip: the other one would be asked for TLS.
+fn check_plain(arguments: &Arguments, target: &ImageName) -> Result<()> {
+    let known = [&arguments.image.registry, &target.registry];
+    match arguments.plain_http.iter().find(|named| !known.contains(named)) {
+        Some(named) => Err(anyhow!(
+            "--plain-http names {named}, but the registries are {} and {}",
+            arguments.image.registry,
+            target.registry
+        )),
+        None => Ok(()),
     }
 }
 
@@ -227,7 +242,7 @@ async fn access(arguments: &Arguments, name: &ImageName) -> Result<Access> {
         None => None,
     };
     Ok(Access {
-        plain: arguments.plain_http,
+        plain: arguments.plain_http.contains(&name.registry),
         authority,
         login: login(arguments.docker_config.as_deref(), name).await?,
     })
@@ -401,6 +416,23 @@ mod tests {
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_a_registry_that_is_named_is_spoken_to_in_the_clear() {
+        let typed = parse("convert --direct --plain-http local:5000 r.example/a:1 local:5000/b:2").unwrap();
+        let target = target(&typed).unwrap();
+        check_plain(&typed, &target).unwrap();
+        let plain = async |name| access(&typed, name).await.unwrap().plain;
+        assert!(plain(&target).await);
+        assert!(
+            !plain(&typed.image).await,
+            "the other registry's login would travel in the clear"
+        );
+        let slip = parse("convert --plain-http local:5001 local:5000/a:1").unwrap();
+        let told = check_plain(&slip, &target).unwrap_err().to_string();
+        assert!(told.contains("local:5001"), "{told}");
+        assert!(parse("convert --plain-http local:5000/a:1").is_err());
     }
 
     #[test]

@@ -10,9 +10,19 @@ use crate::blob::{BlobError, WholeError};
 /// Why an image cannot be converted.
 #[derive(Debug, Error)]
 pub enum ConvertError {
-    /// The mirror or the registry does not give what is needed.
+    /// The mirror does not give what is needed.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// The registry does not give what is read.
+    #[error("{registry} does not give {what}: {reason}")]
+    Read {
+        /// The registry.
+        registry: String,
+        /// What was read.
+        what: String,
+        /// What it says.
+        reason: String,
+    },
     /// The manifest is none.
     #[error("the manifest cannot be read: {0}")]
     Json(#[from] serde_json::Error),

@@ -1,10 +1,12 @@
 //! What a Nydus image's manifest, configuration and index look like. Pure.
 
 use darter_types::{Algorithm, Digest};
+use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
+use super::error::ConvertError;
 use super::original::{Original, Platform};
-use crate::image::{self, Document, RafsVersion};
+use crate::image::{self, Descriptor, Document, RafsVersion};
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -177,32 +179,113 @@ pub(super) fn entry(manifest: Digest, length: usize, platform: &Platform) -> Val
     })
 }
 
-/// The original's index, or one of the original alone, with the new image in it: in place of an earlier one.
-pub(super) fn index(original: &Original, entry: Value) -> Vec<u8> {
-    let listed = original
-        .index
-        .as_ref()
-        .and_then(|index| index.get("manifests")?.as_array().cloned());
-    let mut manifests = listed.unwrap_or_else(|| {
-        let mut alone = original.descriptor.clone();
-        let mut platform = json!({ "os": "linux", "architecture": original.platform.architecture });
-        if let (false, Some(of)) = (original.platform.variant.is_empty(), platform.as_object_mut()) {
-            of.insert("variant".to_owned(), original.platform.variant.clone().into());
-        }
-        if let Some(alone) = alone.as_object_mut() {
-            alone.insert("platform".to_owned(), platform);
-        }
-        vec![alone]
-    });
-    let platform = |entry: &Value| {
-        let of = |name: &str| entry.get("platform")?.get(name).cloned();
-        (of("architecture"), of("variant"), of("os.features"))
+/// The list of what refers to something, with one more entry before all others; the rest stays as it is. None: it has that
+/// entry.
+pub(super) fn referrers(known: Option<&[u8]>, entry: Value) -> Result<Option<Vec<u8>>, ConvertError> {
+    let mut list = match known {
+        Some(known) => serde_json::from_slice(known)?,
+        None => empty(),
     };
-    manifests.retain(|other| platform(other) != platform(&entry));
-    manifests.push(entry);
-    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests })
-        .to_string()
-        .into_bytes()
+    let Some(manifests) = list.get_mut("manifests").and_then(Value::as_array_mut) else {
+        let reason = "the tag that lists its referrers is something else: nothing was put there";
+        return Err(ConvertError::Manifest(reason.to_owned()));
+    };
+    if manifests.iter().any(|other| digest(other) == digest(&entry)) {
+        return Ok(None);
+    }
+    manifests.insert(0, entry);
+    Ok(Some(list.to_string().into_bytes()))
+}
+
+fn empty() -> Value {
+    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] })
+}
+
+fn digest(entry: &Value) -> Option<&str> {
+    entry.get("digest")?.as_str()
+}
+
+/// The machines that an entry is for.
+type Machine = (Option<Value>, Option<Value>, Value, Option<Value>);
+
+/// None, where it says nothing of machines: an attestation, say.
+fn machine(entry: &Value) -> Option<Machine> {
+    let of = |name: &str| entry.get("platform")?.get(name).cloned();
+    let known = of("architecture").is_some_and(|name| name != "unknown");
+    let variant = of("variant").unwrap_or_else(|| "".into());
+    known.then(|| (of("os"), of("architecture"), variant, of("os.version")))
+}
+
+fn is_nydus(entry: &Value) -> bool {
+    Descriptor::deserialize(entry).is_ok_and(|entry| entry.is_nydus_variant())
+}
+
+/// What the name of an index stands for when the new image is in it: the index that has the name, if one has it, else the
+/// one that the original was found in. In it the new image takes the place of an earlier one for the same machines. All else
+/// stays, but for originals that are others by now: the new ones take their places, and what was made of them goes.
+pub(super) fn index(known: Option<&[u8]>, original: &Original, entry: Value) -> Vec<u8> {
+    let is_index = |value: &Value| value.get("manifests").is_some_and(Value::is_array);
+    let known = known.and_then(|known| serde_json::from_slice(known).ok());
+    let known = known.filter(is_index);
+    let mut index = known
+        .or_else(|| original.index.clone().filter(is_index))
+        .unwrap_or_else(empty);
+    let found = original.index.as_ref().and_then(|index| index.get("manifests"));
+    let found = found.and_then(Value::as_array).cloned();
+    let originals = found.unwrap_or_else(|| vec![alone(original)]);
+    if let Some(index) = index.as_object_mut() {
+        index.insert("mediaType".to_owned(), INDEX.into());
+    }
+    if let Some(manifests) = index.get_mut("manifests").and_then(Value::as_array_mut) {
+        for original in originals {
+            renew(manifests, original);
+        }
+        let (new, machine) = (digest(&entry).map(str::to_owned), machine(&entry));
+        manifests.retain(|other| {
+            let earlier = is_nydus(other) && self::machine(other) == machine;
+            !earlier && digest(other) != new.as_deref()
+        });
+        manifests.push(entry);
+    }
+    index.to_string().into_bytes()
+}
+
+/// Puts one of the original's entries into an index, if it is not there.
+fn renew(manifests: &mut Vec<Value>, original: Value) {
+    if manifests.iter().any(|other| digest(other) == digest(&original)) {
+        return;
+    }
+    let Some(machine) = machine(&original) else {
+        manifests.push(original);
+        return;
+    };
+    let same = |other: &Value| self::machine(other).as_ref() == Some(&machine);
+    let nydus = is_nydus(&original);
+    let place = manifests
+        .iter()
+        .position(|other| same(other) && is_nydus(other) == nydus);
+    match place.and_then(|place| manifests.get_mut(place)) {
+        // A Nydus image in the index is as new as the one that the original has.
+        Some(_) if nydus => {}
+        Some(other) => {
+            *other = original;
+            manifests.retain(|other| !(same(other) && is_nydus(other)));
+        }
+        None => manifests.push(original),
+    }
+}
+
+/// What an index says of an original that was in none.
+fn alone(original: &Original) -> Value {
+    let mut alone = original.descriptor.clone();
+    let mut platform = json!({ "os": "linux", "architecture": original.platform.architecture });
+    if let (false, Some(of)) = (original.platform.variant.is_empty(), platform.as_object_mut()) {
+        of.insert("variant".to_owned(), original.platform.variant.clone().into());
+    }
+    if let Some(alone) = alone.as_object_mut() {
+        alone.insert("platform".to_owned(), platform);
+    }
+    alone
 }
 
 #[cfg(test)]

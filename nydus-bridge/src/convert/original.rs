@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::error::ConvertError;
 use super::source::Source;
-use crate::blob::BlobSource as _;
 use crate::image::{self, Descriptor, NydusImage};
 
 /// Longest configuration that is read.
@@ -146,9 +145,7 @@ impl Original {
         if config.size > CONFIG_BYTES_MAX {
             return Err(wrong(format!("its configuration has {} bytes", config.size)));
         }
-        let range = darter_types::ByteRange::new(0, config.size);
-        let config_bytes = source.read(&config.digest, range).await?;
-        super::source::check(&config.digest, &config_bytes)?;
+        let config_bytes = source.bytes(&config.digest, config.size).await?;
         let said: Config = serde_json::from_slice(&config_bytes)?;
         let platform = Platform {
             architecture: said.architecture,

@@ -4,14 +4,13 @@ use std::fs::File;
 use std::path::Path;
 
 use bytes::Bytes;
-use darter_service::net::BoxFuture;
 use darter_types::{ByteRange, Digest, ManifestReference};
 
 use super::error::ConvertError;
 use super::original::Layer;
 use super::progress::LayerProgress;
 use super::registry::Registry;
-use crate::blob::{self, BlobError, BlobSource, Mirror};
+use crate::blob::{self, BlobSource as _, Mirror};
 
 /// Where an image is read.
 #[derive(Debug)]
@@ -34,19 +33,36 @@ impl Source {
         }
         Ok(bytes)
     }
-}
 
-impl BlobSource for Source {
-    fn read<'a>(&'a self, blob: &'a Digest, range: ByteRange) -> BoxFuture<'a, Result<Bytes, BlobError>> {
+    /// A short blob, proved.
+    pub(super) async fn bytes(&self, blob: &Digest, size: u64) -> Result<Bytes, ConvertError> {
+        let bytes = match self {
+            Self::Mirror(mirror) => mirror.read(blob, ByteRange::new(0, size)).await?,
+            Self::Registry(registry) => registry.bytes(blob, size).await?,
+        };
+        check(blob, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// A layer in a file without a name, at its beginning, proved.
+    pub(super) async fn fetch(
+        &self,
+        layer: &Layer,
+        folder: &Path,
+        told: &LayerProgress,
+    ) -> Result<File, ConvertError> {
         match self {
-            Self::Mirror(mirror) => mirror.read(blob, range),
-            Self::Registry(registry) => registry.read(blob, range),
+            Self::Mirror(mirror) => {
+                let came = |bytes| told.add(bytes);
+                Ok(blob::fetch(&layer.digest, layer.size, mirror, folder, came).await?)
+            }
+            Self::Registry(registry) => registry.fetch(layer, folder, told).await,
         }
     }
 }
 
 /// Whether bytes are the content of that digest.
-pub(super) fn check(wanted: &Digest, bytes: &[u8]) -> Result<(), ConvertError> {
+fn check(wanted: &Digest, bytes: &[u8]) -> Result<(), ConvertError> {
     let found = Digest::of(wanted.algorithm(), bytes);
     if found == *wanted {
         return Ok(());
@@ -55,15 +71,4 @@ pub(super) fn check(wanted: &Digest, bytes: &[u8]) -> Result<(), ConvertError> {
         wanted: *wanted,
         found,
     })
-}
-
-/// A layer in a file without a name, at its beginning, proved.
-pub(super) async fn fetch(
-    layer: &Layer,
-    source: &dyn BlobSource,
-    folder: &Path,
-    told: &LayerProgress,
-) -> Result<File, ConvertError> {
-    let came = |bytes| told.add(bytes);
-    Ok(blob::fetch(&layer.digest, layer.size, source, folder, came).await?)
 }

@@ -16,18 +16,19 @@ use darter_nydus_bridge::convert::{
 use darter_nydus_bridge::image::{self, ImageName, RafsVersion};
 use darter_nydus_bridge::mount::Driver;
 use darter_service::supervise::Tasks;
+use darter_testkit::origin::{self, Origin, RequestRecord, RunningOrigin};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fixture::Built;
-use crate::registry::PushRegistry;
 use crate::snapshot::Seen;
 use crate::{mounted, snapshot, tree};
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const REPOSITORY: &str = "team/app";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Some moment, for everything that is made here.
 fn moment() -> SystemTime {
@@ -97,8 +98,8 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) struct Lab {
-    registry: PushRegistry,
-    address: String,
+    pub(crate) registry: Origin,
+    running: RunningOrigin,
     tasks: Tasks,
     work: TempDir,
     /// What the image is.
@@ -108,7 +109,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// A registry with the image `team/app:1`: two layers, packed by `pack`.
-    async fn start(pack: fn(&[u8]) -> Vec<u8>) -> Self {
+    pub(crate) async fn start(pack: fn(&[u8]) -> Vec<u8>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (base, upper) = (dir.path().join("base"), dir.path().join("upper"));
         tree::make(&base);
@@ -121,27 +122,49 @@ impl Lab {
 
     /// A registry with the image `team/app:1` of these layers, which make the tree `expected` in `dir`.
     pub(crate) async fn with(dir: TempDir, expected: PathBuf, layers: &[Vec<u8>]) -> Self {
-        let registry = PushRegistry::default();
+        let registry = Origin::new();
+        registry.take_pushes();
         add_image(&registry, "1", layers);
-        let tasks = Tasks::new();
-        let address = registry.serve(&tasks).await;
+        let running = registry.spawn_on_loopback().await.unwrap();
         Self {
             registry,
-            address,
-            tasks,
+            running,
+            tasks: Tasks::new(),
             work: tempfile::tempdir().unwrap(),
             expected,
             dir,
         }
     }
 
-    fn name(&self, reference: &str) -> ImageName {
-        format!("{}/team/app{reference}", self.address).parse().unwrap()
+    pub(crate) fn name(&self, reference: &str) -> ImageName {
+        let host = self.running.host();
+        format!("{host}/team/app{reference}").parse().unwrap()
+    }
+
+    /// From now on only `someone` comes in, whose password is `secret`.
+    pub(crate) fn protect(&self, access: origin::Access) {
+        self.registry.add_user("someone", "secret");
+        self.registry.allow(REPOSITORY, "someone");
+        self.registry.set_access(REPOSITORY, access);
+    }
+
+    /// A manifest that the registry has.
+    pub(crate) fn manifest(&self, reference: &str) -> Option<Value> {
+        let bytes = self.registry.manifest(REPOSITORY, reference)?;
+        Some(serde_json::from_slice(&bytes).unwrap())
+    }
+
+    /// How many blobs were pushed since this was asked.
+    fn take_pushes(&self) -> usize {
+        let uploads = |seen: &RequestRecord| seen.method == "PUT" && seen.path.contains("/uploads/");
+        let pushed = self.registry.count(uploads);
+        self.registry.reset_counters();
+        pushed
     }
 
     fn mirror(&self) -> Mirror {
         let client = Client::new(
-            self.address.parse().unwrap(),
+            self.running.host().parse().unwrap(),
             Patience::default(),
             self.tasks.clone(),
         );
@@ -166,7 +189,23 @@ impl Lab {
             .await
     }
 
-    async fn convert_with(
+    /// Reads and pushes with this login, past the mirror.
+    pub(crate) async fn direct(
+        &self,
+        to: &str,
+        options: &Options,
+        login: Option<(String, String)>,
+    ) -> Result<Converted, ConvertError> {
+        let access = Access {
+            plain: true,
+            login: login.clone(),
+            ..Access::default()
+        };
+        let source = Source::Registry(Registry::new(&self.name(":1"), access).unwrap());
+        self.convert_with(source, to, options, login).await
+    }
+
+    pub(crate) async fn convert_with(
         &self,
         source: Source,
         to: &str,
@@ -225,7 +264,7 @@ impl Lab {
     async fn seen(&self, reference: &str) -> BTreeMap<PathBuf, Seen> {
         let built = Built::empty();
         let client = Client::new(
-            self.address.parse().unwrap(),
+            self.running.host().parse().unwrap(),
             Patience::default(),
             self.tasks.clone(),
         );
@@ -240,15 +279,20 @@ impl Lab {
 }
 
 /// Puts an ordinary image there; its manifest's digest.
-fn add_image(registry: &PushRegistry, tag: &str, layers: &[Vec<u8>]) -> String {
+pub(crate) fn add_image(registry: &Origin, tag: &str, layers: &[Vec<u8>]) -> String {
+    add_image_for(registry, tag, architecture(), layers)
+}
+
+/// The same for machines of this kind.
+pub(crate) fn add_image_for(registry: &Origin, tag: &str, architecture: &str, layers: &[Vec<u8>]) -> String {
     let config = json!({
-        "architecture": architecture(), "os": "linux", "config": { "Cmd": ["sh"] },
+        "architecture": architecture, "os": "linux", "config": { "Cmd": ["sh"] },
         "rootfs": { "type": "layers", "diff_ids": [] },
     })
     .to_string()
     .into_bytes();
     let content = |bytes: &Vec<u8>, kind: &str| {
-        let digest = registry.add_blob(bytes.clone());
+        let digest = registry.add_blob(REPOSITORY, bytes.clone());
         json!({ "mediaType": kind, "digest": digest, "size": bytes.len() })
     };
     let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -258,10 +302,10 @@ fn add_image(registry: &PushRegistry, tag: &str, layers: &[Vec<u8>]) -> String {
         "config": content(&config, "application/vnd.oci.image.config.v1+json"),
         "layers": layers.iter().map(|bytes| content(bytes, layer)).collect::<Vec<_>>(),
     });
-    registry.add_manifest(tag, MANIFEST, manifest.to_string().into_bytes())
+    registry.add_manifest(REPOSITORY, Some(tag), MANIFEST, manifest.to_string().into_bytes())
 }
 
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") {
         "arm64"
     } else {
@@ -314,26 +358,26 @@ async fn an_image_that_refers_to_its_original_copies_nothing() {
     let done = lab.convert(":nydus", &options).await.unwrap();
     assert!(done.pushed < 500_000, "an index and metadata: {done:?}");
     lab.compare(":nydus").await;
-    let layers = lab.registry.manifest("nydus").unwrap();
+    let layers = lab.manifest("nydus").unwrap();
     let refers = layers.pointer("/layers/0/annotations/containerd.io~1snapshot~1nydus-ref");
-    let original = lab.registry.manifest("1").unwrap();
+    let original = lab.manifest("1").unwrap();
     assert_eq!(refers, original.pointer("/layers/0/digest"));
 
     let lab = Lab::start(<[u8]>::to_vec).await;
     let refused = lab.convert(":nydus", &options).await.unwrap_err().to_string();
     assert!(refused.contains("gzip"), "{refused}");
-    assert!(lab.registry.manifest("nydus").is_none());
+    assert!(lab.manifest("nydus").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_again_sends_nothing_and_is_the_same() {
     let lab = Lab::start(gzip).await;
     let first = lab.convert(":nydus", &lab.options()).await.unwrap();
-    assert!(!lab.registry.take_pushed().is_empty());
+    assert!(lab.take_pushes() > 0);
     let second = lab.convert(":nydus", &lab.options()).await.unwrap();
     assert_eq!(first.manifest, second.manifest);
     assert_eq!(second.pushed, 0);
-    assert!(lab.registry.take_pushed().is_empty());
+    assert_eq!(lab.take_pushes(), 0);
     let otherwise = Options {
         chunk_bytes: 512 << 10,
         ..lab.options()
@@ -345,18 +389,19 @@ async fn the_same_again_sends_nothing_and_is_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_found_from_the_original_as_a_referrer_or_in_an_index() {
     let lab = Lab::start(gzip).await;
+    lab.registry.set_referrers_supported(false);
     let place = |place| Options {
         place,
         ..lab.options()
     };
     let done = lab.convert(":nydus", &place(Place::Referrer)).await.unwrap();
     lab.convert(":nydus", &place(Place::Referrer)).await.unwrap();
-    let manifest = lab.registry.manifest("nydus").unwrap();
+    let manifest = lab.manifest("nydus").unwrap();
     let subject = manifest
         .pointer("/subject/digest")
         .and_then(Value::as_str)
         .unwrap();
-    let referrers = lab.registry.manifest(&subject.replace(':', "-")).unwrap();
+    let referrers = lab.manifest(&subject.replace(':', "-")).unwrap();
     let listed = referrers["manifests"].as_array().unwrap();
     assert_eq!(listed.len(), 1, "once, however often it is made: {referrers}");
     assert_eq!(listed[0]["digest"], done.manifest.to_string());
@@ -365,7 +410,7 @@ async fn it_is_found_from_the_original_as_a_referrer_or_in_an_index() {
     let done = lab.convert(":both", &place(Place::Index)).await.unwrap();
     assert_ne!(done.manifest, done.target);
     lab.compare(":both").await;
-    let index = lab.registry.manifest("both").unwrap();
+    let index = lab.manifest("both").unwrap();
     assert_eq!(index["mediaType"], INDEX);
     assert_eq!(index["manifests"][0]["digest"], subject);
     let same = lab.convert(":both", &place(Place::Index)).await.unwrap();
@@ -405,8 +450,7 @@ async fn it_is_found_from_the_original_as_a_referrer_or_in_an_index() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_image_is_read_and_pushed_with_a_login() {
     let lab = Lab::start(gzip).await;
-    // someone:secret
-    lab.registry.require("Basic c29tZW9uZTpzZWNyZXQ=");
+    lab.protect(origin::Access::Basic);
     let refused = lab.convert(":nydus", &lab.options()).await.unwrap_err();
     assert!(refused.to_string().contains("401"), "{refused}");
     let login = Some(("someone".to_owned(), "secret".to_owned()));
@@ -424,7 +468,8 @@ async fn a_private_image_is_read_and_pushed_with_a_login() {
         .convert_with(source, ":nydus", &options, None)
         .await
         .unwrap_err();
-    assert!(matches!(error, ConvertError::Push { .. }), "{error}");
+    assert!(matches!(error, ConvertError::Read { .. }), "{error}");
+    assert!(error.to_string().contains("--docker-config"), "{error}");
     let wrong = Some(("someone".to_owned(), "canary".to_owned()));
     let error = lab
         .convert_with(direct(wrong), ":nydus", &options, login.clone())
@@ -441,12 +486,17 @@ async fn a_private_image_is_read_and_pushed_with_a_login() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_layer_that_is_another_one_is_not_converted() {
     let lab = Lab::start(gzip).await;
-    let manifest = lab.registry.manifest("1").unwrap();
+    let manifest = lab.manifest("1").unwrap();
     let layer = manifest.pointer("/layers/0/digest").and_then(Value::as_str);
-    lab.registry.damage(layer.unwrap());
+    let layer = layer.unwrap();
+    let content = lab.registry.blob(REPOSITORY, layer).unwrap();
+    let mut bytes = content.read(0..content.len()).to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    lab.registry.add_blob_as(REPOSITORY, layer, bytes);
     let error = lab.convert(":nydus", &lab.options()).await.unwrap_err();
     assert!(matches!(error, ConvertError::Digest { .. }), "{error}");
-    assert!(lab.registry.manifest("nydus").is_none());
+    assert!(lab.manifest("nydus").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

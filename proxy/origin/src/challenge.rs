@@ -13,17 +13,17 @@ const VALUE_BYTES_MAX: usize = 8192;
 
 /// A challenge to get a token (`Bearer`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bearer {
+pub struct Bearer {
     /// The address that gives tokens.
-    pub(crate) realm: String,
+    pub realm: String,
     /// The name of the service that the token is for.
-    pub(crate) service: Option<String>,
+    pub service: Option<String>,
     /// What the token must open, several separated by spaces.
-    pub(crate) scope: Option<String>,
+    pub scope: Option<String>,
 }
 
 /// The first complete `Bearer` challenge among these values.
-pub(crate) fn bearer<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Bearer> {
+pub fn bearer<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Bearer> {
     values
         .into_iter()
         .filter(|value| value.len() <= VALUE_BYTES_MAX)

@@ -16,7 +16,7 @@
 
 mod body;
 mod budget;
-mod challenge;
+pub mod challenge;
 mod config;
 mod credentials;
 mod dial;
@@ -37,7 +37,7 @@ mod reading;
 mod registry;
 mod segment;
 mod tls;
-mod token;
+pub mod token;
 mod version;
 
 pub use body::RelayBody;

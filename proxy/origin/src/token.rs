@@ -130,19 +130,20 @@ impl Slot {
 
 /// A token that a realm gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub struct Grant {
     /// The value of `Authorization`, marked as sensitive.
-    pub(crate) token: HeaderValue,
+    pub token: HeaderValue,
     life: Duration,
 }
 
 impl Grant {
     /// What is to be sent as it is, for as long as that is good.
-    pub(crate) fn new(token: HeaderValue, life: Duration) -> Self {
+    pub fn new(token: HeaderValue, life: Duration) -> Self {
         Self { token, life }
     }
 
-    fn useful(&self) -> Duration {
+    /// For how long it is sent: it has to arrive while it holds.
+    pub fn useful(&self) -> Duration {
         self.life - MARGIN_MAX.min(self.life / 10)
     }
 }
@@ -155,7 +156,7 @@ struct Answer {
 }
 
 /// Reads a realm's answer.
-pub(crate) fn grant(body: &[u8]) -> Option<Grant> {
+pub fn grant(body: &[u8]) -> Option<Grant> {
     let answer: Answer = serde_json::from_slice(body).ok()?;
     let token = answer
         .token
@@ -171,7 +172,7 @@ pub(crate) fn grant(body: &[u8]) -> Option<Grant> {
 }
 
 /// The address that gives the token that a challenge asks for.
-pub(crate) fn address(challenge: &Bearer) -> Option<Url> {
+pub fn address(challenge: &Bearer) -> Option<Url> {
     let mut url = Url::parse(&challenge.realm).ok()?;
     let plain = url.username().is_empty() && url.password().is_none() && url.has_host();
     {
