@@ -34,6 +34,7 @@ use self::merge::Part;
 use self::original::{Layer, Original};
 use crate::image::{ImageName, RafsVersion};
 
+pub use archive::fuzz_archive;
 pub use error::ConvertError;
 pub use original::Platform;
 pub use progress::{LayerProgress, Progress, Stage};
@@ -223,15 +224,8 @@ impl Job<'_> {
         told.enter(Stage::Fetching);
         let fetched = self.source.fetch(layer, folder.path(), &told).await?;
         told.enter(Stage::Converting);
-        let (options, path) = (self.options.clone(), folder.path().to_owned());
-        let (converting, digest) = (told.clone(), layer.digest);
-        let built = self
-            .tasks
-            .blocking("conversion of a layer", move || {
-                layer::build(fetched, digest, &path, &options, &converting)
-            })
-            .await
-            .map_err(|_| ConvertError::Panicked(layer.digest))??;
+        let shown = (&told, self.tasks);
+        let built = layer::build(fetched, layer.digest, folder.path(), self.options, shown).await?;
         let bootstrap = self.work.join(format!("bootstrap-{number}"));
         std::fs::rename(&built.bootstrap, &bootstrap)?;
         let mut done = Done {

@@ -34,6 +34,9 @@ const BARS_MAX: usize = 16;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nydus {
     /// Makes a Nydus image of an ordinary image, and puts it into the registry
+    ///
+    /// A layer is refused that has more than 2 Mi files, more than 512 MiB of names and extended attributes, or more than 16
+    /// GiB unpacked that are more than a hundred times what it is packed (1 TiB in any case).
     Convert(Box<Arguments>),
 }
 

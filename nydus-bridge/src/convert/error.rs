@@ -48,9 +48,6 @@ pub enum ConvertError {
         /// Why.
         reason: String,
     },
-    /// The builder panicked over a layer.
-    #[error("layer {0} cannot be converted: it breaks the builder")]
-    Panicked(Digest),
     /// The layers do not fit together.
     #[error("the layers cannot be merged: {0}")]
     Merge(String),

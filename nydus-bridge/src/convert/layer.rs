@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Read, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use darter_service::supervise::Tasks;
 use darter_types::{Algorithm, Digest};
 use nydus_builder::attributes::Attributes;
 use nydus_builder::{
@@ -40,33 +41,41 @@ pub(super) struct Built {
     pub(super) blob: Option<(PathBuf, Content)>,
 }
 
-/// Converts the layer in `layer`, with files in `folder`. Blocks for as long as it takes.
-pub(super) fn build(
+/// Converts the layer in `layer`, with files in `folder`.
+pub(super) async fn build(
     mut layer: File,
     digest: Digest,
     folder: &Path,
     options: &Options,
-    told: &LayerProgress,
+    (told, tasks): (&LayerProgress, &Tasks),
 ) -> Result<Built, ConvertError> {
     let wrong = |reason: String| ConvertError::Layer {
         layer: digest,
         reason,
     };
     let packed = unpack::packed(&mut layer)?;
-    let blobs = folder.join("blobs");
-    fs::create_dir(&blobs)?;
-    let bootstrap = folder.join("bootstrap");
+    let run = Run {
+        blobs: folder.join("blobs"),
+        bootstrap: folder.join("bootstrap"),
+        options: options.clone(),
+    };
+    fs::create_dir(&run.blobs)?;
     let (output, implied) = if options.refer {
         if packed != Packed::Gzip {
             let reason = "only layers that are compressed with gzip can be referred to";
             return Err(wrong(reason.to_owned()));
         }
-        let contents = look(&mut layer, packed, told).map_err(|error| wrong(error.to_string()))?;
-        if let Some(reason) = contents.incomplete {
-            return Err(wrong(format!("{reason}, so that it cannot be referred to")));
-        }
-        let source = PathBuf::from(format!("/proc/self/fd/{}", layer.as_raw_fd()));
-        run(source, &blobs, &bootstrap, options).map(|output| (output, contents.implied))
+        let (told, build) = (told.clone(), run.clone());
+        let referring = tasks.blocking("conversion of a layer", move || {
+            let contents = look(&mut layer, packed, &told)?;
+            if let Some(reason) = contents.incomplete {
+                anyhow::bail!("{reason}, so that it cannot be referred to");
+            }
+            let source = PathBuf::from(format!("/proc/self/fd/{}", layer.as_raw_fd()));
+            Ok((build.run(source)?, contents.implied))
+        });
+        let broken = |_| Err(anyhow::anyhow!(unpack::BREAKS));
+        referring.await.unwrap_or_else(broken)
     } else {
         let feed = |reader: &mut dyn Read, into| {
             let mut into = BufWriter::with_capacity(PIPE_BYTES, into);
@@ -75,14 +84,15 @@ pub(super) fn build(
             Ok(contents.implied)
         };
         let reader = unpack::unpacked(layer, packed, told)?;
-        unpack::piped(reader, feed, |source| run(source, &blobs, &bootstrap, options))
+        let build = run.clone();
+        unpack::piped(tasks, reader, feed, move |source| build.run(source)).await
     }
     .map_err(|error| wrong(format!("{error:#}")))?;
     Ok(Built {
-        bootstrap,
+        bootstrap: run.bootstrap,
         blob_id: output.blobs.first().cloned(),
         implied,
-        blob: only(&blobs)?,
+        blob: only(&run.blobs)?,
     })
 }
 
@@ -96,13 +106,23 @@ fn look(layer: &mut File, packed: Packed, told: &LayerProgress) -> io::Result<Co
     Ok(contents)
 }
 
-fn run(source: PathBuf, blobs: &Path, bootstrap: &Path, options: &Options) -> anyhow::Result<BuildOutput> {
-    let mut context = context(source, options);
-    context.blob_storage = Some(ArtifactStorage::FileDir((blobs.to_owned(), String::new())));
-    let storage = ArtifactStorage::SingleFile(bootstrap.to_owned());
-    let mut bootstraps = BootstrapManager::new(Some(storage), None);
-    let mut manager = BlobManager::new(context.digester, false);
-    TarballBuilder::new(context.conversion_type).build(&mut context, &mut bootstraps, &mut manager)
+/// Where the builder puts what it makes, and how it makes it.
+#[derive(Clone)]
+struct Run {
+    blobs: PathBuf,
+    bootstrap: PathBuf,
+    options: Options,
+}
+
+impl Run {
+    fn run(&self, source: PathBuf) -> anyhow::Result<BuildOutput> {
+        let mut context = context(source, &self.options);
+        context.blob_storage = Some(ArtifactStorage::FileDir((self.blobs.clone(), String::new())));
+        let storage = ArtifactStorage::SingleFile(self.bootstrap.clone());
+        let mut bootstraps = BootstrapManager::new(Some(storage), None);
+        let mut manager = BlobManager::new(context.digester, false);
+        TarballBuilder::new(context.conversion_type).build(&mut context, &mut bootstraps, &mut manager)
+    }
 }
 
 /// What the builder is told.
