@@ -88,6 +88,10 @@ impl Options {
     }
 }
 
+/// Where `darter snapshotter` listens, unless it is told otherwise. The folder is root's alone: whoever can replace the socket
+/// tells containerd, which is root, what to mount. So it is not the proxy's, which belongs to the proxy's user.
+pub const SNAPSHOTTER_SOCKET: &str = "/run/darter-snapshotter/snapshotter.sock";
+
 /// What has to change so that containerd pulls through the proxy. Reads only.
 ///
 /// # Errors

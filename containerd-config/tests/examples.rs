@@ -150,7 +150,7 @@ fn containerd_setup(flags: &Flags, root: &Path) -> Setup {
     options.mirror = flags.mirror();
     options.dial_timeout = flags.dial_timeout();
     if flags.0.contains_key("snapshotter") {
-        let socket = flags.one("snapshotter").unwrap_or("/run/darter/snapshotter.sock");
+        let socket = flags.one("snapshotter").unwrap_or(containerd::SNAPSHOTTER_SOCKET);
         options.snapshotter = Some(socket.into());
     }
     if flags.one("capabilities") == Some("pull") {

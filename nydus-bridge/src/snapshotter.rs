@@ -21,8 +21,8 @@ pub mod reference;
 mod service;
 pub mod store;
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ const REQUESTS_MAX: usize = 128;
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Between two looks at the mounts.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// A folder that its group or anybody can write to.
+const OTHERS_WRITE: u32 = 0o022;
 /// How long what has begun may take when the process ends.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -140,6 +142,11 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
+    /// Others could put another socket in its place.
+    #[error(
+        "the folder {0} can be written by others than root, who could then tell containerd what to mount: name a socket in a folder of root's own"
+    )]
+    Shared(PathBuf),
     /// What there was cannot be taken over.
     #[error(transparent)]
     Core(#[from] CoreError),
@@ -244,7 +251,7 @@ fn open(parts: &RunParts, tasks: &Tasks, metrics: &Metrics) -> Result<Core, RunE
     })?)
 }
 
-/// Opens the socket, for root alone, and answers on it.
+/// Opens the socket and answers on it.
 async fn serve(
     supervisor: &mut Supervisor,
     parts: &RunParts,
@@ -257,14 +264,11 @@ async fn serve(
         path: parts.socket.clone(),
         source,
     };
-    if let Some(folder) = parts.socket.parent() {
-        std::fs::create_dir_all(folder).map_err(socket)?;
-    }
+    check_folder(&parts.socket)?;
     let listener = network
         .bind(&Address::Unix(parts.socket.clone()))
         .await
         .map_err(socket)?;
-    std::fs::set_permissions(&parts.socket, std::fs::Permissions::from_mode(0o600)).map_err(socket)?;
     let service = SnapshotsServer::new(Service::new(core.clone(), metrics.clone()));
     let service = service.max_decoding_message_size(REQUEST_BYTES_MAX);
     let router = Server::builder()
@@ -280,6 +284,20 @@ async fn serve(
         until.run_until_cancelled(watch(core)).await;
         Ok(())
     });
+    Ok(())
+}
+
+/// Whoever can put another socket in the place of this one tells containerd what to mount.
+fn check_folder(socket: &Path) -> Result<(), RunError> {
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let Ok(found) = folder.metadata() else {
+        // It is made with the socket, if it can be.
+        return Ok(());
+    };
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    if !owners.contains(&found.uid()) || found.mode() & OTHERS_WRITE != 0 {
+        return Err(RunError::Shared(folder.to_owned()));
+    }
     Ok(())
 }
 

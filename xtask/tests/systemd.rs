@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const UNITS: [&str; 2] = ["darter-proxy.service", "darter-scheduler.service"];
+/// It mounts, so that most of what the others are shut in with would break it.
+const SNAPSHOTTER: &str = "darter-snapshotter.service";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd")
@@ -46,7 +48,7 @@ fn systemd_understands_every_line() {
     let program = dir.path().join("darter");
     std::fs::write(&program, "#!/bin/sh\n").unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    for unit in UNITS {
+    for unit in UNITS.into_iter().chain([SNAPSHOTTER]) {
         let text = std::fs::read_to_string(folder().join(unit)).unwrap();
         assert!(text.contains("=/usr/local/bin/darter "), "{unit}");
         let text = text.replace("/usr/local/bin/darter", program.to_str().unwrap());

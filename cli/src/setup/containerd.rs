@@ -48,7 +48,7 @@ pub(super) struct Containerd {
         long,
         value_name = "PATH",
         num_args = 0..=1,
-        default_missing_value = "/run/darter/snapshotter.sock",
+        default_missing_value = containerd::SNAPSHOTTER_SOCKET,
         conflicts_with = "undo"
     )]
     snapshotter: Option<PathBuf>,

@@ -18,7 +18,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/darter-snapshotter")]
     root: PathBuf,
     /// The socket on which containerd asks
-    #[arg(long, value_name = "PATH", default_value = "/run/darter/snapshotter.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/darter-snapshotter/snapshotter.sock"
+    )]
     socket: PathBuf,
     /// containerd's own socket: it is asked which image a layer belongs to, where it did not say so
     #[arg(long, value_name = "PATH", default_value = "/run/containerd/containerd.sock")]

@@ -3,4 +3,5 @@
 mod containerd;
 mod lazily;
 mod ordinary;
+mod place;
 mod program;

@@ -2,17 +2,16 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Once;
 
+use darter_testkit::content::sha256_of;
 use darter_testkit::origin::{Origin, RunningOrigin};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tonic::transport::Endpoint;
 
 use super::program::{PATIENCE, Program, until};
@@ -303,14 +302,6 @@ fn tree() -> tempfile::TempDir {
     tree
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{hex}")
-}
-
 /// A layer: its descriptor, and the digest of what is packed in it.
 fn add_layer(origin: &Origin, archive: &[u8], annotations: Value) -> (Value, String) {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -319,7 +310,7 @@ fn add_layer(origin: &Origin, archive: &[u8], annotations: Value) -> (Value, Str
     let size = packed.len();
     let digest = origin.add_blob(REPOSITORY, packed);
     let layer = json!({ "mediaType": LAYER, "size": size, "digest": digest, "annotations": annotations });
-    (layer, sha256(archive))
+    (layer, sha256_of(archive))
 }
 
 fn add_image(origin: &Origin, tag: &str, layers: &[(Value, String)]) {
@@ -464,23 +455,4 @@ async fn a_nydus_image_is_pulled_by_ctr_and_run_lazily() {
     let sent = node.origin.bytes_sent_for(&blob);
     assert!(sent > 0 && sent < UNREAD as u64 / 2, "{sent} bytes of chunks");
     node.remove_images().await;
-}
-
-/// A socket that nobody listens on any more is in nobody's way.
-#[tokio::test]
-async fn the_socket_is_for_root_alone_and_for_one() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let program = Program::start("127.0.0.1:1").await;
-    let mode = fs::metadata(program.socket()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    assert!(UnixStream::connect(program.socket()).is_ok());
-    let mut second = Command::new(env!("CARGO_BIN_EXE_darter-bridge"));
-    second.arg("snapshotter").arg("--socket").arg(program.socket());
-    let other = tempfile::tempdir().unwrap();
-    let output = second.arg("--root").arg(other.path()).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        !output.status.success() && said.contains("another snapshotter"),
-        "{said}"
-    );
 }

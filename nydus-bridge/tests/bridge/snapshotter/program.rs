@@ -77,12 +77,17 @@ impl Program {
 
     /// Kills it and starts it again.
     pub(super) async fn restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.kill();
         (self.child, self.client) = launch(self.dir.path(), &self.mirror, &self.containerd).await;
     }
 
-    /// Starts it again after it was stopped.
+    /// Ends it without asking.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after it was stopped, or killed.
     pub(super) async fn restart_stopped(&mut self) {
         (self.child, self.client) = launch(self.dir.path(), &self.mirror, &self.containerd).await;
     }
