@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::blob::{BlobError, Client, Mirror};
 
+pub(crate) use bootstrap::BOOTSTRAP_NAMES;
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use manifest::{Descriptor, Document, ManifestError, NydusImage, RafsVersion, fuzz_manifest};
 pub(crate) use manifest::{

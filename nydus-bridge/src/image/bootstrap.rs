@@ -19,7 +19,7 @@ const BOOTSTRAP_BYTES_MAX: u64 = 1 << 30;
 /// Entries of the layer that are looked at: the bootstrap is among the first.
 const ENTRIES_MAX: usize = 64;
 /// Where the bootstrap is in the layer, now and in old images.
-const NAMES: [&str; 2] = ["image/image.boot", "image.boot"];
+pub(crate) const BOOTSTRAP_NAMES: [&str; 2] = ["image/image.boot", "image.boot"];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Why there is no bootstrap.
@@ -112,7 +112,7 @@ fn unpack(mut layer: File, digest: Digest, folder: &Path) -> Result<TempPath, Bo
         let mut entry = entry?;
         let path: PathBuf = entry.path()?.components().collect();
         let path = path.strip_prefix(".").unwrap_or(&path);
-        let named = NAMES.iter().any(|name| path == Path::new(name));
+        let named = BOOTSTRAP_NAMES.iter().any(|name| path == Path::new(name));
         if named && entry.size() <= BOOTSTRAP_BYTES_MAX {
             let mut file = NamedTempFile::with_prefix_in("bootstrap-", folder)?;
             io::copy(&mut entry, &mut file)?;

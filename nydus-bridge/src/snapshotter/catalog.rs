@@ -4,6 +4,8 @@
 //! [`Catalog::apply`] takes it over. So memory never knows what the disk does not.
 //!
 //! What must hold ([`Catalog::problems`]): a parent is there and committed; numbers are never used twice; what has children stays.
+//! And nothing is shown without the files of a layer below it ([`Catalog::below`]): which layers are chunks of a Nydus image, an
+//! image says of itself, and containerd believes it of all images that have such a layer.
 
 mod snapshot;
 
@@ -12,6 +14,7 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 
+pub(crate) use crate::image::{NYDUS_BLOB, NYDUS_BOOTSTRAP};
 pub use snapshot::{Kind, Labels, Role, Snapshot, Usage};
 
 /// Snapshots that are kept; each costs a directory and less than a kilobyte of memory.
@@ -25,10 +28,8 @@ const CHAIN_MAX: usize = 500;
 
 /// The label by which containerd names the snapshot that an unpacking is for.
 pub const TARGET: &str = "containerd.io/snapshot.ref";
-/// The label of a layer that holds chunks of a Nydus image.
-pub const NYDUS_BLOB: &str = "containerd.io/snapshot/nydus-blob";
-/// The label of the layer that holds the metadata of a Nydus image.
-pub const NYDUS_BOOTSTRAP: &str = "containerd.io/snapshot/nydus-bootstrap";
+/// The label in which CRI names the image.
+pub const CRI_IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
 
 /// Why an operation is refused. containerd acts on which it is.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -50,6 +51,19 @@ pub enum Refusal {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// It would be shown without the files of a layer.
+    #[error(
+        "snapshot {name:?} would lack the files of the layer {layer}: {by} has that layer too, marks it as chunks of a Nydus image, \
+         and so it was never unpacked; remove that image and all others that have the layer, then pull again"
+    )]
+    Chunks {
+        /// Which.
+        name: String,
+        /// The layer's target.
+        layer: String,
+        /// Who marks it.
+        by: String,
+    },
     /// There is no room for more.
     #[error("there are {SNAPSHOTS_MAX} snapshots already")]
     Full,
@@ -86,6 +100,15 @@ pub enum Begun {
     Target(Change),
     /// That layer was there before.
     TargetExists,
+}
+
+/// What a snapshot shows beneath its own files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lower {
+    /// The files of a snapshot.
+    Files(u64),
+    /// The image whose metadata a snapshot holds.
+    Image(u64),
 }
 
 /// All snapshots.
@@ -140,8 +163,32 @@ impl Catalog {
         self.children.contains_key(name)
     }
 
+    /// What the snapshot `of`, which has this name, shows beneath its own files: topmost first. A Nydus image is the last, as
+    /// whatever is below belongs to it.
+    ///
+    /// # Errors
+    /// [`Refusal::Chunks`]: a layer of chunks has no image above it.
+    pub fn below(&self, name: &str, of: &Snapshot) -> Result<Vec<Lower>, Refusal> {
+        let mut lower = Vec::new();
+        // The metadata of an image are unpacked by themselves: below them are chunks.
+        if matches!(of.role, Role::Image { .. }) {
+            return Ok(lower);
+        }
+        for snapshot in self.ancestors(of) {
+            match snapshot.role {
+                Role::Files => lower.push(Lower::Files(snapshot.id)),
+                Role::Data => return Err(chunks(name, snapshot)),
+                Role::Image { .. } => {
+                    lower.push(Lower::Image(snapshot.id));
+                    break;
+                }
+            }
+        }
+        Ok(lower)
+    }
+
     /// What a snapshot stands on: its parent first.
-    pub fn ancestors<'c>(&'c self, of: &'c Snapshot) -> impl Iterator<Item = &'c Snapshot> {
+    fn ancestors<'c>(&'c self, of: &'c Snapshot) -> impl Iterator<Item = &'c Snapshot> {
         let parent = |snapshot: &&Snapshot| self.snapshots.get(snapshot.parent.as_ref()?);
         std::iter::successors(parent(&of), parent).take(CHAIN_MAX)
     }
@@ -158,7 +205,7 @@ impl Catalog {
     /// Begins a snapshot to be written or looked at.
     ///
     /// # Errors
-    /// The name is taken, the parent is missing or not committed, or something is too long.
+    /// The name is taken, the parent is missing or not committed, something is too long, or files would be missing.
     pub fn begin(&self, wanted: &Wanted, now: SystemTime) -> Result<Begun, Refusal> {
         self.check_name(&wanted.key)?;
         check_labels(&wanted.labels)?;
@@ -194,6 +241,7 @@ impl Catalog {
         if wanted.kind == Kind::Active && says(NYDUS_BOOTSTRAP) {
             snapshot.role = Role::Image { reference: None };
         }
+        self.below(&wanted.key, &snapshot)?;
         Ok(Begun::Made(Change::put(wanted.key.clone(), snapshot)))
     }
 
@@ -403,6 +451,17 @@ fn state(name: &str, reason: &'static str) -> Refusal {
     Refusal::State {
         name: name.to_owned(),
         reason,
+    }
+}
+
+fn chunks(name: &str, layer: &Snapshot) -> Refusal {
+    let label = |label| layer.labels.get(label);
+    Refusal::Chunks {
+        name: name.to_owned(),
+        layer: label(TARGET)
+            .map_or("of an unknown digest", |target| target)
+            .to_owned(),
+        by: label(CRI_IMAGE).map_or("an image", |image| image).to_owned(),
     }
 }
 

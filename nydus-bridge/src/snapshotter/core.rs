@@ -13,10 +13,10 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::catalog::{
-    Begun, Catalog, Change, Kind, Labels, NYDUS_BOOTSTRAP, Refusal, Role, Snapshot, Usage, Wanted,
+    Begun, Catalog, Change, Kind, Labels, Lower, NYDUS_BOOTSTRAP, Refusal, Role, Snapshot, Usage, Wanted,
 };
 use super::filter::{FilterError, Filters};
-use super::folders::Folders;
+use super::folders::{Folders, Owner};
 use super::images::{self, ImageFailure, Images};
 use super::layout::{self, Mounting};
 use super::metrics::Metrics;
@@ -150,7 +150,8 @@ impl Core {
                     let reason = "is committed, and is not mounted by itself";
                     return Err(Refusal::State { name, reason }.into());
                 }
-                Ok(inner.mountings(&kept.catalog, snapshot))
+                let below = kept.catalog.below(&name, snapshot)?;
+                Ok(layout::mounts(&inner.folders, snapshot, &below, inner.index))
             })
             .await
         })
@@ -437,19 +438,19 @@ impl Inner {
                     return Err(Refusal::Invalid("nothing begins".to_owned()).into());
                 };
                 let snapshot = snapshot.clone();
-                let lower = layout::lower(&self.folders, kept.catalog.ancestors(&snapshot));
-                let parent = lower.first().map(Path::new);
-                let made = self.folders.make(snapshot.id, snapshot.kind, parent);
+                let below = kept.catalog.below(&wanted.key, &snapshot)?;
+                let owner = below.first().map(|first| match *first {
+                    Lower::Files(id) => Owner::of(&self.folders.files(id)),
+                    Lower::Image(id) => Owner::of(&self.folders.image(id)),
+                });
+                let made = owner
+                    .transpose()
+                    .and_then(|owner| self.folders.make(snapshot.id, snapshot.kind, owner));
                 made.map_err(|error| system("make the directory of a snapshot", error))?;
                 kept.change(change)?;
-                Ok(self.mountings(&kept.catalog, &snapshot))
+                Ok(layout::mounts(&self.folders, &snapshot, &below, self.index))
             }
         }
-    }
-
-    fn mountings(&self, catalog: &Catalog, snapshot: &Snapshot) -> Vec<Mounting> {
-        let lower = layout::lower(&self.folders, catalog.ancestors(snapshot));
-        layout::mounts(&self.folders, snapshot, &lower, self.index)
     }
 
     fn usage(&self, id: u64) -> Result<Usage, CoreError> {

@@ -10,9 +10,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use super::catalog::{Kind, Usage};
+use crate::image::BOOTSTRAP_NAMES;
 
-/// Where Nydus's converters put the metadata, now and formerly.
-const BOOTSTRAPS: [&str; 2] = ["image/image.boot", "image.boot"];
 /// How names end that may stand beside it: those of tables for the chunks.
 const TABLES: &str = "meta";
 /// RAFS 5 begins so, at the beginning.
@@ -21,6 +20,27 @@ const RAFS5: (u64, [u8; 4]) = (0, 0x5241_4653_u32.to_le_bytes());
 const EROFS: (u64, [u8; 4]) = (1024, 0xe0f5_e1e2_u32.to_le_bytes());
 /// Directories within each other that are counted.
 const DEPTH_MAX: usize = 4096;
+
+/// Whose a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    /// The owner of what is at `path`. May hang where that is a mount.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self {
+            user: found.uid(),
+            group: found.gid(),
+        })
+    }
+}
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -102,11 +122,11 @@ impl Folders {
         remove(&self.unfinished())
     }
 
-    /// Makes the directory of a snapshot. Its root belongs to whom the parent's belongs.
+    /// Makes the directory of a snapshot, whose root belongs to `owner`, or to this process.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn make(&self, id: u64, kind: Kind, parent: Option<&Path>) -> io::Result<()> {
+    pub fn make(&self, id: u64, kind: Kind, owner: Option<Owner>) -> io::Result<()> {
         let (unfinished, whole) = (self.unfinished(), self.snapshots().join(id.to_string()));
         self.remove_unfinished()?;
         remove(&whole)?;
@@ -116,9 +136,8 @@ impl Folders {
         if kind == Kind::Active {
             mode(0o711, &unfinished.join("work"))?;
         }
-        if let Some(parent) = parent {
-            let owner = fs::metadata(parent)?;
-            lchown(&files, Some(owner.uid()), Some(owner.gid()))?;
+        if let Some(owner) = owner {
+            lchown(&files, Some(owner.user), Some(owner.group))?;
         }
         fs::rename(&unfinished, &whole)
     }
@@ -197,7 +216,7 @@ impl Folders {
     /// It cannot be read.
     pub fn bootstrap(&self, id: u64, alone: bool) -> io::Result<Option<PathBuf>> {
         let files = self.files(id);
-        for name in BOOTSTRAPS {
+        for name in BOOTSTRAP_NAMES {
             let path = files.join(name);
             let folder = path.parent().unwrap_or(&files);
             // An image's links lead anywhere.

@@ -16,12 +16,10 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::catalog::Labels;
+use super::catalog::{CRI_IMAGE, Labels};
 use crate::image::ImageName;
 use containerd::{Containerd, Described};
 
-/// The label in which CRI names the image.
-const CRI_IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
 /// How long containerd may take to answer all of it.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Images that are looked at, and manifests in all of them.

@@ -51,7 +51,7 @@ fn status(error: &CoreError) -> Status {
     let code = match error {
         CoreError::Refused(Refusal::NotFound(_)) => Code::NotFound,
         CoreError::Refused(Refusal::Exists(_)) => Code::AlreadyExists,
-        CoreError::Refused(Refusal::State { .. }) => Code::FailedPrecondition,
+        CoreError::Refused(Refusal::State { .. } | Refusal::Chunks { .. }) => Code::FailedPrecondition,
         CoreError::Refused(Refusal::Invalid(_)) | CoreError::Filter(_) => Code::InvalidArgument,
         CoreError::Refused(Refusal::Full) => Code::ResourceExhausted,
         CoreError::Image(_) | CoreError::Reference(_) | CoreError::Stopping => Code::Unavailable,

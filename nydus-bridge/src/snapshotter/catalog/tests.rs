@@ -157,10 +157,8 @@ fn a_layer_of_chunks_is_there_at_once_and_once() {
         Ok(Begun::TargetExists)
     );
     layer(&mut catalog, "base", None);
-    assert!(matches!(
-        catalog.begin(&of("ns/3/a", Some("base")), NOW),
-        Ok(Begun::Target(_))
-    ));
+    let above = catalog.begin(&of("ns/3/a", Some("base")), NOW);
+    assert!(matches!(above, Ok(Begun::Target(_))), "{above:?}");
     // Who does not say what it is for wants to write.
     let plain = wanted("c", None, Kind::Active, &[(NYDUS_BLOB, "true")]);
     assert!(matches!(catalog.begin(&plain, NOW), Ok(Begun::Made(_))));
@@ -168,19 +166,73 @@ fn a_layer_of_chunks_is_there_at_once_and_once() {
     assert!(matches!(catalog.begin(&view, NOW), Ok(Begun::Made(_))));
 }
 
+/// Makes a layer of chunks whose image says that it is called `image`.
+fn chunks(catalog: &mut Catalog, key: &str, parent: Option<&str>, image: &str) {
+    let labels = [(TARGET, "sha256:1"), (NYDUS_BLOB, "true"), (CRI_IMAGE, image)];
+    assert!(!begin(catalog, &wanted(key, parent, Kind::Active, &labels)).unwrap());
+}
+
+/// Unpacks an image's metadata on a parent.
+fn image(catalog: &mut Catalog, name: &str, parent: Option<&str>) {
+    let labels = [(NYDUS_BOOTSTRAP, "true")];
+    assert!(begin(catalog, &wanted("unpacking", parent, Kind::Active, &labels)).unwrap());
+    assert_eq!(
+        catalog.below("unpacking", catalog.get("unpacking").unwrap()),
+        Ok(Vec::new()),
+        "metadata are unpacked by themselves"
+    );
+    let role = Role::Image { reference: None };
+    let change = catalog.commit((name, "unpacking"), (Usage::default(), role), &Labels::new(), NOW);
+    catalog.apply(change.unwrap());
+}
+
+#[test]
+fn an_image_ends_what_is_shown() {
+    let mut catalog = Catalog::default();
+    layer(&mut catalog, "base", None);
+    chunks(&mut catalog, "chunks", Some("base"), "r.example/a:1");
+    image(&mut catalog, "image", Some("chunks"));
+    layer(&mut catalog, "above", Some("image"));
+    active(&mut catalog, "container", Some("above"));
+    let id = |name: &str| catalog.get(name).unwrap().id;
+    let below = |name: &str| catalog.below(name, catalog.get(name).unwrap()).unwrap();
+    let (above, image) = (Lower::Files(id("above")), Lower::Image(id("image")));
+    assert_eq!(below("container"), [above, image]);
+    assert_eq!(below("above"), [image]);
+    assert_eq!(below("base"), []);
+}
+
+/// An image that marks another's layer as chunks would take its files away from whoever has it.
+#[test]
+fn nothing_is_shown_without_the_files_of_a_layer() {
+    let mut catalog = Catalog::default();
+    chunks(&mut catalog, "debian", None, "evil.example/a:1");
+    chunks(&mut catalog, "more", Some("debian"), "evil.example/a:1");
+    for parent in ["debian", "more"] {
+        for kind in [Kind::Active, Kind::View] {
+            for labels in [[].as_slice(), &[(TARGET, "sha256:9")]] {
+                let refused = catalog.begin(&wanted("x", Some(parent), kind, labels), NOW);
+                let Err(Refusal::Chunks { name, layer, by }) = &refused else {
+                    panic!("{refused:?}")
+                };
+                let said = (name.as_str(), layer.as_str(), by.as_str());
+                assert_eq!(said, ("x", "sha256:1", "evil.example/a:1"));
+            }
+        }
+    }
+    // Only metadata may stand there, and an image's chunks above them show no more than those below.
+    image(&mut catalog, "image", Some("more"));
+    active(&mut catalog, "container", Some("image"));
+    chunks(&mut catalog, "again", Some("image"), "evil.example/a:1");
+    let refused = catalog.begin(&wanted("x", Some("again"), Kind::View, &[]), NOW);
+    assert!(matches!(refused, Err(Refusal::Chunks { .. })), "{refused:?}");
+}
+
 #[test]
 fn the_image_is_found_from_whatever_stands_on_it() {
     let mut catalog = Catalog::default();
     layer(&mut catalog, "base", None);
-    active(&mut catalog, "unpacking", Some("base"));
-    let image = Role::Image { reference: None };
-    let change = catalog.commit(
-        ("image", "unpacking"),
-        (Usage::default(), image),
-        &Labels::new(),
-        NOW,
-    );
-    catalog.apply(change.unwrap());
+    image(&mut catalog, "image", Some("base"));
     layer(&mut catalog, "above", Some("image"));
     for (from, found) in [
         (None, None),
@@ -262,6 +314,9 @@ proptest! {
                 }
             }
             prop_assert_eq!(catalog.problems(), Vec::<String>::new());
+            for (name, there) in catalog.iter().filter(|(_, there)| there.role != Role::Data) {
+                prop_assert!(catalog.below(name, there).is_ok(), "{name} lacks files");
+            }
         }
     }
 }

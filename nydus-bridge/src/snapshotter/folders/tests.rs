@@ -22,7 +22,7 @@ fn a_directory_is_whole_and_gone_as_a_whole() {
         (mode_of(&folders.files(1)), mode_of(&folders.work(1))),
         (0o755, 0o711)
     );
-    folders.make(2, Kind::View, Some(&folders.files(1))).unwrap();
+    folders.make(2, Kind::View, None).unwrap();
     assert!(!folders.work(2).exists());
     // One that a process left behind when it was killed before it had remembered it.
     fs::write(folders.files(2).join("old"), "").unwrap();
@@ -34,20 +34,15 @@ fn a_directory_is_whole_and_gone_as_a_whole() {
         folders.remove(id).unwrap();
     }
     assert!(folders.numbers().unwrap().is_empty());
-    assert!(
-        folders
-            .make(3, Kind::View, Some(Path::new("/nonexistent")))
-            .is_err()
-    );
-    assert!(!folders.files(3).exists());
 }
 
 #[test]
-fn who_owns_the_parent_owns_the_child() {
+fn a_directory_has_the_owner_that_it_is_given() {
     let (_dir, folders) = folders();
     folders.make(1, Kind::Active, None).unwrap();
     lchown(folders.files(1), Some(1234), Some(4321)).unwrap();
-    folders.make(2, Kind::Active, Some(&folders.files(1))).unwrap();
+    let owner = Owner::of(&folders.files(1)).unwrap();
+    folders.make(2, Kind::Active, Some(owner)).unwrap();
     let made = fs::metadata(folders.files(2)).unwrap();
     assert_eq!((made.uid(), made.gid()), (1234, 4321));
 }

@@ -171,6 +171,37 @@ async fn a_layer_that_lies_about_itself_is_refused() {
     lab.program.remove("ns/1/extract").await.unwrap();
 }
 
+/// Another image that marks a layer of an ordinary one as chunks, and was pulled first: containerd never unpacks that layer again.
+/// Nothing runs without its files, and who is to blame is told.
+#[tokio::test]
+async fn a_layer_that_another_image_marks_as_chunks_is_not_left_out() {
+    let program = Program::start("127.0.0.1:1").await;
+    let by = ("containerd.io/snapshot/cri.image-ref", "evil.example/a:1");
+    let there = program
+        .prepare("ns/1/x sha256:1", "", &[BLOB, (TARGET, "sha256:1"), by])
+        .await;
+    assert_eq!(there.unwrap_err().code(), Code::AlreadyExists);
+    for refused in [
+        program.prepare("ns/2/container", "ns/1/x sha256:1", &[]).await,
+        program.view("ns/2/view", "ns/1/x sha256:1").await,
+        program
+            .prepare("ns/2/y sha256:2", "ns/1/x sha256:1", &[(TARGET, "sha256:2")])
+            .await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        for word in ["evil.example/a:1", "sha256:1", "remove"] {
+            assert!(refused.message().contains(word), "{refused}");
+        }
+    }
+    // With the image the layer goes, and then it can be unpacked.
+    program.remove("ns/1/x sha256:1").await.unwrap();
+    program
+        .prepare("ns/3/x sha256:1", "", &[(TARGET, "sha256:1")])
+        .await
+        .unwrap();
+}
+
 /// A container that runs does not notice that the snapshotter is killed; the next one finds the mount, and takes it away at the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mount_outlives_the_snapshotter() {
