@@ -3,56 +3,29 @@
 //! What must hold: a directory is there before its snapshot is written, and goes after it; an answer comes when all of it is on
 //! disk; whatever has begun goes on when its caller has left; nothing waits for a mount while the catalog is held.
 
+mod error;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use darter_service::supervise::Tasks;
-use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::catalog::{
     Begun, Catalog, Change, Kind, Labels, Lower, NYDUS_BOOTSTRAP, Refusal, Role, Snapshot, Usage, Wanted,
 };
-use super::filter::{FilterError, Filters};
+use super::filter::Filters;
 use super::folders::{Folders, Owner};
-use super::images::{self, ImageFailure, Images};
+use super::images::{self, Images};
 use super::layout::{self, Mounting};
 use super::metrics::Metrics;
-use super::reference::{self, ReferenceError, References};
+use super::reference::{self, References};
 use super::store::{Store, StoreError};
+use error::{replaced, system, without_metadata};
 
-/// Why something was not done.
-#[derive(Debug, Error)]
-pub enum CoreError {
-    /// It may not be done.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A filter is not understood.
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    /// A Nydus image is not mounted.
-    #[error(transparent)]
-    Image(#[from] ImageFailure),
-    /// It is not known which Nydus image it is.
-    #[error(transparent)]
-    Reference(#[from] ReferenceError),
-    /// It cannot be remembered.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The system refuses.
-    #[error("cannot {what}: {error}")]
-    System {
-        /// What it refuses.
-        what: &'static str,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// This process ends.
-    #[error("the snapshotter stops")]
-    Stopping,
-}
+pub use error::CoreError;
 
 /// The snapshotter without its service. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -126,8 +99,9 @@ impl Core {
     pub async fn begin(&self, wanted: Wanted) -> Result<Vec<Mounting>, CoreError> {
         let core = self.clone();
         self.whole(async move {
-            core.show(wanted.parent.clone()).await?;
-            core.held(move |inner, kept| inner.begin(kept, &wanted)).await
+            let shown = core.show(wanted.parent.clone()).await?;
+            core.held(move |inner, kept| inner.begin(kept, &wanted, shown))
+                .await
         })
         .await
     }
@@ -335,8 +309,8 @@ impl Core {
         Ok(())
     }
 
-    /// Mounts the image that whoever stands on `parent` shows, if there is one.
-    async fn show(&self, parent: Option<String>) -> Result<(), CoreError> {
+    /// Mounts the image that whoever stands on `parent` shows, if there is one: its number, and whose its root is.
+    async fn show(&self, parent: Option<String>) -> Result<Option<(u64, Owner)>, CoreError> {
         let found = self
             .held(move |inner, kept| match kept.catalog.image(parent.as_deref()) {
                 Some((name, snapshot)) => {
@@ -349,7 +323,7 @@ impl Core {
             })
             .await?;
         let Some((name, snapshot, bootstrap)) = found else {
-            return Ok(());
+            return Ok(None);
         };
         let known = match &snapshot.role {
             Role::Image {
@@ -366,7 +340,7 @@ impl Core {
             bootstrap,
             name: image,
         };
-        Ok(self.0.images.ensure(wanted).await?)
+        Ok(Some((snapshot.id, self.0.images.ensure(wanted).await?)))
     }
 
     /// Finds out which image it is, and remembers it.
@@ -425,7 +399,13 @@ impl Core {
 }
 
 impl Inner {
-    fn begin(&self, kept: &mut Kept, wanted: &Wanted) -> Result<Vec<Mounting>, CoreError> {
+    /// `shown` is the image that was mounted for it. That is not asked for anything here: it may hang by now.
+    fn begin(
+        &self,
+        kept: &mut Kept,
+        wanted: &Wanted,
+        shown: Option<(u64, Owner)>,
+    ) -> Result<Vec<Mounting>, CoreError> {
         match kept.catalog.begin(wanted, now())? {
             Begun::TargetExists => Err(Refusal::Exists(wanted.key.clone()).into()),
             Begun::Target(change) => {
@@ -439,18 +419,25 @@ impl Inner {
                 };
                 let snapshot = snapshot.clone();
                 let below = kept.catalog.below(&wanted.key, &snapshot)?;
-                let owner = below.first().map(|first| match *first {
-                    Lower::Files(id) => Owner::of(&self.folders.files(id)),
-                    Lower::Image(id) => Owner::of(&self.folders.image(id)),
-                });
-                let made = owner
-                    .transpose()
-                    .and_then(|owner| self.folders.make(snapshot.id, snapshot.kind, owner));
+                let owner = match below.first() {
+                    None => None,
+                    Some(Lower::Files(id)) => Some(self.owner(*id)?),
+                    Some(Lower::Image(id)) => match shown {
+                        Some((there, owner)) if there == *id => Some(owner),
+                        _ => return Err(replaced(wanted).into()),
+                    },
+                };
+                let made = self.folders.make(snapshot.id, snapshot.kind, owner);
                 made.map_err(|error| system("make the directory of a snapshot", error))?;
                 kept.change(change)?;
                 Ok(layout::mounts(&self.folders, &snapshot, &below, self.index))
             }
         }
+    }
+
+    fn owner(&self, id: u64) -> Result<Owner, CoreError> {
+        let owner = Owner::of(&self.folders.files(id));
+        owner.map_err(|error| system("look at the directory of a snapshot", error))
     }
 
     fn usage(&self, id: u64) -> Result<Usage, CoreError> {
@@ -477,17 +464,10 @@ impl Inner {
     }
 }
 
-fn without_metadata(name: &str) -> Refusal {
-    Refusal::Invalid(format!(
-        "{name} is marked as Nydus metadata, and has no image/image.boot of RAFS 5 or 6"
-    ))
-}
-
-fn system(what: &'static str, error: std::io::Error) -> CoreError {
-    CoreError::System { what, error }
-}
-
 #[expect(clippy::disallowed_methods, reason = "the edge: the catalog is given it")]
 fn now() -> SystemTime {
     SystemTime::now()
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::folders::Folders;
+use super::folders::{Folders, Owner};
 use super::metrics::{Metrics, Outcome};
 use crate::image::ImageName;
 use crate::mount;
@@ -72,7 +72,7 @@ pub struct Settings {
     pub program: PathBuf,
     /// The node's mirror.
     pub mirror: Address,
-    /// Most bytes of chunks that an image keeps, as `--cache-size` takes it.
+    /// Most bytes of chunks that all of them keep together, as `--cache-size` takes it.
     pub cache_size: String,
 }
 
@@ -121,11 +121,11 @@ impl Images {
         }))
     }
 
-    /// Mounts an image, unless it is. An attempt goes on when its caller has left.
+    /// Mounts an image, unless it is, and gives the owner of its root. An attempt goes on when its caller has left.
     ///
     /// # Errors
     /// It cannot be mounted, or could not a moment ago.
-    pub async fn ensure(&self, wanted: Wanted) -> Result<(), ImageFailure> {
+    pub async fn ensure(&self, wanted: Wanted) -> Result<Owner, ImageFailure> {
         let (done, result) = oneshot::channel();
         let (images, image) = (self.clone(), wanted.name.to_string());
         self.0.tasks.spawn("start of a mount", async move {
@@ -136,12 +136,12 @@ impl Images {
             .unwrap_or_else(|_| Err(failure(&image, "this process stops")))
     }
 
-    async fn ensure_now(&self, wanted: &Wanted) -> Result<(), ImageFailure> {
+    async fn ensure_now(&self, wanted: &Wanted) -> Result<Owner, ImageFailure> {
         let slot = self.slot(wanted.id);
         let mut past = slot.past.lock().await;
         let (path, image) = (self.0.folders.image(wanted.id), wanted.name.to_string());
         match self.look(&slot, &path).await {
-            Seen::Answers => return Ok(()),
+            Seen::Answers(owner) => return Ok(owner),
             Seen::Silent => return Err(failure(&image, "its mount does not answer")),
             Seen::Dead => self.detach(&path).await,
             Seen::Nothing => {}
@@ -154,7 +154,7 @@ impl Images {
         }
         let started = self.start(wanted, &slot, &path).await;
         match &started {
-            Ok(()) => {
+            Ok(_) => {
                 *past = Past::default();
                 self.0.metrics.mounted(Outcome::Done);
                 tracing::info!(image, id = wanted.id, "image mounted");
@@ -170,7 +170,7 @@ impl Images {
         started
     }
 
-    async fn start(&self, wanted: &Wanted, slot: &Arc<Slot>, path: &Path) -> Result<(), ImageFailure> {
+    async fn start(&self, wanted: &Wanted, slot: &Arc<Slot>, path: &Path) -> Result<Owner, ImageFailure> {
         let image = wanted.name.to_string();
         let failed = |reason: &str| failure(&image, reason);
         let turn = timeout(TURN_WAIT, self.0.starts.acquire()).await;
@@ -180,13 +180,13 @@ impl Images {
             .spawn(wanted, path, &log)
             .map_err(|error| failed(&error.to_string()))?;
         match timeout(START_DEADLINE, self.mounted(&mut child, slot, path, &log)).await {
-            Ok(Ok(())) => {
+            Ok(Ok(owner)) => {
                 let name = image.clone();
                 self.0.reapers.spawn("process of a mount", async move {
                     let ended = child.wait().await;
                     tracing::info!(image = name, ?ended, "the process of a mount has ended");
                 });
-                Ok(())
+                Ok(owner)
             }
             Ok(Err(reason)) => {
                 self.end(child, path).await;
@@ -228,15 +228,15 @@ impl Images {
         slot: &Arc<Slot>,
         path: &Path,
         log: &Path,
-    ) -> Result<(), String> {
+    ) -> Result<Owner, String> {
         loop {
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(
                     process::last_words(log).unwrap_or_else(|| format!("its process ended: {status}"))
                 );
             }
-            if let Seen::Answers = self.look(slot, path).await {
-                return Ok(());
+            if let Seen::Answers(owner) = self.look(slot, path).await {
+                return Ok(owner);
             }
             sleep(STEP).await;
         }
@@ -332,16 +332,14 @@ impl Images {
         }
         let (target, asked) = (path.to_owned(), Arc::clone(slot));
         let looking = self.0.tasks.blocking("look at a mount", move || {
-            let found = mount::is_served(&target);
+            let found = see(&target);
             asked.asked.store(false, Ordering::Release);
             found
         });
         match timeout(ANSWER_DEADLINE, looking).await {
-            Ok(Ok(Ok(None))) => Seen::Nothing,
-            Ok(Ok(Ok(Some(true)))) => Seen::Answers,
-            Ok(Ok(Ok(Some(false)))) => Seen::Dead,
+            Ok(Ok(Ok(seen))) => seen,
             Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, "the table of mounts cannot be read");
+                tracing::warn!(%error, path = %path.display(), "a mount cannot be looked at");
                 Seen::Silent
             }
             _ => Seen::Silent,
@@ -360,7 +358,7 @@ impl Images {
                 self.detach(&path).await;
                 true
             }
-            Seen::Answers | Seen::Silent | Seen::Nothing => false,
+            Seen::Answers(_) | Seen::Silent | Seen::Nothing => false,
         }
     }
 
@@ -379,11 +377,21 @@ impl Images {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Nothing,
-    Answers,
+    /// It is whole, and its root belongs to somebody.
+    Answers(Owner),
     /// Its process is gone.
     Dead,
     /// It is there and does not answer.
     Silent,
+}
+
+/// May hang with the mount.
+fn see(path: &Path) -> std::io::Result<Seen> {
+    match mount::is_served(path).map_err(std::io::Error::other)? {
+        None => Ok(Seen::Nothing),
+        Some(false) => Ok(Seen::Dead),
+        Some(true) => Ok(Seen::Answers(Owner::of(path)?)),
+    }
 }
 
 fn failure(image: &str, reason: &str) -> ImageFailure {

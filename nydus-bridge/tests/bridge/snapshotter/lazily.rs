@@ -7,7 +7,7 @@ use darter_testkit::origin::{Origin, RunningOrigin};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
-use super::program::{Mounted, Program, until};
+use super::program::{Mounted, PATIENCE, Program, until};
 use crate::fixture::{self, Built};
 
 const REPOSITORY: &str = "team/app";
@@ -275,6 +275,45 @@ async fn a_dead_mount_is_made_anew() {
     }
     let shown = Mounted::new(&lab.program.mounts("ns/4/one").await.unwrap());
     assert!(is_whole(shown.path(), 3));
+}
+
+/// A mount that hangs is told to who wants it, and to nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_hangs_holds_nobody_else_up() {
+    let lab = lab().await;
+    lab.unpack(&[IMAGE]).await;
+    let on_image = async |key: &str| lab.program.prepare(key, "ns/3/sha256:2", &[]).await;
+    on_image("ns/4/before").await.unwrap();
+    let servers = lab.program.servers();
+    let tell = |signal| {
+        for server in &servers {
+            kill_process(Pid::from_raw(*server).unwrap(), signal).unwrap();
+        }
+    };
+    tell(Signal::STOP);
+    let hanging = async { on_image("ns/4/meanwhile").await };
+    let others = async {
+        for number in 0..20 {
+            let key = format!("ns/5/{number}");
+            lab.program.prepare(&key, "", &[]).await.unwrap();
+            lab.program.remove(&key).await.unwrap();
+        }
+        // It was not begun by then.
+        lab.program.list(&["kind==active"]).await.unwrap()
+    };
+    let (refused, active) = tokio::time::timeout(PATIENCE, async { tokio::join!(hanging, others) })
+        .await
+        .unwrap();
+    assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(active, ["ns/4/before"]);
+    tell(Signal::CONT);
+    for round in 0.. {
+        match on_image(&format!("ns/4/after-{round}")).await {
+            Ok(_) => break,
+            Err(refused) => assert!(round < 100, "{refused}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 /// What cannot be mounted is told, costs one process at a time and none that stays, and is not tried again at once.
