@@ -14,6 +14,9 @@ use prometheus_client::registry::Registry;
 pub enum Outcome {
     /// It was done.
     Done,
+    /// It was answered as it must be: there is none of that name, or there is one already, or it may not be done. Each layer
+    /// that is left out is told so.
+    Refused,
     /// It failed.
     Failed,
     /// It was not tried, as the last attempt failed a moment ago.
@@ -79,7 +82,7 @@ impl Metrics {
         let metrics = Self::default();
         let inner = &metrics.0;
         for method in METHODS {
-            for outcome in [Outcome::Done, Outcome::Failed] {
+            for outcome in [Outcome::Done, Outcome::Refused, Outcome::Failed] {
                 drop(inner.requests.get_or_create(&OfRequest { method, outcome }));
             }
         }
@@ -107,8 +110,7 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn answered(&self, method: Method, done: bool) {
-        let outcome = if done { Outcome::Done } else { Outcome::Failed };
+    pub(super) fn answered(&self, method: Method, outcome: Outcome) {
         self.0
             .requests
             .get_or_create(&OfRequest { method, outcome })

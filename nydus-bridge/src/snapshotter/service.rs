@@ -8,7 +8,7 @@ use tonic::{Code, Request, Response, Status};
 use super::catalog::{Kind, Labels, Refusal, Snapshot, Wanted};
 use super::core::{Core, CoreError};
 use super::layout::Mounting;
-use super::metrics::{Method, Metrics};
+use super::metrics::{Method, Metrics, Outcome};
 use super::proto::services::snapshots::v1 as pb;
 use super::proto::services::snapshots::v1::snapshots_server::Snapshots;
 use super::proto::types::Mount;
@@ -33,16 +33,29 @@ impl Service {
         Ok(mounts(self.answer(method, begun)?))
     }
 
-    /// Counts an answer. What is not the asker's fault is logged, as it stops here.
+    /// Counts an answer. What is not the asker's fault is logged, as it stops here, and so is an image that takes others' files.
     fn answer<T>(&self, method: Method, done: Result<T, CoreError>) -> Result<T, Status> {
-        self.metrics.answered(method, done.is_ok());
-        done.map_err(|error| {
-            let status = status(&error);
-            if status.code() == Code::Internal {
-                tracing::error!(?method, %error, "a request of containerd failed");
-            }
-            status
-        })
+        done.inspect(|_| self.metrics.answered(method, Outcome::Done))
+            .map_err(|error| {
+                let status = status(&error);
+                self.metrics.answered(method, outcome(status.code()));
+                match (&error, status.code()) {
+                    (_, Code::Internal) => tracing::error!(?method, %error, "a request of containerd failed"),
+                    (CoreError::Refused(Refusal::Chunks { .. }), _) => {
+                        tracing::warn!(?method, %error, "nothing is shown without the files of a layer");
+                    }
+                    _ => {}
+                }
+                status
+            })
+    }
+}
+
+/// A failure is what an operator can do something about. That a name is taken, or that nobody has it, is an answer.
+fn outcome(code: Code) -> Outcome {
+    match code {
+        Code::Internal | Code::Unavailable | Code::ResourceExhausted => Outcome::Failed,
+        _ => Outcome::Refused,
     }
 }
 

@@ -81,6 +81,16 @@ async fn an_image_is_read_as_far_as_it_is_used() {
     let lab = lab().await;
     lab.unpack(&[IMAGE]).await;
     assert_eq!(lab.origin.requests_total(), 0);
+    let prepared = async |outcome: &str| {
+        let labels = format!("method=\"Prepare\",outcome=\"{outcome}\"");
+        lab.program.counted("requests", &labels).await
+    };
+    let outcomes = (
+        prepared("Done").await,
+        prepared("Refused").await,
+        prepared("Failed").await,
+    );
+    assert_eq!(outcomes, (1, 1, 0), "a layer that is left out is no failure");
     let mounts = lab
         .program
         .prepare("ns/4/one", "ns/3/sha256:2", &[])
@@ -344,18 +354,17 @@ async fn a_damaged_image_costs_a_bounded_number_of_processes() {
             "{refused}"
         );
     }
-    let metrics = lab.program.metrics().await;
-    let count = |outcome: &str| {
-        let name = format!("darter_snapshotter_mounts_total{{outcome=\"{outcome}\"}} ");
-        let line = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(&name))
-            .map(str::to_owned);
-        line.unwrap_or_else(|| panic!("{metrics}"))
-            .parse::<u64>()
-            .unwrap()
+    let count = async |outcome: &str| {
+        let labels = format!("outcome=\"{outcome}\"");
+        lab.program.counted("mounts", &labels).await
     };
-    assert_eq!(count("Failed") + count("HeldBack"), 40);
-    assert!(count("Failed") < 10, "{}", count("Failed"));
+    let (failed, held_back) = (count("Failed").await, count("HeldBack").await);
+    assert_eq!(failed + held_back, 40);
+    assert!(failed < 10, "{failed}");
+    let requests = lab
+        .program
+        .counted("requests", "method=\"Prepare\",outcome=\"Failed\"")
+        .await;
+    assert_eq!(requests, 40, "an image that cannot be mounted is worth an alert");
     assert!(lab.program.servers().is_empty() && lab.program.mounted().is_empty());
 }

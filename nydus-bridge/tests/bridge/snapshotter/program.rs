@@ -103,6 +103,16 @@ impl Program {
         answer
     }
 
+    /// One number of those: the family's name, and its labels as they are written.
+    pub(super) async fn counted(&self, family: &str, labels: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let name = format!("darter_snapshotter_{family}_total{{{labels}}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("no {name}in {metrics}"))
+            .parse()
+            .unwrap()
+    }
+
     /// Asks it to end, and gives its status.
     pub(super) async fn stop(&mut self) -> Option<i32> {
         let id = i32::try_from(self.child.id()).unwrap();
