@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// The node's mirror
     #[arg(long, value_name = "HOST:PORT|unix:/PATH", default_value = "127.0.0.1:4001")]
     mirror: Address,
-    /// Most bytes of chunks that a mounted image keeps
+    /// Most bytes of chunks that all mounts keep together
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     cache_size: ByteSize,
     /// Open an admin port, with metrics, here

@@ -277,7 +277,7 @@ impl Core {
         self.watch(true).await
     }
 
-    /// Looks at all mounts: those whose process died are taken away and, where something stands on them, made anew. With
+    /// Looks at all mounts: their logs are cut; those whose process died are taken away and, where something stands on them, made anew. With
     /// `missing`, those that are not there at all as well, as after a start of the machine.
     ///
     /// # Errors
@@ -295,6 +295,7 @@ impl Core {
             .await?;
         let mut mounted = 0;
         for (name, id, used) in images {
+            self.0.images.cut_log(id).await;
             let died = self.0.images.clear(id).await;
             if used && (died || (missing && !self.0.images.is_mounted(id))) {
                 let core = self.clone();

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,9 @@ const TABLES: &str = "meta";
 const RAFS5: (u64, [u8; 4]) = (0, 0x5241_4653_u32.to_le_bytes());
 /// RAFS 6 is an EROFS.
 const EROFS: (u64, [u8; 4]) = (1024, 0xe0f5_e1e2_u32.to_le_bytes());
+/// Longest that the log of a mount may become until it is looked at, and what is kept of it then: its end.
+const LOG_BYTES_MAX: u64 = 1 << 20;
+const LOG_BYTES_KEPT: u64 = 256 << 10;
 /// Directories within each other that are counted.
 const DEPTH_MAX: usize = 4096;
 
@@ -99,6 +102,37 @@ impl Folders {
     /// What the process of that mount says.
     pub fn image_log(&self, id: u64) -> PathBuf {
         self.images().join(format!("{id}.log"))
+    }
+
+    /// The same as an empty file, to whose end is written wherever that is by then.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn begin_log(&self, id: u64) -> io::Result<File> {
+        let path = self.image_log(id);
+        let log = File::options().create(true).append(true).open(path)?;
+        log.set_len(0)?;
+        Ok(log)
+    }
+
+    /// Leaves only the end of a log that became long. Lines that are written at this moment may go as well.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn cut_log(&self, id: u64) -> io::Result<()> {
+        let mut log = match File::options().read(true).append(true).open(self.image_log(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let length = log.metadata()?.len();
+        if length <= LOG_BYTES_MAX {
+            return Ok(());
+        }
+        let mut end = Vec::new();
+        log.seek(SeekFrom::Start(length - LOG_BYTES_KEPT))?;
+        (&log).take(LOG_BYTES_KEPT).read_to_end(&mut end)?;
+        log.set_len(0)?;
+        log.write_all(&end)
     }
 
     fn snapshots(&self) -> PathBuf {

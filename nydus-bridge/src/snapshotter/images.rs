@@ -7,7 +7,6 @@
 mod process;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +36,8 @@ const TURN_WAIT: Duration = Duration::from_secs(30);
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a mount may take to answer; its guardian may just be starting its process anew.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// The log of a mount is cut now and then, and may not become long between: nobody may be there to cut it for a while.
+const LOG_RATE: &str = "log.bytesPerMinuteMax=256KiB";
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
 /// The pause after a failed attempt: the first, and the longest.
@@ -177,7 +178,7 @@ impl Images {
         let _turn = turn.map_err(|_| failed("too many images are being mounted"))?;
         let log = self.0.folders.image_log(wanted.id);
         let mut child = self
-            .spawn(wanted, path, &log)
+            .spawn(wanted, path)
             .map_err(|error| failed(&error.to_string()))?;
         match timeout(START_DEADLINE, self.mounted(&mut child, slot, path, &log)).await {
             Ok(Ok(owner)) => {
@@ -199,7 +200,7 @@ impl Images {
         }
     }
 
-    fn spawn(&self, wanted: &Wanted, path: &Path, log: &Path) -> std::io::Result<Child> {
+    fn spawn(&self, wanted: &Wanted, path: &Path) -> std::io::Result<Child> {
         match std::fs::create_dir(path) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -211,13 +212,14 @@ impl Images {
         command.arg("--mirror").arg(settings.mirror.to_string());
         command.arg("--cache-dir").arg(self.0.folders.cache());
         command.arg("--cache-size").arg(&settings.cache_size);
+        command.arg("--set").arg(LOG_RATE);
         command.arg(wanted.name.to_string()).arg(path);
         // It is not this process's to say that it is ready.
         command.env_remove(NOTIFY_SOCKET);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(log)?);
+            .stderr(self.0.folders.begin_log(wanted.id)?);
         command.spawn()
     }
 
@@ -359,6 +361,18 @@ impl Images {
                 true
             }
             Seen::Answers(_) | Seen::Silent | Seen::Nothing => false,
+        }
+    }
+
+    /// Keeps the log of a mount short.
+    pub async fn cut_log(&self, id: u64) {
+        let folders = self.0.folders.clone();
+        let cut = self.0.tasks.blocking("cut of a log", move || folders.cut_log(id));
+        match cut.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(id, %error, "the log of a mount cannot be cut"),
+            // This process stops.
+            Err(_) => {}
         }
     }
 

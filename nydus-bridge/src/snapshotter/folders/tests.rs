@@ -128,3 +128,25 @@ fn a_path_that_overlayfs_cannot_take_is_refused() {
         assert!(Folders::new(&dir.path().join(name)).is_err(), "{name}");
     }
 }
+
+/// Its writer goes on at the new end, and not where the old one was.
+#[test]
+fn a_log_stays_short() {
+    let (_dir, folders) = folders();
+    folders.cut_log(1).unwrap();
+    let mut log = folders.begin_log(1).unwrap();
+    log.write_all(&vec![b'a'; 1 << 20]).unwrap();
+    let length = || fs::metadata(folders.image_log(1)).unwrap().len();
+    folders.cut_log(1).unwrap();
+    assert_eq!(length(), 1 << 20, "it is no longer than it may be");
+    log.write_all(b"last words").unwrap();
+    folders.cut_log(1).unwrap();
+    assert_eq!(length(), LOG_BYTES_KEPT);
+    log.write_all(b" and more").unwrap();
+    let text = fs::read(folders.image_log(1)).unwrap();
+    assert!(text.starts_with(b"aaa") && text.ends_with(b"alast words and more"));
+    drop(folders.begin_log(1).unwrap());
+    assert_eq!(length(), 0);
+    folders.remove(1).unwrap();
+    assert!(!folders.image_log(1).exists());
+}

@@ -28,6 +28,11 @@ struct Lab {
 }
 
 async fn lab() -> Lab {
+    lab_with("auto").await
+}
+
+/// With a driver of the mounts.
+async fn lab_with(driver: &'static str) -> Lab {
     let tree = tempfile::tempdir().unwrap();
     for number in 0..4 {
         let content = darter_testkit::content::bytes_at(number, 0, BYTES);
@@ -42,7 +47,7 @@ async fn lab() -> Lab {
     }
     let running = origin.spawn_on_loopback().await.unwrap();
     Lab {
-        program: Program::start(&running.host()).await,
+        program: Program::start_with(&running.host(), driver).await,
         origin,
         built,
         _running: running,
@@ -249,6 +254,35 @@ async fn a_mount_outlives_the_snapshotter() {
     assert!(lab.program.mounted().is_empty() && lab.program.servers().is_empty());
 }
 
+/// What a mount says for as long as it lives takes little room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_mount_is_cut() {
+    let mut lab = lab().await;
+    lab.unpack(&[IMAGE]).await;
+    lab.program
+        .prepare("ns/4/one", "ns/3/sha256:2", &[])
+        .await
+        .unwrap();
+    let [image] = lab.program.mounted().try_into().unwrap();
+    let log = image.with_extension("log");
+    for server in lab.program.servers() {
+        // Its standard error goes to the end of the file, wherever that is by then.
+        let about = fs::read_to_string(format!("/proc/{server}/fdinfo/2")).unwrap();
+        let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+        assert_ne!(flags & libc::O_APPEND, 0, "{about}");
+        let said = fs::read_link(format!("/proc/{server}/fd/2")).unwrap();
+        assert_eq!(said, log);
+        let words = fs::read_to_string(format!("/proc/{server}/cmdline")).unwrap();
+        assert!(words.contains("\0log.bytesPerMinuteMax=256KiB\0"), "{words}");
+    }
+    fs::write(&log, vec![b'x'; 3 << 20]).unwrap();
+    lab.program.restart().await;
+    assert!(fs::metadata(&log).unwrap().len() < 1 << 20);
+    fs::write(&log, vec![b'x'; 3 << 20]).unwrap();
+    until("a look", || fs::metadata(&log).unwrap().len() < 1 << 20).await;
+}
+
 /// A mount whose process is killed comes back: at the next request, at a start, and by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_mount_is_made_anew() {
@@ -290,7 +324,7 @@ async fn a_dead_mount_is_made_anew() {
 /// A mount that hangs is told to who wants it, and to nobody else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mount_that_hangs_holds_nobody_else_up() {
-    let lab = lab().await;
+    let lab = lab_with("fuse").await;
     lab.unpack(&[IMAGE]).await;
     let on_image = async |key: &str| lab.program.prepare(key, "ns/3/sha256:2", &[]).await;
     on_image("ns/4/before").await.unwrap();

@@ -27,7 +27,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// A snapshotter that runs. Killed with this value, with what it mounted.
 pub(super) struct Program {
     pub(super) dir: TempDir,
-    mirror: String,
+    /// The mirror, and who shows the trees of images.
+    reading: (String, &'static str),
     containerd: PathBuf,
     child: Child,
     client: SnapshotsClient<Channel>,
@@ -50,12 +51,18 @@ impl Drop for Program {
 impl Program {
     /// Starts one that reads blobs from `mirror`.
     pub(super) async fn start(mirror: &str) -> Self {
+        Self::start_with(mirror, "auto").await
+    }
+
+    /// The same, with a driver of its mounts.
+    pub(super) async fn start_with(mirror: &str, driver: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let containerd = dir.path().join("c.sock");
-        let (child, client) = launch(dir.path(), mirror, &containerd).await;
+        let reading = (mirror.to_owned(), driver);
+        let (child, client) = launch(dir.path(), &reading, &containerd).await;
         Self {
             dir,
-            mirror: mirror.to_owned(),
+            reading,
             containerd,
             child,
             client,
@@ -78,7 +85,7 @@ impl Program {
     /// Kills it and starts it again.
     pub(super) async fn restart(&mut self) {
         self.kill();
-        (self.child, self.client) = launch(self.dir.path(), &self.mirror, &self.containerd).await;
+        (self.child, self.client) = launch(self.dir.path(), &self.reading, &self.containerd).await;
     }
 
     /// Ends it without asking.
@@ -89,7 +96,7 @@ impl Program {
 
     /// Starts it again after it was stopped, or killed.
     pub(super) async fn restart_stopped(&mut self) {
-        (self.child, self.client) = launch(self.dir.path(), &self.mirror, &self.containerd).await;
+        (self.child, self.client) = launch(self.dir.path(), &self.reading, &self.containerd).await;
     }
 
     /// What its admin port tells.
@@ -258,10 +265,15 @@ impl Program {
     }
 }
 
-async fn launch(dir: &Path, mirror: &str, containerd: &Path) -> (Child, SnapshotsClient<Channel>) {
+async fn launch(
+    dir: &Path,
+    (mirror, driver): &(String, &'static str),
+    containerd: &Path,
+) -> (Child, SnapshotsClient<Channel>) {
     let socket = dir.join("s.sock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_darter-bridge"));
     command.args(["snapshotter", "--log", "info", "--mirror", mirror]);
+    command.env("DARTER_BRIDGE__DRIVER", driver);
     command
         .arg("--root")
         .arg(dir.join("root"))
