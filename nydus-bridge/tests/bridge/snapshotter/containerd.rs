@@ -373,7 +373,8 @@ fn add_nydus(origin: &Origin, tree: &Path) -> String {
     digest
 }
 
-fn add_ordinary(origin: &Origin, tree: &Path) {
+/// An ordinary image of two layers, `ordinary`, and what is packed in each.
+fn add_ordinary(origin: &Origin, tree: &Path) -> [String; 2] {
     let mut lower = tar::Builder::new(Vec::new());
     lower.follow_symlinks(false);
     lower.append_dir_all(".", tree).unwrap();
@@ -388,6 +389,20 @@ fn add_ordinary(origin: &Origin, tree: &Path) {
     let upper = upper.into_inner().unwrap();
     let layers = [lower, upper].map(|archive| add_layer(origin, &archive, json!({})));
     add_image(origin, "ordinary", &layers);
+    layers.map(|(_, content)| content)
+}
+
+/// An image that says of layers that it does not have that they are chunks.
+fn add_hostile(origin: &Origin, tag: &str, contents: &[String]) {
+    let digest = origin.add_blob(REPOSITORY, tag.as_bytes().to_vec());
+    let annotations = json!({ "containerd.io/snapshot/nydus-blob": "true" });
+    let layer =
+        json!({ "mediaType": NYDUS_LAYER, "size": tag.len(), "digest": digest, "annotations": annotations });
+    let layers: Vec<_> = contents
+        .iter()
+        .map(|content| (layer.clone(), content.clone()))
+        .collect();
+    add_image(origin, tag, &layers);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -407,6 +422,38 @@ async fn an_ordinary_image_is_pulled_and_run_and_removed() {
     }
     node.pull_by_cri(image).await.unwrap();
     node.remove_images().await;
+}
+
+/// An image that was pulled first takes no files away from another one: that is refused, and runs when the former is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_takes_no_layers_from_others() {
+    let node = Node::start(true).await;
+    let contents = add_ordinary(&node.origin, tree().path());
+    add_hostile(&node.origin, "first", &contents[..1]);
+    add_hostile(&node.origin, "both", &contents);
+    let ordinary = "registry.test/team/app:ordinary";
+    let script = ["/bin/sh", "-c", "cat /etc/greeting"];
+    for tag in ["first", "both"] {
+        let hostile = format!("registry.test/team/app:{tag}");
+        node.pull_by_cri(&hostile).await.unwrap();
+        let refused = match node.pull_by_cri(ordinary).await {
+            Err(status) => status.message().to_owned(),
+            // containerd believes that it has all layers.
+            Ok(()) => {
+                let mut run = node.ctr(&["run", "--rm", "--snapshotter", "darter", ordinary, &unique(tag)]);
+                let output = run.args(script).stdin(Stdio::null()).output().unwrap();
+                assert!(!output.status.success(), "{output:?}");
+                String::from_utf8(output.stderr).unwrap()
+            }
+        };
+        for word in ["would lack the files of the layer", &hostile, "remove that image"] {
+            assert!(refused.contains(word), "{tag}: {refused}");
+        }
+        node.remove_images().await;
+        node.pull_by_cri(ordinary).await.unwrap();
+        assert_eq!(node.run(ordinary, &unique(tag), &script), "welcome\n");
+        node.remove_images().await;
+    }
 }
 
 /// As Kubernetes pulls, with and without CRI's own labels: the chunks are never pulled, and read as far as a container reads files.
