@@ -33,5 +33,6 @@ pub mod process;
 pub mod registry;
 pub mod scratch;
 pub mod shape;
+pub mod snapshots;
 pub mod stargz;
 pub mod tools;
