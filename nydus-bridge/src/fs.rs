@@ -25,6 +25,7 @@ mod stats;
 mod tree;
 mod units;
 
+pub use cache::CacheFolder;
 pub use error::FsError;
 pub(crate) use error::words;
 pub use image::{OpenImage, Pending, Reading};

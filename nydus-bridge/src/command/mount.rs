@@ -42,8 +42,6 @@ const ARENAS_MAX: libc::c_int = 2;
 /// Memory of more bytes than these is taken from the system, and given back to it.
 #[cfg(target_env = "gnu")]
 const LARGE_BYTES: libc::c_int = 256 * 1024;
-/// Longest list of files to prefetch.
-const LIST_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 #[command(allow_missing_positional = true)]
@@ -235,7 +233,7 @@ async fn look_after(image: &OpenImage, key: &str) {
         let mut times = interval(TIDY_EVERY);
         loop {
             times.tick().await;
-            image.tidy();
+            image.tidy().await;
         }
     };
     tokio::join!(record, tidy);
@@ -278,17 +276,8 @@ fn prefetch(arguments: &Arguments, config: &Config, opened: &Opened) -> Result<P
     let list = arguments.prefetch.as_deref();
     let all = list.is_some_and(|list| list.as_os_str() == "all");
     let paths = match list.filter(|_| !all) {
-        Some(list) => {
-            let cannot = || format!("cannot read the list of files {}", list.display());
-            let long = std::fs::metadata(list).with_context(cannot)?.len() > LIST_BYTES_MAX;
-            anyhow::ensure!(!long, "{}: it is longer than {LIST_BYTES_MAX} bytes", cannot());
-            let text = std::fs::read_to_string(list).with_context(cannot)?;
-            let lines = text.lines().map(str::trim);
-            lines
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                .map(PathBuf::from)
-                .collect()
-        }
+        Some(list) => Prefetch::read_list(list)
+            .with_context(|| format!("cannot read the list of files {}", list.display()))?,
         None => Vec::new(),
     };
     let seen = if config.prefetch.replay {
@@ -354,7 +343,7 @@ async fn open(
             let resolved = image::resolve(image, Arc::new(client), folder, tasks).await;
             let resolved = resolved.with_context(|| format!("cannot mount {image}"))?;
             progress.resolved(&resolved.key);
-            // The bootstrap stays mapped, and loses its name here.
+            // The bootstrap stays open in what is opened.
             let opened = open(resolved.bootstrap.path(), Arc::new(resolved.mirror));
             Ok(Opened {
                 image: opened.with_context(|| format!("cannot mount {image}"))?,

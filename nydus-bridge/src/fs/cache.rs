@@ -13,15 +13,58 @@ mod packs;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::packs::{Pack, Packs, Record};
 use super::chunk::Chunk;
+use super::error::FsError;
 
 /// Most chunks that are known at once: what is beyond is not kept. A few tens of MiB of memory.
 const CHUNKS_MAX: usize = 256 * 1024;
+
+/// A cache folder that is open. All images of a process that use the same one share this: each for itself would have all
+/// packs open, and a table of all chunks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct CacheFolder {
+    path: PathBuf,
+    cache: Arc<Cache>,
+}
+
+impl CacheFolder {
+    /// Opens a folder, which is there, with room for `bytes_max` of chunks. Reads a few files.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open(path: &Path, bytes_max: u64) -> Result<Self, FsError> {
+        let cache = Cache::new(path, bytes_max);
+        Ok(Self {
+            path: path.to_owned(),
+            cache: Arc::new(cache.map_err(|error| FsError::local("cannot keep chunks on disk", &error))?),
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn cache(&self) -> Arc<Cache> {
+        Arc::clone(&self.cache)
+    }
+
+    /// Whether an image, or another clone, uses it besides this one.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.cache) > 1
+    }
+
+    /// Looks what other processes added and removed, and makes room: to be done every minute or so, also when nothing is
+    /// read. Takes its time.
+    pub fn tidy(&self) {
+        self.cache.tidy();
+    }
+}
 
 /// Chunks on disk.
 #[derive(Debug)]
@@ -265,6 +308,18 @@ mod tests {
         assert!(reads(&second, 4) && second.has(&chunk(5)));
         first.tidy();
         assert!(reads(&first, 4));
+    }
+
+    #[test]
+    fn an_index_without_its_pack_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), 1 << 20).unwrap();
+        cache.keep(&chunk(1), &bytes(1), false);
+        let left = dir.path().join("chunks/left.index");
+        std::fs::write(&left, [0; 44]).unwrap();
+        cache.tidy();
+        assert!(!left.exists());
+        assert_eq!(std::fs::read_dir(dir.path().join("chunks")).unwrap().count(), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing proves the table; a wrong one leads to wrong bytes, which the digests of the chunks show. Then it is thrown away.
 
 use std::fmt;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use nydus_storage::device::{BlobFeatures, BlobInfo};
 use nydus_storage::meta::BlobCompressionContextInfo;
 use nydus_utils::compress::zlib_random::ZranContext;
 use nydus_utils::metrics::BackendMetrics;
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -23,6 +25,12 @@ use crate::blob::{BlobError, BlobSource};
 
 /// Longest table that is read: that of a blob with sixteen million chunks.
 const TABLE_BYTES_MAX: u64 = 512 << 20;
+/// Bytes of a table that are asked for at once.
+const PART_BYTES_MAX: u64 = 4 << 20;
+/// What the names of folders begin with in which tables are read.
+const PREFIX: &str = "table-";
+/// Another process may sweep a new folder before it is locked.
+const ATTEMPTS_MAX: usize = 3;
 
 /// The tables of an image's blobs, as far as they were needed.
 pub(super) struct Contexts {
@@ -115,15 +123,61 @@ impl Contexts {
         });
         let shared = Arc::clone(&reader) as Arc<dyn BlobReader>;
         // A file of an earlier table would be taken for this one.
-        let file = TempDir::with_prefix_in("table-", &self.folder);
-        let file = file.map_err(|error| FsError::local("cannot keep the table of a blob", &error))?;
-        let path = file.path().join("blob").display().to_string();
+        let scratch = Scratch::new(&self.folder);
+        let scratch = scratch.map_err(|error| FsError::local("cannot keep the table of a blob", &error))?;
+        let path = scratch.dir.path().join("blob").display().to_string();
         let table = guarded(|| BlobCompressionContextInfo::new(&path, info, Some(&shared), false));
         match (table, reader.failure()) {
             // It is mapped, and stays so without its name.
             (Ok(table), _) => Ok(Context { table }),
             (Err(_), Some(failure)) => Err(failure.into()),
             (Err(error), None) => Err(error),
+        }
+    }
+}
+
+/// A folder for a moment, locked as long as somebody uses it.
+struct Scratch {
+    dir: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    fn new(folder: &Path) -> io::Result<Self> {
+        let mut failed = io::Error::from(io::ErrorKind::NotFound);
+        for _ in 0..ATTEMPTS_MAX {
+            let dir = TempDir::with_prefix_in(PREFIX, folder)?;
+            match lock(dir.path()) {
+                // Another process may have swept it before it was locked.
+                Ok(lock) if dir.path().exists() => return Ok(Self { dir, _lock: lock }),
+                Ok(_) => {}
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+}
+
+fn lock(dir: &Path) -> io::Result<File> {
+    let file = File::open(dir)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+/// Removes tables that processes left which were killed while they read one.
+pub(super) fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let is_scratch = entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PREFIX.as_bytes());
+        if !is_scratch {
+            continue;
+        }
+        if let Ok(_lock) = lock(&entry.path()) {
+            // What stays is swept another time.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
@@ -231,7 +285,9 @@ impl BlobReader for Reader {
     }
 
     fn try_read(&self, buffer: &mut [u8], offset: u64) -> BackendResult<usize> {
-        let range = ByteRange::new(offset, offset.saturating_add(buffer.len() as u64));
+        // Whoever asks asks again for the rest.
+        let length = PART_BYTES_MAX.min(buffer.len() as u64);
+        let range = ByteRange::new(offset, offset.saturating_add(length));
         let read = self.fetch(range);
         let bytes = read.map_err(|error| BackendError::Unsupported(error.to_string()))?;
         let length = bytes.len().min(buffer.len());
@@ -243,5 +299,22 @@ impl BlobReader for Reader {
 
     fn metrics(&self) -> &BackendMetrics {
         &self.metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_killed_processes_are_swept_and_those_of_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("table-left")).unwrap();
+        fs::write(dir.path().join("table-left/blob.blob.meta"), "table").unwrap();
+        fs::create_dir(dir.path().join("else")).unwrap();
+        let used = Scratch::new(dir.path()).unwrap();
+        sweep(dir.path());
+        assert!(used.dir.path().exists() && dir.path().join("else").exists());
+        assert!(!dir.path().join("table-left").exists());
     }
 }

@@ -7,9 +7,9 @@
 //! What must hold: bytes whose digest does not fit are asked for once more and then are an error; requests, their lengths
 //! and the bytes that wait are bounded ([`Limits`]).
 
+mod fetch;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -19,21 +19,23 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::ahead::{Ahead, Window};
-use super::cache::{Cache, Found};
-use super::chunk::{Blob, Chunk, Form, Packing, Placed, Unit};
-use super::context::Contexts;
+use super::cache::{Cache, CacheFolder, Found};
+use super::chunk::{Blob, Chunk, Packing, Placed};
+use super::context::{self, Contexts};
 use super::decode;
 use super::error::FsError;
 use super::flights::{Claim, Flights, Waiting};
 use super::limits::Limits;
-use super::merge::{Bounds, Request, merge};
+use super::merge::{Bounds, merge};
 use super::stats::{Counts, add};
 use super::tree::Tree;
 use super::units::Units;
 use crate::blob::BlobSource;
 
-/// Packed bytes that are fetched or unpacked at once, in KiB.
+/// Packed bytes that are fetched or unpacked for readers at once, in KiB.
 const IN_FLIGHT_KIB_MAX: u32 = 12 * 1024;
+/// The same of what nobody waits for. It may take long, and takes no room from readers.
+const BACKGROUND_KIB_MAX: u32 = 8 * 1024;
 /// Chunks that are unpacked or proved at once: each has a thread, and memory that the thread keeps.
 const WORKS_MAX: usize = 4;
 /// Bytes that may be fetched whatever the amplification is: the first reads say nothing.
@@ -54,11 +56,12 @@ pub(super) struct Engine {
     source: Arc<dyn BlobSource>,
     blobs: Vec<Blob>,
     contexts: Contexts,
-    cache: Cache,
+    cache: Arc<Cache>,
     units: Units,
     flights: Flights,
     permits: Semaphore,
     in_flight: Semaphore,
+    in_background: Semaphore,
     works: Semaphore,
     ahead: Mutex<Ahead>,
     /// Readers that wait.
@@ -98,24 +101,26 @@ impl Drop for Waits<'_> {
 }
 
 impl Engine {
-    /// The engine of the image `tree`, whose files are in `folder`. Must be called within a runtime.
+    /// The engine of the image `tree`, whose chunks are kept in `folder`. Must be called within a runtime.
     pub(super) fn new(
         tree: &Tree,
         source: Arc<dyn BlobSource>,
-        folder: &Path,
+        folder: &CacheFolder,
         limits: Limits,
         tasks: Tasks,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let blobs = tree.blobs().to_vec();
-        Ok(Self {
-            contexts: Contexts::new(Arc::clone(&source), tree.infos().to_vec(), folder),
-            cache: Cache::new(folder, limits.cache_bytes_max)?,
+        context::sweep(folder.path());
+        Self {
+            contexts: Contexts::new(Arc::clone(&source), tree.infos().to_vec(), folder.path()),
+            cache: folder.cache(),
             source,
             blobs,
             units: Units::default(),
             flights: Flights::default(),
             permits: Semaphore::new(limits.requests_max),
             in_flight: Semaphore::new(IN_FLIGHT_KIB_MAX as usize),
+            in_background: Semaphore::new(BACKGROUND_KIB_MAX as usize),
             works: Semaphore::new(
                 std::thread::available_parallelism()
                     .map_or(1, usize::from)
@@ -130,7 +135,7 @@ impl Engine {
             limits,
             tasks,
             runtime: Handle::current(),
-        })
+        }
     }
 
     /// Fills `buffer` with the bytes of a chunk from `skip` on, if they are on this machine, and proved.
@@ -163,8 +168,10 @@ impl Engine {
     }
 
     /// Looks after the cache; to be done at times.
-    pub(super) fn tidy(&self) {
-        self.cache.tidy();
+    pub(super) async fn tidy(&self) {
+        let cache = Arc::clone(&self.cache);
+        // It is done again.
+        let _ = self.blocking("care of the cache", move || cache.tidy()).await;
     }
 
     /// Says that a reader waits.
@@ -213,7 +220,7 @@ impl Engine {
                 }
                 Err(placed) => placed,
             };
-            let (waiting, claim) = self.flights.join(placed.key());
+            let (waiting, claim) = self.flights.join(placed.key(), true);
             coming.push(Coming::Unit(placed, waiting));
             let Some(claim) = claim else { continue };
             // Between a reader's look into the cache and its claim another one's fetch may have ended.
@@ -313,12 +320,12 @@ impl Engine {
         (found != Found::Nothing).then(|| bytes.into())
     }
 
-    /// The duty to fetch what nobody wants yet; none if it is here, or on its way.
-    pub(super) fn claim_ahead(&self, placed: Placed) -> Option<Fetch> {
+    /// The duty to fetch what nobody wants yet, along with a reader's (`urgent`) or when nobody waits; none if it is here, or on its way.
+    pub(super) fn claim_ahead(&self, placed: Placed, urgent: bool) -> Option<Fetch> {
         if self.cache.has(&placed.chunk) || !placed.is_single() && self.units.get(placed.key()).is_some() {
             return None;
         }
-        let (_, claim) = self.flights.join(placed.key());
+        let (_, claim) = self.flights.join(placed.key(), urgent);
         claim.map(|claim| Fetch {
             placed,
             claim,
@@ -352,7 +359,7 @@ impl Engine {
             add(&self.counts.wanted, fetch.placed.unit.packed.len());
         }
         let ahead = ahead.into_iter().map(Placed::single);
-        fetches.extend(ahead.filter_map(|placed| self.claim_ahead(placed)));
+        fetches.extend(ahead.filter_map(|placed| self.claim_ahead(placed, true)));
         let mut by_blob: BTreeMap<u32, Vec<(ByteRange, Fetch)>> = BTreeMap::new();
         for fetch in fetches {
             let unit = fetch.placed.unit;
@@ -365,125 +372,5 @@ impl Engine {
                 self.tasks.spawn("fetch of chunks", work);
             }
         }
-    }
-
-    /// One request, and what comes of it for each of its units.
-    pub(super) async fn perform(self: Arc<Self>, blob: u32, request: Request<Fetch>, class: Class) {
-        let kib = u32::try_from(request.range.len() / 1024).unwrap_or(u32::MAX);
-        let _in_flight = self.in_flight.acquire_many(kib.min(IN_FLIGHT_KIB_MAX)).await;
-        let answer = self.request(blob, request.range, class).await;
-        for (range, fetch) in request.parts {
-            let outcome = match &answer {
-                Err(error) => Err(error.clone()),
-                Ok(bytes) => {
-                    let start = range.start - request.range.start;
-                    let part = ByteRange::new(start, start + range.len());
-                    let part = bytes.slice(part.indices());
-                    self.unit(fetch.placed, part, fetch.ahead).await
-                }
-            };
-            fetch.claim.finish(outcome);
-        }
-    }
-
-    async fn request(&self, blob: u32, range: ByteRange, class: Class) -> Result<Bytes, FsError> {
-        let blob = self.blob(blob)?;
-        let read = match class {
-            Class::Foreground => {
-                let _permit = self.permits.acquire().await;
-                self.source.read(&blob.digest, range).await
-            }
-            Class::Background => self.source.read_in_background(&blob.digest, range).await,
-        };
-        let count = match read {
-            Ok(_) => &self.counts.requests,
-            Err(_) => &self.counts.failed,
-        };
-        add(count, 1);
-        let bytes = read?;
-        add(&self.counts.fetched, bytes.len() as u64);
-        Ok(bytes)
-    }
-
-    /// A unit from its packed bytes. They are asked for once more when they are wrong.
-    async fn unit(self: &Arc<Self>, placed: Placed, packed: Bytes, ahead: bool) -> Result<Bytes, FsError> {
-        match self.unpacked(placed, packed, ahead).await {
-            Err(FsError::WrongBytes { blob, index }) => {
-                tracing::warn!(%blob, index, "a chunk has wrong bytes and is asked for again");
-                let Unit { blob, packed, .. } = placed.unit;
-                let packed = self.request(blob, packed, Class::Foreground).await?;
-                self.unpacked(placed, packed, ahead).await
-            }
-            other => other,
-        }
-    }
-
-    async fn unpacked(
-        self: &Arc<Self>,
-        placed: Placed,
-        packed: Bytes,
-        ahead: bool,
-    ) -> Result<Bytes, FsError> {
-        let engine = Arc::clone(self);
-        self.work("unpacking of a chunk", move || {
-            engine.unpack(&placed, packed, ahead)
-        })
-        .await?
-    }
-
-    /// Takes its time: not for threads of the runtime.
-    fn unpack(&self, placed: &Placed, packed: Bytes, ahead: bool) -> Result<Bytes, FsError> {
-        let Unit { blob, form, .. } = placed.unit;
-        let context = match form {
-            Form::Zran(_) => Some(self.contexts.load(blob, &self.runtime)?),
-            Form::Stored | Form::Compressed => None,
-        };
-        let known = self.blob(blob)?;
-        let unit = decode::unpack(&placed.unit, known, context.as_deref(), packed);
-        let proved = unit.ok().filter(|unit| self.prove(placed, unit, ahead).is_some());
-        let unit = proved.ok_or_else(|| self.wrong(placed))?;
-        if !placed.is_single() {
-            self.units.put(placed.key(), unit.clone());
-        }
-        Ok(unit)
-    }
-
-    /// The chunk in its unit, proved, and kept from here on.
-    fn prove(&self, placed: &Placed, unit: &Bytes, ahead: bool) -> Option<Bytes> {
-        let chunk = decode::prove(placed, self.blob(placed.chunk.blob).ok()?, unit)?;
-        self.cache.keep(&placed.chunk, &chunk, ahead);
-        Some(chunk)
-    }
-
-    /// Wrong bytes. What led to them may be the table of the blob, which nothing proves.
-    fn wrong(&self, placed: &Placed) -> FsError {
-        let chunk = placed.chunk;
-        add(&self.counts.wrong, 1);
-        if !placed.is_single() {
-            self.units.forget(placed.key());
-            self.contexts.forget(chunk.blob);
-        }
-        match self.blob(chunk.blob) {
-            Ok(blob) => FsError::WrongBytes {
-                blob: blob.digest,
-                index: chunk.index,
-            },
-            Err(error) => error,
-        }
-    }
-
-    /// A chunk of a unit that somebody fetches. If it shares the unit with the chunk that the fetch was for, it is proved here.
-    async fn chunk(self: &Arc<Self>, placed: Placed, waiting: Waiting) -> Result<Bytes, FsError> {
-        let unit = waiting.outcome().await?;
-        if placed.is_single() {
-            return Ok(unit);
-        }
-        let engine = Arc::clone(self);
-        let prove = move || {
-            engine
-                .prove(&placed, &unit, false)
-                .ok_or_else(|| engine.wrong(&placed))
-        };
-        self.work("proof of a chunk", prove).await?
     }
 }

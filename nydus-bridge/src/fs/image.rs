@@ -12,6 +12,7 @@ use darter_service::supervise::Tasks;
 use darter_types::{Algorithm, ByteRange, Digest, PieceHasher};
 use tokio::time::timeout;
 
+use super::cache::CacheFolder;
 use super::chunk::{Chunk, Extent};
 use super::engine::{Engine, Fetch};
 use super::error::FsError;
@@ -72,17 +73,31 @@ impl OpenImage {
         limits: Limits,
         tasks: Tasks,
     ) -> Result<Self, FsError> {
+        let folder = CacheFolder::open(folder, limits.cache_bytes_max)?;
+        Self::open_in(bootstrap, source, &folder, limits, tasks)
+    }
+
+    /// The same, with a cache folder that other images of this process use as well.
+    ///
+    /// # Errors
+    /// The bootstrap is damaged or needs what is not supported.
+    pub fn open_in(
+        bootstrap: &Path,
+        source: Arc<dyn BlobSource>,
+        folder: &CacheFolder,
+        limits: Limits,
+        tasks: Tasks,
+    ) -> Result<Self, FsError> {
         let file = File::open(bootstrap);
         let file = file.map_err(|error| FsError::local("cannot open the image's metadata", &error))?;
         let tree = Tree::open(bootstrap)?;
         let engine = Engine::new(&tree, source, folder, limits, tasks);
-        let cannot = |error| FsError::local("cannot keep chunks on disk", &error);
         Ok(Self {
-            engine: Arc::new(engine.map_err(cannot)?),
+            engine: Arc::new(engine),
             tree: Arc::new(tree),
             recorder: Arc::default(),
             bootstrap: Arc::new(file),
-            folder: folder.into(),
+            folder: folder.path().into(),
         })
     }
 
@@ -246,8 +261,8 @@ impl OpenImage {
     }
 
     /// Looks after the cache: to be done every minute or so, also when nothing is read.
-    pub fn tidy(&self) {
-        self.engine.tidy();
+    pub async fn tidy(&self) {
+        self.engine.tidy().await;
     }
 
     /// What earlier mounts of the image `key` read first; empty if nobody knows. Reads a file.

@@ -8,7 +8,9 @@
 mod plan;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,6 +26,8 @@ use super::stats::add;
 
 /// The part of the cache's bound that may be filled in the background: the rest is for what is really read.
 const PART: u64 = 2;
+/// Longest list of files.
+const LIST_BYTES_MAX: u64 = 16 << 20;
 
 /// What is fetched before anybody wants it, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +40,29 @@ pub struct Prefetch {
     pub paths: Vec<PathBuf>,
     /// Everything.
     pub all: bool,
+}
+
+impl Prefetch {
+    /// Reads a list of files and directories: a path a line; empty lines and those that begin with `#` are passed over.
+    ///
+    /// # Errors
+    /// It cannot be read, or is too long.
+    pub fn read_list(list: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut text = String::new();
+        File::open(list)?
+            .take(LIST_BYTES_MAX + 1)
+            .read_to_string(&mut text)?;
+        if text.len() as u64 > LIST_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "it is longer than {LIST_BYTES_MAX} bytes"
+            )));
+        }
+        let lines = text.lines().map(str::trim);
+        Ok(lines
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(PathBuf::from)
+            .collect())
+    }
 }
 
 impl OpenImage {
@@ -102,7 +129,7 @@ impl Engine {
     async fn ask_in_background(self: &Arc<Self>, blob: u32, parts: Vec<(ByteRange, Placed)>) {
         self.quiet().await;
         let claims = parts.iter().filter_map(|(range, placed)| {
-            let fetch = self.claim_ahead(*placed)?;
+            let fetch = self.claim_ahead(*placed, false)?;
             Some((*range, fetch))
         });
         for request in merge(claims.collect(), self.bounds()) {

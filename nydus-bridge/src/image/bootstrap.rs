@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use darter_service::supervise::Tasks;
 use darter_types::Digest;
-use tempfile::{NamedTempFile, TempPath};
 use thiserror::Error;
 
 use super::manifest::Content;
@@ -47,10 +47,11 @@ pub enum BootstrapError {
     Io(#[from] io::Error),
 }
 
-/// A bootstrap as a file, which is removed with this value.
+/// A bootstrap as a file without a name, so that nothing stays of it however the process ends.
 #[derive(Debug)]
 pub struct Bootstrap {
-    path: TempPath,
+    path: PathBuf,
+    _file: File,
 }
 
 impl Bootstrap {
@@ -67,11 +68,14 @@ impl Bootstrap {
         let (file, digest) = (download(layer, source, folder).await?, layer.digest);
         let folder = folder.to_owned();
         let unpacking = tasks.blocking("unpacking of a bootstrap", move || unpack(file, digest, &folder));
-        let path = unpacking.await.map_err(io::Error::other)??;
-        Ok(Self { path })
+        let file = unpacking.await.map_err(io::Error::other)??;
+        Ok(Self {
+            path: PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+            _file: file,
+        })
     }
 
-    /// The file.
+    /// The file, for this process, as long as this value is there.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -96,7 +100,7 @@ impl From<WholeError> for BootstrapError {
 }
 
 /// The first entry that is a bootstrap, as a file.
-fn unpack(mut layer: File, digest: Digest, folder: &Path) -> Result<TempPath, BootstrapError> {
+fn unpack(mut layer: File, digest: Digest, folder: &Path) -> Result<File, BootstrapError> {
     let mut magic = [0; 2];
     let zipped = layer.read_exact(&mut magic).is_ok() && magic == GZIP;
     layer.rewind()?;
@@ -114,9 +118,9 @@ fn unpack(mut layer: File, digest: Digest, folder: &Path) -> Result<TempPath, Bo
         let path = path.strip_prefix(".").unwrap_or(&path);
         let named = BOOTSTRAP_NAMES.iter().any(|name| path == Path::new(name));
         if named && entry.size() <= BOOTSTRAP_BYTES_MAX {
-            let mut file = NamedTempFile::with_prefix_in("bootstrap-", folder)?;
+            let mut file = tempfile::tempfile_in(folder)?;
             io::copy(&mut entry, &mut file)?;
-            return Ok(file.into_temp_path());
+            return Ok(file);
         }
     }
     Err(BootstrapError::Missing(digest))

@@ -308,3 +308,27 @@ async fn what_is_read_in_order_needs_few_requests_and_anywhere_no_more_than_the_
     assert!(mounted.source.requests().len() <= 16, "{stats:?}");
     assert!((95..=105).contains(&stats.amplification().unwrap()), "{stats:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_does_not_wait_for_a_request_that_can_wait() {
+    for kind in [fixture::V6, fixture::V6_BATCH] {
+        let lab = lab(kind);
+        let mounted = lab.open(plain());
+        // The table of the blob, if there is one.
+        mounted.read("small/1").await.unwrap();
+        mounted.source.slow(Duration::from_secs(3600));
+        mounted.image.prefetch(&Prefetch {
+            paths: vec!["/file-3".into()],
+            ..Prefetch::default()
+        });
+        let begun = async {
+            while mounted.source.background() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, begun).await.unwrap();
+        mounted.source.slow(Duration::ZERO);
+        let read = tokio::time::timeout(PATIENCE, mounted.read("file-3")).await;
+        assert!(read.unwrap().unwrap() == lab.expected("file-3"), "{kind:?}");
+    }
+}

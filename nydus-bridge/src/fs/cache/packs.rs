@@ -252,6 +252,11 @@ impl Packs {
             let name = entry?.file_name();
             let path = self.folder.join(&name);
             if path.extension().is_none_or(|kind| kind != "data") {
+                // A pack has its data before its index, and loses it before that: one alone is what a killed process left.
+                let is_index = path.extension().is_some_and(|kind| kind == "index");
+                if is_index && !path.with_extension("data").exists() {
+                    let _ = fs::remove_file(&path);
+                }
                 continue;
             }
             let known = state.known.get_mut(&name);

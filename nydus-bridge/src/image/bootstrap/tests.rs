@@ -40,6 +40,8 @@ async fn fetched(layer: &[u8], named: Option<Digest>) -> Result<Vec<u8>, Bootstr
         size: layer.len() as u64,
     };
     let unpacked = Bootstrap::fetch(&content, &source, dir.path(), &tasks).await?;
+    let names = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(names, 1, "the layer alone: a killed process would leave the rest");
     Ok(std::fs::read(unpacked.path()).unwrap())
 }
 
