@@ -10,10 +10,12 @@ mod api;
 mod config;
 mod daemon;
 mod images;
+mod source;
 mod state;
 mod supervisor;
 
 pub use api::serve;
 pub use config::{Backend, Config, ConfigError, Registry, fuzz_config};
 pub use daemon::{Beginning, Daemon, DaemonError, Options, State as Phase};
+pub use source::{BackendSource, BackendSourceError};
 pub use state::{ImageState, State, StateError, fuzz_state};

@@ -112,6 +112,20 @@ impl Client {
         }
     }
 
+    /// What is at a path: whole, or an error.
+    pub(crate) async fn get(&self, path: &str, bytes_max: u64) -> Result<Bytes, BlobError> {
+        let question = Question {
+            path: path.to_owned(),
+            headers: HeaderMap::new(),
+            bytes_max,
+        };
+        let look = |answer: Answer| match answer.status {
+            StatusCode::OK => Ok(answer.body),
+            _ => Err(refused(&question, &answer)),
+        };
+        self.ask(&question, look).await
+    }
+
     /// Asks once. A kept connection may have been closed meanwhile: then a new one counts as the same attempt.
     async fn once(&self, question: &Question) -> Result<Answer, BlobError> {
         let _permit = self.permits.acquire().await;

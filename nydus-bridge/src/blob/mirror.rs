@@ -1,11 +1,12 @@
 //! One repository as the mirror shows it: manifests, and blobs by ranges.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_service::net::BoxFuture;
 use darter_types::{ByteRange, Digest, ManifestReference, RegistryName, Repository};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::sync::watch;
 
 use super::client::{Answer, Client, Question, refused, wrong};
 use super::{BlobError, BlobSource};
@@ -32,17 +33,46 @@ pub struct Mirror {
 
 /// What a caller shows to the registry, through the mirror: the value of `Authorization`, which may change at any time. All
 /// clones are one.
-#[derive(Clone, Debug, Default)]
-pub struct Credential(Arc<RwLock<Option<HeaderValue>>>);
+#[derive(Clone, Debug)]
+pub struct Credential(Arc<watch::Sender<Shows>>);
+
+#[derive(Debug, Default)]
+struct Shows {
+    value: Option<HeaderValue>,
+    /// It is being asked for.
+    expected: bool,
+}
+
+impl Default for Credential {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(Shows::default())))
+    }
+}
 
 impl Credential {
     /// Requests have this from here on.
     pub fn set(&self, value: Option<HeaderValue>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+        self.0.send_replace(Shows {
+            value,
+            expected: false,
+        });
     }
 
-    fn get(&self) -> Option<HeaderValue> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// It will come in a moment: requests wait for [`Self::set`] or [`Self::settle`], which must follow.
+    pub(crate) fn expect(&self) {
+        self.0.send_modify(|shows| shows.expected = true);
+    }
+
+    /// What is there is all that there will be.
+    pub(crate) fn settle(&self) {
+        self.0.send_modify(|shows| shows.expected = false);
+    }
+
+    async fn get(&self) -> Option<HeaderValue> {
+        let mut shows = self.0.subscribe();
+        // The other end is this value's own.
+        let settled = shows.wait_for(|shows| !shows.expected).await;
+        settled.ok().and_then(|shows| shows.value.clone())
     }
 }
 
@@ -125,7 +155,7 @@ impl Mirror {
         if background {
             headers.insert(PRIORITY, HeaderValue::from_static("background"));
         }
-        let credential = self.credential.get();
+        let credential = self.credential.get().await;
         headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
         let question = Question {
             path: self.path("blobs", blob),

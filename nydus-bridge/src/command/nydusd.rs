@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use darter_nydus_bridge::fs::Limits;
+use darter_nydus_bridge::fs::{Limits, Prefetch};
 use darter_nydus_bridge::mount::is_mounted;
-use darter_nydus_bridge::nydusd::{Beginning, Daemon, Options, serve};
+use darter_nydus_bridge::nydusd::{BackendSource, Beginning, Daemon, Options, serve};
 use darter_service::build_info;
 use darter_service::config::ByteSize;
 use darter_service::log::{LogConfig, Setup};
@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const NAME: &str = "nydusd";
 /// How long fetches may go on after the mount has gone.
 const GRACE: Duration = Duration::from_millis(500);
+/// Between two looks at the cache folders.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// nydusd's commands.
 #[derive(Debug, Args)]
@@ -102,12 +104,12 @@ struct Fuse {
     /// none, resend or flush; what the process before did not answer is always asked for again
     #[arg(long, value_name = "POLICY")]
     failover_policy: Option<String>,
-    /// Taken, and not used: files are fetched when they are read
-    #[arg(long, value_name = "FILE")]
+    /// Fetch the image's files and directories that this file names first, a path a line
+    #[arg(long, value_name = "FILE", requires = "bootstrap")]
     prefetch_files: Option<PathBuf>,
-    /// Taken, and not used
-    #[arg(long, value_name = "URL")]
-    backend_source: Option<String>,
+    /// Where the image's credential is asked for: /path/of/a.sock/api/v1/daemons/ID/backend
+    #[arg(long, value_name = "SOCKET/PATH", requires = "bootstrap")]
+    backend_source: Option<BackendSource>,
     /// The node's mirror, where the configuration names no proxy
     #[arg(
         long,
@@ -119,7 +121,7 @@ struct Fuse {
     /// Where chunks are kept, where the configuration does not say
     #[arg(long, value_name = "DIR", default_value = "/var/lib/darter/bridge")]
     cache_dir: PathBuf,
-    /// Most bytes of chunks that are kept of an image
+    /// Most bytes of chunks that are kept in one folder, of all images together
     #[arg(long, value_name = "SIZE", env = "DARTER_CACHE_SIZE", default_value = "4GiB")]
     cache_size: ByteSize,
 }
@@ -174,9 +176,6 @@ fn start(fuse: Fuse) -> Result<()> {
         }
     }
     raise_files(fuse.rlimit_nofile);
-    if fuse.backend_source.is_some() {
-        tracing::warn!("--backend-source is not used: credentials are those in the configuration");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -195,6 +194,11 @@ async fn go(fuse: &Fuse) -> Result<()> {
     let stop = on_signals().context("cannot listen to signals")?.stop;
     let tasks = Tasks::new();
     let beginning = beginning(fuse)?;
+    let prefetch = match &fuse.prefetch_files {
+        Some(list) => Prefetch::read_list(list)
+            .with_context(|| format!("cannot read the list of files {}", list.display()))?,
+        None => Vec::new(),
+    };
     let options = Options {
         id: fuse.id.clone(),
         mountpoint: fuse.mountpoint.clone(),
@@ -206,6 +210,9 @@ async fn go(fuse: &Fuse) -> Result<()> {
             cache_bytes_max: fuse.cache_size.as_u64(),
             ..Limits::default()
         },
+        tidy_every: TIDY_EVERY,
+        prefetch,
+        backend_source: fuse.backend_source.clone(),
     };
     let daemon = Daemon::new(options, tasks.clone(), stop.clone());
     daemon.begin(beginning).await?;

@@ -38,7 +38,7 @@ impl Shown {
         }
     }
 
-    pub(super) fn image(&self) -> &OpenImage {
+    pub(crate) fn image(&self) -> &OpenImage {
         &self.image
     }
 

@@ -109,8 +109,19 @@ pub struct Config {
     pub work_dir: Option<PathBuf>,
     /// The name that its user has for the mount.
     pub id: Option<String>,
+    /// What is to be fetched before anybody reads it.
+    pub prefetch: Early,
     /// Keys that were never heard of, with their places.
     pub unknown: Vec<String>,
+}
+
+/// What is to be fetched before anybody reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Early {
+    /// What the image's own table names.
+    pub table: bool,
+    /// Everything.
+    pub all: bool,
 }
 
 /// Where blobs come from.
@@ -160,28 +171,54 @@ impl Config {
             None => whole,
         };
         let backend = object(device, "backend").ok_or(ConfigError::Key("backend"))?;
-        note("backend.", backend, BACKEND, &mut unknown);
-        let kind = text_of(backend, "type").ok_or(ConfigError::Key("backend.type"))?;
-        let inner = object(backend, "config").or_else(|| object(backend, kind));
-        let inner = inner.ok_or(ConfigError::Key("backend.config"))?;
-        let backend = match kind {
-            "registry" => {
-                note("backend.registry.", inner, REGISTRY, &mut unknown);
-                Backend::Registry(registry(inner)?)
-            }
-            "localfs" => {
-                note("backend.localfs.", inner, LOCALFS, &mut unknown);
-                let folder = text_of(inner, "dir").ok_or(ConfigError::Key("the backend's dir"))?;
-                Backend::Folder(folder.into())
-            }
-            other => return Err(ConfigError::Backend(other.chars().take(64).collect())),
-        };
         Ok(Self {
-            backend,
+            backend: backend_of(backend, &mut unknown)?,
+            prefetch: early(whole),
             work_dir: work_dir(device),
             id: text_of(device, "id").map(str::to_owned),
             unknown,
         })
+    }
+}
+
+/// Reads a backend alone, as nydus-snapshotter tells it.
+pub(super) fn backend(text: &[u8]) -> Result<Backend, ConfigError> {
+    // What is wrong with it may quote a secret.
+    let whole: Map<String, Value> =
+        serde_json::from_slice(text).map_err(|_| ConfigError::Key("the backend"))?;
+    backend_of(&whole, &mut Vec::new())
+}
+
+fn backend_of(backend: &Map<String, Value>, unknown: &mut Vec<String>) -> Result<Backend, ConfigError> {
+    note("backend.", backend, BACKEND, unknown);
+    let kind = text_of(backend, "type").ok_or(ConfigError::Key("backend.type"))?;
+    let inner = object(backend, "config").or_else(|| object(backend, kind));
+    let inner = inner.ok_or(ConfigError::Key("backend.config"))?;
+    match kind {
+        "registry" => {
+            note("backend.registry.", inner, REGISTRY, unknown);
+            Ok(Backend::Registry(registry(inner)?))
+        }
+        "localfs" => {
+            note("backend.localfs.", inner, LOCALFS, unknown);
+            let folder = text_of(inner, "dir").ok_or(ConfigError::Key("the backend's dir"))?;
+            Ok(Backend::Folder(folder.into()))
+        }
+        other => Err(ConfigError::Backend(other.chars().take(64).collect())),
+    }
+}
+
+/// `fs_prefetch` of the first form, `rafs.prefetch` of the second one.
+fn early(whole: &Map<String, Value>) -> Early {
+    let second = || object(object(whole, "rafs")?, "prefetch");
+    let Some(said) = object(whole, "fs_prefetch").or_else(second) else {
+        return Early::default();
+    };
+    let says = |key: &str| said.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let table = says("enable");
+    Early {
+        table,
+        all: table && says("prefetch_all"),
     }
 }
 

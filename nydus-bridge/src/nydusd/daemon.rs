@@ -3,6 +3,7 @@
 //! One lock holds all that changes; what blocks is done outside of it. The order of states is INIT (nothing yet), READY (a
 //! mount was taken over and is not served yet), RUNNING.
 
+mod care;
 mod words;
 
 use std::collections::BTreeMap;
@@ -133,7 +134,12 @@ impl Daemon {
             return Ok(());
         }
         self.blocking(move |daemon| daemon.mount_first(beginning)).await?;
-        self.start().await
+        self.ask_for_credential();
+        self.start().await?;
+        if let Some(only) = self.inner().images.get("/") {
+            Self::prefetch(only, &self.options().prefetch);
+        }
+        Ok(())
     }
 
     fn mount_first(&self, beginning: Beginning) -> Result<(), DaemonError> {
@@ -208,6 +214,7 @@ impl Daemon {
             // Whoever waited for it is gone only with the process.
             let _ = send.send(running.await);
         });
+        self.look_after();
         Ok(())
     }
 
@@ -247,6 +254,7 @@ impl Daemon {
             }
             let mut opened = daemon.open(mountpoint.clone(), bootstrap, config)?;
             opened.state.instance = shared.add(OsStr::new(&name), None, opened.shown.clone())?;
+            Self::prefetch(&opened, &[]);
             daemon.inner().images.insert(mountpoint, opened);
             Ok(())
         })
@@ -359,7 +367,9 @@ impl Daemon {
                 },
             )
         })
-        .await
+        .await?;
+        self.ask_for_credential();
+        Ok(())
     }
 
     fn restore(&self, state: state::State, kept: Kept) -> Result<(), DaemonError> {

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use darter_service::net::Address;
 use darter_service::supervise::Tasks;
 
-use super::config::{Backend, Config, ConfigError, basic};
+use super::config::{Backend, Config, ConfigError, Early, basic};
 use super::daemon::DaemonError;
 use super::state::ImageState;
 use crate::blob::{BlobSource, Client, Credential, Folder, Mirror, Patience};
-use crate::fs::{Limits, OpenImage};
+use crate::fs::{CacheFolder, Limits, OpenImage};
 use crate::mount::Shown;
 
 /// Opens images.
@@ -25,6 +25,8 @@ pub(super) struct Images {
     tasks: Tasks,
     /// One client a mirror, so that all images together have one number of connections.
     clients: Mutex<BTreeMap<String, Arc<Client>>>,
+    /// The cache folders that are open.
+    folders: Mutex<BTreeMap<PathBuf, CacheFolder>>,
     /// Keys of configurations that are not known, and of which the log has heard.
     told: Mutex<BTreeSet<String>>,
 }
@@ -42,6 +44,8 @@ pub(super) struct Opened {
     pub(super) folder: PathBuf,
     /// Its user's name for it.
     pub(super) id: Option<String>,
+    /// What its configuration wants to be fetched early.
+    pub(super) prefetch: Early,
     /// Where its blobs come from, without secrets: for people.
     pub(super) backend: (&'static str, String),
 }
@@ -54,8 +58,31 @@ impl Images {
             limits,
             tasks,
             clients: Mutex::default(),
+            folders: Mutex::default(),
             told: Mutex::default(),
         }
+    }
+
+    /// A cache folder, which is made if need be. All images that use it share it.
+    fn folder(&self, path: &Path) -> Result<CacheFolder, DaemonError> {
+        make(path)?;
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = folders.get(path) {
+            return Ok(folder.clone());
+        }
+        let folder = CacheFolder::open(path, self.limits.cache_bytes_max)?;
+        folders.insert(path.to_owned(), folder.clone());
+        Ok(folder)
+    }
+
+    /// Looks after the cache folders, and closes those that no image uses. Takes its time.
+    pub(super) fn tidy(&self) {
+        let open: Vec<CacheFolder> = {
+            let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            folders.retain(|_, folder| folder.is_shared());
+            folders.values().cloned().collect()
+        };
+        open.iter().for_each(CacheFolder::tidy);
     }
 
     fn client(&self, mirror: &Address) -> Arc<Client> {
@@ -103,15 +130,16 @@ impl Images {
             }
         }
         let folder = config.work_dir.unwrap_or_else(|| self.folder.clone());
-        make(&folder)?;
+        let kept = self.folder(&folder)?;
         let (limits, tasks) = (self.limits, self.tasks.clone());
-        let image = OpenImage::open(&state.bootstrap, source, &folder, limits, tasks)?;
+        let image = OpenImage::open_in(&state.bootstrap, source, &kept, limits, tasks)?;
         Ok(Opened {
             shown: Shown::new(image),
             state,
             credential,
             folder,
             id: config.id,
+            prefetch: config.prefetch,
             backend,
         })
     }

@@ -1,6 +1,7 @@
 //! What a process tells the one that goes on with its mount. Opaque to whoever keeps it meanwhile. Pure.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,7 @@ pub struct State {
 }
 
 /// An image of a mount.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageState {
     /// `/`, or its directory in the mount: `/12`.
     pub mountpoint: String,
@@ -61,6 +62,17 @@ pub struct ImageState {
     pub auth: Option<String>,
     /// When it was mounted, in seconds since 1970.
     pub mounted: u64,
+}
+
+/// Without its secrets.
+impl fmt::Debug for ImageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageState")
+            .field("mountpoint", &self.mountpoint)
+            .field("instance", &self.instance)
+            .field("bootstrap", &self.bootstrap)
+            .finish_non_exhaustive()
+    }
 }
 
 impl State {
@@ -148,6 +160,14 @@ mod tests {
         for state in [shared(0), shared(1), shared(3000)] {
             assert_eq!(State::parse(&state.write()).unwrap(), state);
         }
+    }
+
+    #[test]
+    fn secrets_are_in_no_log() {
+        let mut state = shared(1);
+        state.images[0].auth = Some("c2VjcmV0".into());
+        state.images[0].config = "c2VjcmV0".into();
+        assert!(!format!("{state:?}").contains("c2VjcmV0"));
     }
 
     #[test]

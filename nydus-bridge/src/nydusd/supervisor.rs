@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 use super::state::STATE_BYTES_MAX;
 use crate::mount::guardian;
 
@@ -56,9 +58,18 @@ pub(super) fn take(socket: &Path) -> io::Result<(Vec<u8>, OwnedFd)> {
 }
 
 fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    connect_within(socket, PATIENCE)
+}
+
+/// A connection, unless there is none for so long: who listens may accept nobody.
+pub(super) fn connect_within(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let stream = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    let stream = UnixStream::from(stream);
+    // The system goes by this when it connects as well.
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(patience))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
     Ok(stream)
 }
 
@@ -107,5 +118,19 @@ mod tests {
             std::fs::remove_file(&path).unwrap();
         }
         assert!(take(&path).is_err(), "nobody listens");
+    }
+
+    #[test]
+    fn who_accepts_nobody_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("full.sock");
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let listener = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let patience = Duration::from_millis(200);
+        let connections: Vec<_> = (0..3).map(|_| connect_within(&path, patience)).collect();
+        let last = connections.last().unwrap().as_ref().unwrap_err();
+        assert_eq!(last.kind(), ErrorKind::WouldBlock);
     }
 }

@@ -6,6 +6,8 @@
     reason = "other processes are waited for, by the clock that they have as well"
 )]
 
+mod early;
+
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use darter_service::net::Address;
 use thiserror::Error;
@@ -9,6 +10,7 @@ use thiserror::Error;
 use crate::fs::{FsError, Limits};
 use crate::mount::{Counts, MountError, SharedError};
 use crate::nydusd::config::ConfigError;
+use crate::nydusd::source::BackendSource;
 use crate::nydusd::state::StateError;
 
 /// Why something is not done.
@@ -74,6 +76,12 @@ pub struct Options {
     pub folder: PathBuf,
     /// Bounds of what an image fetches and keeps.
     pub limits: Limits,
+    /// Between two looks at the cache folders.
+    pub tidy_every: Duration,
+    /// Files and directories of the one image that are fetched before anybody reads them; `/` alone is everything.
+    pub prefetch: Vec<PathBuf>,
+    /// Where the credential of the one image is asked for, if its configuration has none.
+    pub backend_source: Option<BackendSource>,
 }
 
 /// What the process begins with.
