@@ -26,7 +26,7 @@ mod unmounting;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ use unmounting::{Attached, detach, unmount_in_time};
 pub use adapter::{Counters, Counts, Inflight, WaitingRead};
 pub use error::MountError;
 pub use shared::{Files, IMAGES_MAX, Shared, SharedError, Shown};
-pub use takeover::Agreed;
+pub use takeover::{Agreed, Kept, Over};
 pub use unmounting::umount;
 
 /// What the source of these mounts begins with in `/proc/mounts`.
@@ -57,6 +57,8 @@ const SOURCE: &str = "darter:";
 const THREADS_MAX: usize = 4;
 /// How long the threads may take to notice that the mount is gone. The kernel may keep it for others' namespaces.
 const END_GRACE: Duration = Duration::from_secs(2);
+/// How long a mount that is there already may take to say whether it is served.
+const ASKED_MAX: Duration = Duration::from_secs(5);
 
 /// Who shows the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -93,17 +95,6 @@ enum Served {
     Running(Serving),
 }
 
-/// All that another process needs to serve a mount, besides the files.
-#[derive(Debug)]
-pub struct Kept {
-    /// The connection to the kernel. The mount lives as long as one process has it.
-    pub connection: OwnedFd,
-    /// What was agreed on it.
-    pub agreed: Agreed,
-    /// The kernel's EROFS shows the tree, and this is its source.
-    pub mark: Option<PathBuf>,
-}
-
 /// A mount.
 #[derive(Debug)]
 pub struct Mount {
@@ -113,8 +104,8 @@ pub struct Mount {
     inflight: Inflight,
     /// Another process served it before.
     taken_over: bool,
-    /// Another process will go on with it if this one fails.
-    left: bool,
+    /// Layers with which another process will go on if this one fails.
+    left: usize,
     tasks: Tasks,
     /// Both go last.
     mark: Option<Mark>,
@@ -152,6 +143,7 @@ impl Mount {
             connection: session.as_fd().try_clone_to_owned().map_err(failed)?,
             agreed: note.get(),
             mark: None,
+            over: None,
         };
         Ok(Self {
             attached: Attached { path, layers: 1 },
@@ -159,7 +151,7 @@ impl Mount {
             kept,
             inflight,
             taken_over: false,
-            left: false,
+            left: 0,
             tasks,
             mark: None,
             _written: None,
@@ -177,6 +169,7 @@ impl Mount {
         options: &Options,
         tasks: Tasks,
     ) -> Result<Self, MountError> {
+        free(path, &tasks).await?;
         mounts::sweep(image.folder());
         let folder = image.folder().to_owned();
         let mounted = Self::attach_image(image, name, path, options.driver, tasks).await?;
@@ -210,7 +203,7 @@ impl Mount {
                 kept,
                 inflight: Inflight::default(),
                 taken_over: false,
-                left: false,
+                left: 0,
                 tasks,
                 mark: Some(mark),
                 _written: None,
@@ -236,6 +229,10 @@ impl Mount {
         };
         let source = mark.source().to_owned();
         let dir = dir.map_or_else(|| mark.folder().join("written"), Path::to_owned);
+        let over = Over {
+            source: source.clone(),
+            written: std::path::absolute(&dir).map_err(cannot)?,
+        };
         self.mark = Some(mark);
         let point = path.clone();
         // The kernel asks for the image's root meanwhile.
@@ -247,6 +244,7 @@ impl Mount {
         let attached = attached.unwrap_or_else(|error| Err(io::Error::other(error)));
         self._written = Some(attached.map_err(cannot)?);
         self.attached.layers += 1;
+        self.kept.over = Some(over);
         Ok(self)
     }
 
@@ -279,27 +277,36 @@ impl Mount {
                 Served::Waiting(Box::new(session))
             }
         };
+        let mut written = None;
+        if let Some(over) = &kept.over {
+            written = Some(overlay::lock(&over.written).map_err(failed)?);
+            if mark.is_none() {
+                mark = Some(Mark::adopt(&over.source).map_err(failed)?);
+            }
+        }
         Ok(Self {
             attached: Attached {
                 path: path.to_owned(),
-                layers: 1,
+                layers: 1 + usize::from(kept.over.is_some()),
             },
             served,
             kept,
             inflight,
             taken_over: true,
-            left: false,
+            left: 0,
             tasks,
             mark,
-            _written: None,
+            _written: written,
         })
     }
 
     /// Leaves the mount where it is if this process fails, since another one will go on with it.
     #[must_use]
     pub fn left_on_failure(mut self) -> Self {
-        self.left = true;
-        self.attached.layers = 0;
+        self.left = std::mem::take(&mut self.attached.layers);
+        if let Some(mark) = &mut self.mark {
+            mark.stay(true);
+        }
         self
     }
 
@@ -325,6 +332,7 @@ impl Mount {
             connection: self.kept.connection.try_clone()?,
             agreed: self.kept.agreed,
             mark: self.kept.mark.clone(),
+            over: self.kept.over.clone(),
         })
     }
 
@@ -358,7 +366,7 @@ impl Mount {
             taken_over,
             left,
             tasks,
-            mark: _mark,
+            mut mark,
             _written,
             ..
         } = self;
@@ -377,7 +385,11 @@ impl Mount {
             served = &mut end => {
                 // What was over it held it.
                 attached.layers = 0;
-                return outcome(served, &path);
+                let ended = outcome(served, &path);
+                if let Some(mark) = mark.as_mut().filter(|_| ended.is_ok()) {
+                    mark.stay(false);
+                }
+                return ended;
             }
             () = leave.cancelled() => {
                 attached.layers = 0;
@@ -386,11 +398,14 @@ impl Mount {
             () = stop.cancelled() => {}
         }
         // One that is left if this process fails is taken away in order all the same.
-        let mut layers = attached.layers.max(usize::from(left));
+        let mut layers = attached.layers.max(left);
         while layers > 0 {
             unmount_in_time(&path).await?;
             layers -= 1;
             attached.layers = attached.layers.min(layers);
+        }
+        if let Some(mark) = &mut mark {
+            mark.stay(false);
         }
         match timeout(END_GRACE, end).await {
             Ok(served) => outcome(served, &path),
@@ -399,6 +414,17 @@ impl Mount {
                 Ok(())
             }
         }
+    }
+}
+
+/// Makes sure that nothing is mounted there. One whose process lives and stands still answers nothing, and is not waited for.
+async fn free(path: &Path, tasks: &Tasks) -> Result<(), MountError> {
+    let point = path.to_owned();
+    let looking = tasks.blocking("look at a mount point", move || mounts::recover(&point));
+    match timeout(ASKED_MAX, looking).await {
+        Ok(Ok(found)) => found.map(drop),
+        Ok(Err(error)) => Err(system("mount at", path, io::Error::other(error))),
+        Err(_) => Err(MountError::Taken(path.to_owned())),
     }
 }
 

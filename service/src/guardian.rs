@@ -5,6 +5,9 @@
 //! that no file is written; words of other processes than the worker are ignored. One that never says that it serves is not
 //! waited for for ever either.
 //!
+//! A mount has a guardian of its own (`nydus-bridge/src/mount/guardian.rs`), since its worker outlives it and leaves open files
+//! to the next one, which no worker here may do.
+//!
 //! What must hold: a worker does not outlive its guardian (the worker asks the kernel for that: [`follow_guardian`]); a
 //! worker that ended by itself before it ever served is not started again, so that a wrong configuration is seen.
 

@@ -49,20 +49,17 @@ pub(super) fn inherit() -> Result<(Line, Option<Legacy>)> {
     Ok((line, legacy))
 }
 
-/// Leaves the mount to the worker after this one, if there is to be one. Old kernels cannot do that, and what was written
-/// over an image goes with its process.
+/// Leaves the mount to the worker after this one, if there is to be one. Old kernels cannot do that. What is mounted over the
+/// image for programs to write is the kernel's own business, and stays with it.
 pub(super) fn leave(
     line: &Line,
     mounted: Mount,
     image: &OpenImage,
     (name, key): (&str, &str),
-    writable: bool,
 ) -> Result<Mount> {
     let legacy = Legacy::of(&mounted, image, name, key)?;
-    if writable || !legacy.kept.agreed.can_resend() {
-        tracing::info!(
-            "the mount ends with its process: that needs Linux 6.9, and an image that is not written over"
-        );
+    if !legacy.kept.agreed.can_resend() {
+        tracing::info!("the mount ends with its process: to outlive it needs Linux 6.9");
         return Ok(mounted);
     }
     line.leave(&legacy).context("cannot tell the guardian")?;

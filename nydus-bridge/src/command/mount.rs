@@ -206,7 +206,7 @@ async fn serve(arguments: &Arguments, config: &Config, log: LogHandle) -> Result
         }
     };
     let called = (opened.name.as_str(), opened.key.as_str());
-    let mounted = guarded::leave(&line, mounted, &image, called, options.writable)?;
+    let mounted = guarded::leave(&line, mounted, &image, called)?;
     let admin = admin(config, &image, log, &tasks).await?;
     progress.mounted(&opened.name, &arguments.dir, mounted.driver());
     image.prefetch(&prefetch);

@@ -51,6 +51,7 @@ pub(super) async fn mount(
         connection,
         agreed: note.get(),
         mark: Some(mark.source().to_owned()),
+        over: None,
     };
     Ok((mark, serving, kept))
 }

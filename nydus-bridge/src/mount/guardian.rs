@@ -3,6 +3,9 @@
 //!
 //! It knows nothing of images: what a worker tells it is bytes and descriptors, which the next worker gets as they are.
 //!
+//! It is not [`darter_service::guardian`], since all that matters is the other way round there: that worker is killed when it is
+//! silent, ends with its guardian, and leaves nothing to the next one.
+//!
 //! What must hold: a worker that never served is not started again, so that what is wrong is seen; workers that die as
 //! soon as they serve are not started for ever, and then the mount is taken away; a worker outlives its guardian, since a
 //! mount is of more use than its guardian.

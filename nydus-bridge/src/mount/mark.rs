@@ -29,6 +29,8 @@ const ATTEMPTS_MAX: usize = 3;
 pub(super) struct Mark {
     dir: PathBuf,
     source: PathBuf,
+    /// It does not go with this value: another process will serve the mount.
+    stays: bool,
     /// Held as long as the mount is served.
     _lock: File,
 }
@@ -51,6 +53,7 @@ impl Mark {
                     return Ok(Self {
                         dir: dir.keep(),
                         source,
+                        stays: false,
                         _lock: lock,
                     });
                 }
@@ -64,11 +67,12 @@ impl Mark {
     pub(super) fn adopt(source: &Path) -> io::Result<Self> {
         let dir = source.parent().filter(|dir| is_mark(dir));
         let dir = dir.ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        // A process that fails in order removes it.
+        // What is missing of it is made anew.
         fs::create_dir_all(&dir)?;
         Ok(Self {
             _lock: lock(&dir)?,
             source: source.to_owned(),
+            stays: false,
             dir,
         })
     }
@@ -76,6 +80,11 @@ impl Mark {
     /// What `/proc/mounts` shows as the mount's source.
     pub(super) fn source(&self) -> &Path {
         &self.source
+    }
+
+    /// Whether it stays when this value goes, for another process to adopt it.
+    pub(super) fn stay(&mut self, stays: bool) {
+        self.stays = stays;
     }
 
     /// The folder, for what must go with the mount.
@@ -86,8 +95,10 @@ impl Mark {
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        // What stays is swept another time.
-        let _ = fs::remove_dir_all(&self.dir);
+        if !self.stays {
+            // What is left is swept another time.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
@@ -150,6 +161,12 @@ mod tests {
         sweep(dir.path(), b"");
         remove(&source);
         assert!(mark.folder().exists(), "somebody uses it");
+        let mut mark = mark;
+        mark.stay(true);
+        drop(mark);
+        let mut mark = Mark::adopt(&source).unwrap();
+        assert!(source.is_symlink() && !is_dead(&source));
+        mark.stay(false);
         drop(mark);
         assert!(!source.exists());
         assert!(!is_dead(&source), "nobody knows");

@@ -20,6 +20,11 @@ const WORK: &str = "work";
 /// The folder for what is written, locked: two mounts that write to one folder damage it.
 pub(super) fn prepare(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    lock(folder)
+}
+
+/// Locks the folder of an overlay that is there.
+pub(super) fn lock(folder: &Path) -> io::Result<File> {
     let lock = File::open(folder)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     Ok(lock)

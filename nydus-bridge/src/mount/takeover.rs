@@ -11,6 +11,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use fuser::{Config, Filesystem, Session};
@@ -45,6 +46,28 @@ impl Agreed {
     pub fn can_resend(self) -> bool {
         self.capabilities & CAN_RESEND != 0
     }
+}
+
+/// All that another process needs to serve a mount, besides the files.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection to the kernel. The mount lives as long as one process has it.
+    pub connection: OwnedFd,
+    /// What was agreed on it.
+    pub agreed: Agreed,
+    /// The kernel's EROFS shows the tree, and this is its source.
+    pub mark: Option<PathBuf>,
+    /// What is mounted over the image, if programs may write.
+    pub over: Option<Over>,
+}
+
+/// An overlay over an image. The kernel serves it by itself, as long as somebody serves the image beneath.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Over {
+    /// Its source.
+    pub source: PathBuf,
+    /// The folder for what is written.
+    pub written: PathBuf,
 }
 
 /// Where a file system notes what was agreed. Cheap to clone.

@@ -364,6 +364,7 @@ impl Daemon {
                     connection,
                     agreed,
                     mark: None,
+                    over: None,
                 },
             )
         })

@@ -6,7 +6,7 @@
 )]
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use darter_testkit::cases;
 use rustix::process::Signal;
 
 use crate::fixture;
-use crate::process::{Bridge, DRIVERS, built, children, command, is_served, signal, until};
+use crate::process::{Bridge, DRIVERS, built, children, command, is_served, mount_command, signal, until};
 
 /// Longest that a read may wait. What is promised is a second; this machine may be busy.
 const HANG: Duration = Duration::from_secs(20);
@@ -214,5 +214,47 @@ fn workers_that_die_at_once_are_given_up_and_nothing_is_left() {
         assert!(is_unmarked(&built.cache()), "and nothing is marked");
         let again = command().arg("umount").arg(built.mountpoint()).output().unwrap();
         assert!(!again.status.success());
+    }
+}
+
+#[test]
+fn what_is_written_over_an_image_outlives_the_worker() {
+    let tree = tempfile::tempdir().unwrap();
+    for name in ["file", "changed"] {
+        fs::write(tree.path().join(name), "content").unwrap();
+    }
+    for driver in DRIVERS {
+        let built = fixture::build(tree.path(), fixture::V6);
+        let mut command = mount_command(&built, driver);
+        command.arg("--writable");
+        let mut bridge = Bridge::run(&built, command);
+        let point = built.mountpoint();
+        let mut open = File::create(point.join("new")).unwrap();
+        for round in 0..3 {
+            open.write_all(b"a line\n").unwrap();
+            let worker = bridge.worker();
+            signal(worker.unwrap(), Signal::KILL).unwrap();
+            until("the next worker", || {
+                bridge.worker().is_some_and(|next| Some(next) != worker)
+            });
+            let beneath = open_past_the_cache(&point.join("file"));
+            assert_eq!(
+                std::io::read_to_string(beneath).unwrap(),
+                "content",
+                "in round {round}"
+            );
+            let lines = fs::read_to_string(point.join("new")).unwrap();
+            assert_eq!(lines.lines().count(), round + 1);
+            let changed = format!("round {round}");
+            fs::write(point.join("changed"), &changed).unwrap();
+            assert_eq!(fs::read_to_string(point.join("changed")).unwrap(), changed);
+        }
+        drop(open);
+        bridge.signal(Signal::TERM);
+        assert_eq!(bridge.code(), Some(0));
+        assert!(
+            is_empty(&point) && is_unmarked(&built.cache()),
+            "all layers are gone"
+        );
     }
 }

@@ -73,7 +73,7 @@ impl Bridge {
     }
 
     /// Runs a command that mounts, until its file can be read.
-    fn run(built: &Built, command: Command) -> Self {
+    pub(crate) fn run(built: &Built, command: Command) -> Self {
         let bridge = Self::launch(built, command);
         until("a file", || is_served(&bridge.point));
         bridge
@@ -269,6 +269,25 @@ fn one_is_taken_over_after_its_death(killed: &str, next: &str) {
         ["chunks", "first-reads"],
         "no mark is left"
     );
+}
+
+#[test]
+fn a_mount_whose_process_stands_still_is_not_waited_for() {
+    let (_tree, built) = built();
+    let mut bridge = Bridge::start(&built, "fuse");
+    let worker = bridge.worker().unwrap();
+    self::signal(worker, Signal::STOP).unwrap();
+    let mut second = mount_command(&built, "fuse").spawn().unwrap();
+    let mut status = None;
+    until("a refusal", || {
+        status = second.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(1));
+    self::signal(worker, Signal::CONT).unwrap();
+    assert!(is_served(&built.mountpoint()));
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.code(), Some(0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use std::io::{Read as _, Write as _};
 
-use crate::mount::{Agreed, Kept};
+use crate::mount::{Agreed, Kept, Over};
 
 #[test]
 fn who_dies_at_once_again_and_again_is_not_started_for_ever() {
@@ -36,6 +36,10 @@ fn what_a_worker_leaves_reaches_the_next_one() {
                 capabilities: u64::MAX,
             },
             mark: Some("/cache/mount-1/darter:image".into()),
+            over: Some(Over {
+                source: "/cache/mount-1/darter:image".into(),
+                written: "/written".into(),
+            }),
         },
         bootstrap,
         path: "/mnt".into(),
@@ -56,9 +60,16 @@ fn what_a_worker_leaves_reaches_the_next_one() {
             found.name.as_str(),
             found.kept.agreed,
             found.path,
-            found.kept.mark
+            found.kept.mark,
+            found.kept.over
         ),
-        ("image", legacy.kept.agreed, legacy.path, legacy.kept.mark)
+        (
+            "image",
+            legacy.kept.agreed,
+            legacy.path,
+            legacy.kept.mark,
+            legacy.kept.over
+        )
     );
     for nonsense in [
         "",

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::descriptors::{receive, send};
 use super::{FRESH, PACKET_BYTES_MAX};
 use crate::fs::OpenImage;
-use crate::mount::{Agreed, Kept, Mount};
+use crate::mount::{Agreed, Kept, Mount, Over};
 
 /// A worker's end of the line.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub struct Legacy {
 struct Told {
     agreed: Agreed,
     mark: Option<PathBuf>,
+    over: Option<Over>,
     path: PathBuf,
     name: String,
     key: String,
@@ -88,6 +89,7 @@ impl Line {
             connection,
             agreed: told.agreed,
             mark: told.mark,
+            over: told.over,
         };
         Ok(Some(Legacy {
             kept,
@@ -106,6 +108,7 @@ impl Line {
         let told = serde_json::to_vec(&Told {
             agreed: legacy.kept.agreed,
             mark: legacy.kept.mark.clone(),
+            over: legacy.kept.over.clone(),
             path: legacy.path.clone(),
             name: legacy.name.clone(),
             key: legacy.key.clone(),
