@@ -14,6 +14,7 @@ mod driver;
 mod env;
 mod origin_fetch;
 mod past;
+mod quiet;
 mod reader;
 mod readers;
 mod recent;
@@ -41,6 +42,8 @@ pub(crate) use shared::Shared;
 
 use self::changes::Changes;
 use self::driver::{Driver, EVENTS_MAX};
+use self::quiet::Quiet;
+use self::reader::Place;
 use crate::journal::Journal;
 use crate::metrics::PullMetrics;
 use crate::mirror::Source;
@@ -70,28 +73,26 @@ impl Pulls {
 
     fn start(&self, request: PullRequest, background: bool) -> Result<Pull, PullError> {
         let task = request.task();
-        let patience = self.env.config.reader_patience.into();
-        let metrics = Arc::clone(&self.env.metrics);
+        let urgent = request.urgent;
+        let pull = |shared| Pull {
+            shared,
+            metrics: Arc::clone(&self.env.metrics),
+            patience: self.env.config.reader_patience.into(),
+            urgent,
+            quiet: self.env.quiet.clone(),
+        };
         let mut running = self.env.running();
         if let Some(shared) = running.get(&task) {
             self.admit(&request, shared.source())?;
             shared.add_caller(&request);
-            return Ok(Pull {
-                shared: Arc::clone(shared),
-                metrics,
-                patience,
-            });
+            return Ok(pull(Arc::clone(shared)));
         }
         if let Some(shared) = self.complete(task) {
             let shown = request.vouched && (shared.source().public || request.asked);
             if !shown {
                 self.admit(&request, shared.source())?;
             }
-            return Ok(Pull {
-                shared,
-                metrics,
-                patience,
-            });
+            return Ok(pull(shared));
         }
         let source = self.stored_source(&request)?;
         if let Some(source) = source.as_ref().filter(|_| !background) {
@@ -119,11 +120,12 @@ impl Pulls {
         let stop = self.stop.clone();
         self.env.tasks.spawn("pull", driver.run(stop).instrument(span));
         self.env.arrivals.changed();
-        Ok(Pull {
-            shared,
-            metrics,
-            patience,
-        })
+        Ok(pull(shared))
+    }
+
+    /// Waits until no reader of this node waits for bytes. Cancel safe.
+    pub(crate) async fn quiet(&self) {
+        self.env.quiet.becomes(true).await;
     }
 
     /// Whether what is here, from one place, is open to who was sent by another: a registry that names a digest need not
@@ -216,6 +218,7 @@ impl Pulls {
             vouched: false,
             asked: false,
             whole: false,
+            urgent: false,
         };
         Some(self.start(request, false).ok()?.shared.availability.clone())
     }
@@ -360,25 +363,29 @@ pub struct Pull {
     shared: Arc<Shared>,
     metrics: Arc<PullMetrics>,
     patience: Duration,
+    urgent: bool,
+    quiet: Quiet,
 }
 
 impl Pull {
     /// What the content is, as soon as its length is known. Cancel safe.
     pub async fn facts(&self) -> Result<ContentFacts, PullError> {
         // A reader of nothing, so that the pull knows that it is waited for.
-        let _waiting = self.shared.register(ByteRange::new(0, 0));
+        let _waiting = self.shared.register(ByteRange::new(0, 0), self.urgent);
         self.shared.stored().await.map(|(stored, _)| stored.facts())
     }
 
     /// Reads `range`, in order. The range must lie within the content.
     pub fn reader(&self, range: ByteRange) -> Reader {
-        let registration = self.shared.register(range);
         Reader::new(
             range,
-            Arc::clone(&self.shared.availability),
-            registration,
+            &self.shared,
             Arc::clone(&self.metrics),
             self.patience,
+            Place {
+                urgent: self.urgent,
+                quiet: self.quiet.clone(),
+            },
         )
     }
 }

@@ -10,6 +10,7 @@ use darter_types::{ByteRange, ContentKind, Digest, OriginLocator, PieceLayout};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
+use tokio::time::timeout_at;
 
 use crate::access::Permit;
 use crate::pull::{PullError, PullRequest};
@@ -70,6 +71,9 @@ impl Mirror {
         if ask.method == Method::HEAD {
             return Ok(reply);
         }
+        if !ask.is_urgent() && held.is_none() {
+            self.await_turn(ask).await?;
+        }
         let open = match open {
             Some(open) => open,
             None => self.open(ask, &content, &permit, Some(length), vouched)?,
@@ -82,6 +86,14 @@ impl Mirror {
         let body = ContentBody::new(open, plan.parts, running).by(standing);
         *reply.body_mut() = self.body(ask, body, digest, opening).await?;
         Ok(reply)
+    }
+
+    /// Waits until nobody else waits for bytes, as long as a client waits for headers: what can wait comes again.
+    async fn await_turn(&self, ask: &Ask) -> Result<(), Box<Reply>> {
+        let deadline = ask.arrived + self.inner.config.first_byte_deadline.as_duration();
+        timeout_at(deadline, self.inner.contents.quiet())
+            .await
+            .map_err(|_| refuse(reply::busy("others wait for bytes; what can wait may come again")))
     }
 
     /// Whether this content broke off a moment ago; HEAD is not concerned.
@@ -126,6 +138,7 @@ impl Mirror {
             .contents
             .open(PullRequest {
                 whole: !ask.headers.contains_key(RANGE),
+                urgent: ask.is_urgent(),
                 ..self.pull_request(content, permit, length, vouched)
             })
             .map_err(|problem| refuse(ask.pull_error(&problem)))
@@ -148,6 +161,7 @@ impl Mirror {
             vouched,
             asked: permit.is_about(content),
             whole: true,
+            urgent: true,
         }
     }
 

@@ -57,6 +57,12 @@ impl Client {
         self.inner.local
     }
 
+    /// Whether it came over a socket file, or from a loopback address.
+    pub(super) fn is_of_this_machine(&self) -> bool {
+        let loopback = |socket: Socket| socket.client.ip().to_canonical().is_loopback();
+        self.inner.local || self.inner.socket.is_some_and(loopback)
+    }
+
     /// The user of this machine at the other end. The system is asked once; it blocks for as long as that takes.
     pub(crate) fn user(&self) -> Option<u32> {
         let ask = || self.inner.socket.and_then(local_user::of);

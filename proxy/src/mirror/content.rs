@@ -50,6 +50,11 @@ pub trait Contents: Debug + Send + Sync + 'static {
 
     /// Where what is here of a content came from; `None` if nothing is.
     fn source(&self, task: TaskId) -> Option<Source>;
+
+    /// Resolves when no reader waits for bytes.
+    fn quiet(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// One content that somebody reads.

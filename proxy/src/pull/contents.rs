@@ -47,6 +47,10 @@ impl Contents for Pulls {
     fn source(&self, task: TaskId) -> Option<Source> {
         Self::source(self, task)
     }
+
+    fn quiet(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Self::quiet(self))
+    }
 }
 
 impl Content {

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::changes::Changing;
+use super::quiet::Quiet;
 use super::recent::Recent;
 use super::{Right, Shared};
 use crate::access::{self, AccessConfig};
@@ -124,6 +125,7 @@ pub struct Env {
     pub(crate) arrivals: Changing,
     /// The rate of what nobody waits for.
     pub(super) background: Limiter,
+    pub(super) quiet: Quiet,
     pub(super) recent: Recent,
     /// Who reads past the store.
     pub(super) past: Arc<Semaphore>,
@@ -168,6 +170,7 @@ impl Env {
         }
         let background = parts.config.background_bytes_per_second_max;
         Self {
+            quiet: Quiet::default(),
             background: Limiter::of(background, &parts.metrics.delayed("background")),
             config: parts.config,
             on_demand,

@@ -5,43 +5,59 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_types::ByteRange;
+use tokio::time::{Instant, sleep_until};
 
-use super::PullError;
-use super::availability::{Availability, Readable};
+use super::availability::Readable;
+use super::changes::Changes;
+use super::quiet::Quiet;
 use super::readers::Registration;
+use super::{PullError, Shared};
 use crate::metrics::PullMetrics;
 
 /// Longest slice handed out at once, in bytes: bounds how long one connection keeps a core.
 const SLICE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long one that can wait lets others go first before it is fetched for all the same, behind them.
+const YIELDS_MAX: Duration = Duration::from_secs(5);
 
 /// Reads one range. Dropping it tells the pull that nobody waits here any more.
 #[derive(Debug)]
 pub struct Reader {
     offset: u64,
     range: ByteRange,
-    availability: Arc<Availability>,
-    /// `None` for a content that is complete: nobody needs to know who reads it.
+    shared: Arc<Shared>,
+    /// `None` for a content that is complete, since nobody needs to know who reads it, and while others go first.
     registration: Option<Registration>,
     metrics: Arc<PullMetrics>,
     patience: Duration,
+    place: Place,
     failed: bool,
 }
 
+/// Where a reader stands among all of this node.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// It cannot wait.
+    pub(super) urgent: bool,
+    pub(super) quiet: Quiet,
+}
+
 impl Reader {
-    pub(crate) fn new(
+    pub(super) fn new(
         range: ByteRange,
-        availability: Arc<Availability>,
-        registration: Option<Registration>,
+        shared: &Arc<Shared>,
         metrics: Arc<PullMetrics>,
         patience: Duration,
+        place: Place,
     ) -> Self {
         Self {
             offset: range.start,
             range,
-            availability,
-            registration,
+            registration: place.urgent.then(|| shared.register(range, true)).flatten(),
+            shared: Arc::clone(shared),
             metrics,
             patience,
+            place,
             failed: false,
         }
     }
@@ -61,7 +77,7 @@ impl Reader {
         if let Ok(bytes) = &next {
             let given = ByteRange::new(self.offset, self.offset + bytes.len() as u64);
             self.offset = given.end;
-            for (from, bytes) in self.availability.sources(given) {
+            for (from, bytes) in self.shared.availability.sources(given) {
                 self.metrics.served(from, bytes);
             }
             if let Some(registration) = &self.registration {
@@ -71,11 +87,15 @@ impl Reader {
         Some(next)
     }
 
-    async fn wait(&self) -> Result<Bytes, PullError> {
-        let mut changes = self.availability.watch();
+    async fn wait(&mut self) -> Result<Bytes, PullError> {
+        let shared = Arc::clone(&self.shared);
+        let availability = &shared.availability;
+        let mut changes = availability.watch();
+        let mut waits = None;
+        let began = Instant::now();
         loop {
             changes.mark_seen();
-            match self.availability.readable(self.offset, self.range) {
+            match availability.readable(self.offset, self.range) {
                 Readable::Bytes(stored, range) => {
                     let range = ByteRange::new(range.start, range.end.min(range.start + SLICE_BYTES_MAX));
                     return stored
@@ -85,12 +105,43 @@ impl Reader {
                 Readable::Failed(error) => return Err(error),
                 Readable::NotYet => {}
             }
-            if tokio::time::timeout(self.patience, changes.changed())
-                .await
-                .is_err()
-            {
+            if self.place.urgent {
+                waits.get_or_insert_with(|| self.place.quiet.disturb());
+            } else if !self.take_turn(began) {
+                self.turn(began, &mut changes).await;
+                continue;
+            }
+            let news = async {
+                tokio::select! {
+                    () = changes.changed() => {}
+                    () = self.place.quiet.becomes(false), if !self.place.urgent && began.elapsed() < YIELDS_MAX => {}
+                }
+            };
+            if tokio::time::timeout(self.patience, news).await.is_err() {
                 return Err(PullError::Stalled(self.patience));
             }
+        }
+    }
+
+    /// Signs in, if it is this reader's turn, and out if it is not.
+    fn take_turn(&mut self, began: Instant) -> bool {
+        if self.place.quiet.is_quiet() || began.elapsed() >= YIELDS_MAX {
+            if self.registration.is_none() {
+                let rest = ByteRange::new(self.offset, self.range.end);
+                self.registration = self.shared.register(rest, false);
+            }
+            return true;
+        }
+        self.registration = None;
+        false
+    }
+
+    /// Waits for its turn, or for bytes that come without it.
+    async fn turn(&self, began: Instant, changes: &mut Changes) {
+        tokio::select! {
+            () = changes.changed() => {}
+            () = self.place.quiet.becomes(true) => {}
+            () = sleep_until(began + YIELDS_MAX) => {}
         }
     }
 }

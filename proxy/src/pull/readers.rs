@@ -14,7 +14,11 @@ use tokio::sync::Notify;
 struct Position {
     range: ByteRange,
     offset: u64,
+    urgent: bool,
 }
+
+/// Where the numbers of readers begin that can wait: the engine goes by them, and serves these last.
+const BACKGROUND: u64 = 1 << 63;
 
 /// The readers of one pull.
 #[derive(Debug, Default)]
@@ -35,16 +39,21 @@ impl Readers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Signs a reader in; dropping the result signs it out.
-    pub(crate) fn register(self: &Arc<Self>, range: ByteRange) -> Registration {
+    /// Signs a reader in; dropping the result signs it out. One that is not urgent counts for nothing where others wait.
+    pub(crate) fn register(self: &Arc<Self>, range: ByteRange, urgent: bool) -> Registration {
         let mut state = self.lock();
-        let id = ReaderId(state.next);
+        let id = ReaderId(if urgent {
+            state.next
+        } else {
+            BACKGROUND | state.next
+        });
         state.next += 1;
         state.positions.insert(
             id,
             Position {
                 range,
                 offset: range.start,
+                urgent,
             },
         );
         self.changed.notify_one();
@@ -57,6 +66,16 @@ impl Readers {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.lock().positions.len()
+    }
+
+    /// How many of them cannot wait.
+    pub(crate) fn urgent(&self) -> usize {
+        let state = self.lock();
+        state
+            .positions
+            .values()
+            .filter(|position| position.urgent)
+            .count()
     }
 }
 
@@ -123,7 +142,7 @@ mod tests {
         let readers = Arc::new(Readers::default());
         let mut told = Told::default();
         let range = ByteRange::new(5, 10);
-        let one = readers.register(range);
+        let one = readers.register(range, true);
         let reader = ReaderId(0);
         assert_eq!(told.update(&readers), [Event::ReaderOpened { reader, range }]);
         assert_eq!(told.update(&readers), []);
@@ -133,5 +152,16 @@ mod tests {
         drop(one);
         assert_eq!(readers.count(), 0);
         assert_eq!(told.update(&readers), [Event::ReaderClosed { reader }]);
+    }
+
+    #[test]
+    fn who_can_wait_comes_last_and_is_not_urgent() {
+        let readers = Arc::new(Readers::default());
+        let range = ByteRange::new(5, 10);
+        let can_wait = readers.register(range, false);
+        assert_eq!((readers.count(), readers.urgent()), (1, 0));
+        let cannot = readers.register(range, true);
+        assert_eq!((readers.count(), readers.urgent()), (2, 1));
+        assert!(cannot.id < can_wait.id, "though it came later");
     }
 }

@@ -26,6 +26,8 @@ pub struct PullRequest {
     pub asked: bool,
     /// Whether all of it is wanted, rather than the ranges that are read.
     pub whole: bool,
+    /// Whether somebody waits for it. What can wait makes room for all that cannot.
+    pub urgent: bool,
 }
 
 impl PullRequest {

@@ -125,8 +125,8 @@ impl Shared {
     }
 
     /// Signs a reader in, if anybody needs to know.
-    pub(super) fn register(&self, range: ByteRange) -> Option<Registration> {
-        (!self.complete).then(|| self.readers.register(range))
+    pub(super) fn register(&self, range: ByteRange, urgent: bool) -> Option<Registration> {
+        (!self.complete).then(|| self.readers.register(range, urgent))
     }
 
     /// Waits until the length is known and the store is ready. Cancel safe.
@@ -155,7 +155,7 @@ impl Shared {
 
     /// Waits until `bytes` more may come, where nobody waits for them.
     pub(crate) async fn yield_to_readers(&self, rate: &Limiter, bytes: u64) {
-        if self.readers.count() == 0 && !self.availability.has_children() {
+        if self.readers.urgent() == 0 && !self.availability.has_children() {
             rate.take(bytes).await;
         }
     }

@@ -112,6 +112,7 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         vouched: false,
         asked: false,
         whole: !on_demand,
+        urgent: false,
     };
     let granted = (!on_demand).then_some(Event::LeaseGranted { epoch, runs });
     let asked = (on_demand || !first.is_empty()).then_some(Event::PiecesAsked { epoch, runs: first });

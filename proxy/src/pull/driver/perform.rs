@@ -336,7 +336,7 @@ impl Driver {
                 .unwrap_or_default(),
             states_known: self.engine.states_known(),
             public: self.request.public,
-            urgency: if self.shared.readers.count() > 0 {
+            urgency: if self.shared.readers.urgent() > 0 {
                 Urgency::Reader
             } else {
                 Urgency::Background
