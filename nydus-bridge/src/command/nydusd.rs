@@ -160,6 +160,7 @@ fn version() {
 }
 
 fn start(fuse: Fuse) -> Result<()> {
+    super::mount::keep_little_memory();
     let setup = Setup {
         config: &LogConfig::default(),
         flag: Some(&fuse.log_level),
