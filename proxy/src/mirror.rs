@@ -66,8 +66,6 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// On `/v2/` alone: the number of this life of this node, by which it knows its own answers.
 pub(crate) const INSTANCE: &str = "darter-instance";
-/// Says of a request, with the value `background`, that nobody waits for its answer yet. Heard from this machine alone.
-const PRIORITY: HeaderName = HeaderName::from_static("x-darter-priority");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// The mirror of one node. Clones share everything.
@@ -117,12 +115,6 @@ impl Ask {
             authorization: self.headers.get(AUTHORIZATION),
             client: self.client.as_ref(),
         }
-    }
-
-    /// Whether somebody waits for the answer.
-    fn is_urgent(&self) -> bool {
-        let here = self.client.as_ref().is_some_and(Client::is_of_this_machine);
-        !here || self.text(PRIORITY) != Some("background")
     }
 
     fn origin_error(&self, problem: &OriginError) -> Reply {

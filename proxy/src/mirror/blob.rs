@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_types::{ByteRange, ContentKind, Digest, OriginLocator, PieceLayout};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout_at;
 
@@ -16,12 +16,15 @@ use crate::access::Permit;
 use crate::pull::{PullError, PullRequest};
 
 use super::body::{ContentBody, Part, length_of};
+use super::client::Client;
 use super::giveup::Opening;
 use super::range::{Asked, Selection, select};
 use super::reply::{self, BodyError, Code};
 use super::{Answer, Ask, CONTENT_DIGEST, KnownContent, Mirror, OpenContent, Reply, refuse};
 
 const OCTETS: &str = "application/octet-stream";
+/// Says of a request, with the value `background`, that nobody waits for its answer yet. Heard from this machine alone.
+const PRIORITY: HeaderName = HeaderName::from_static("x-darter-priority");
 
 /// What is sent: the head's own lines and the parts of the body.
 struct Plan {
@@ -29,6 +32,14 @@ struct Plan {
     media_type: String,
     content_range: Option<String>,
     parts: Vec<Part>,
+}
+
+impl Ask {
+    /// Whether somebody waits for the answer.
+    fn is_urgent(&self) -> bool {
+        let here = self.client.as_ref().is_some_and(Client::is_of_this_machine);
+        !here || self.text(PRIORITY) != Some("background")
+    }
 }
 
 impl Mirror {
