@@ -5,10 +5,16 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{lgetxattr, llistxattr};
+use rustix::io::Errno;
 
 use crate::image::sha256_of_file;
 
-/// Every name with all that is said of it and the digest of its content.
+/// Names and values of a file's extended attributes have at most so many bytes in Linux.
+const ATTRIBUTES_MAX: usize = 64 << 10;
+
+/// Every name with all that is said of it and the digest of its content. Folders are without their number of links, which
+/// depends on who shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     entries: BTreeMap<PathBuf, String>,
@@ -47,14 +53,36 @@ fn seen(path: &Path) -> Result<String> {
     } else {
         String::new()
     };
+    let links = if kind.is_dir() { 0 } else { metadata.nlink() };
     Ok(format!(
-        "{:o} {}:{} {} {} {content}",
+        "{:o} {}:{} {} {} {links} {} {content}",
         metadata.mode(),
         metadata.uid(),
         metadata.gid(),
         metadata.rdev(),
         metadata.mtime(),
+        attributes(path)?,
     ))
+}
+
+/// The extended attributes, each as `NAME=VALUE`, in order.
+fn attributes(path: &Path) -> Result<String> {
+    let mut buffer = vec![0; ATTRIBUTES_MAX];
+    let listed = match llistxattr(path, &mut buffer[..]) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => 0,
+        Err(error) => return Err(error).with_context(|| format!("the attributes of {}", path.display())),
+    };
+    let names = buffer.get(..listed).unwrap_or_default().to_vec();
+    let mut all = Vec::new();
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let length = lgetxattr(path, name, &mut buffer[..])
+            .with_context(|| format!("{} of {}", name.escape_ascii(), path.display()))?;
+        let value = buffer.get(..length).unwrap_or_default();
+        all.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
+    }
+    all.sort();
+    Ok(all.join(","))
 }
 
 impl Tree {
@@ -87,5 +115,28 @@ impl Tree {
             bail!("{} should not be there", more.display());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Trees that differ in one thing are told apart.
+    #[test]
+    fn links_and_attributes_are_seen() {
+        let folder = crate::scratch::memory(1 << 20).map_or_else(std::env::temp_dir, Path::to_owned);
+        let root = folder.join(format!("darter-e2e-unit-{}-tree", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::write(root.join("a"), "a").unwrap();
+        let plain = tree_of(&root).unwrap();
+        std::fs::hard_link(root.join("a"), root.with_extension("link")).unwrap();
+        assert!(tree_of(&root).unwrap().ensure_equal(&plain).is_err());
+        std::fs::remove_file(root.with_extension("link")).unwrap();
+        tree_of(&root).unwrap().ensure_equal(&plain).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(root.join("a"), "trusted.darter", b"1", flags).unwrap();
+        assert!(tree_of(&root).unwrap().ensure_equal(&plain).is_err());
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }
