@@ -50,9 +50,29 @@ impl Containerd {
     /// # Errors
     /// When it does not start.
     pub fn start(host: &Namespace, folder: &Path, content: &Path) -> Result<Self> {
+        Self::start_with(host, folder, content, None)
+    }
+
+    /// The same with a snapshotter that is a program of its own: its name, and the socket on which it is asked.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with(
+        host: &Namespace,
+        folder: &Path,
+        content: &Path,
+        snapshotter: Option<(&str, &Path)>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(folder.join(HOSTS).join(REGISTRY))?;
         let config = folder.join("config.toml");
-        std::fs::write(&config, configuration(folder, content))?;
+        let mut text = configuration(folder, content);
+        if let Some((name, socket)) = snapshotter {
+            let address = socket.display();
+            text.push_str(&format!(
+                "[proxy_plugins.{name}]\n  type = \"snapshot\"\n  address = \"{address}\"\n"
+            ));
+        }
+        std::fs::write(&config, text)?;
         let name = format!("containerd on {}", host.name());
         let mut daemon = host.command("containerd");
         let process = Process::start(
@@ -139,12 +159,46 @@ impl Containerd {
         self.start_pull(image, &["images", "pull", "--platform", "linux/amd64"])
     }
 
+    /// Pulls an image for another snapshotter, as CRI does: layers that it does not need are not fetched.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn pull_for(&self, snapshotter: &str, reference: &str) -> Result<()> {
+        let mut pull = self.client("ctr-remote");
+        pull.args(["images", "rpull", "--snapshotter", snapshotter, "--hosts-dir"]);
+        run(pull.arg(self.folder.join(HOSTS)).arg(reference))
+    }
+
+    /// A container of an image that was pulled, on the host's network: to be run to its end.
+    pub fn container(&self, snapshotter: &str, reference: &str, name: &str, words: &[&str]) -> Command {
+        let mut ctr = self.ctr();
+        ctr.args([
+            "run",
+            "--rm",
+            "--net-host",
+            "--snapshotter",
+            snapshotter,
+            reference,
+            name,
+        ]);
+        ctr.args(words);
+        ctr
+    }
+
     /// Removes an image and its contents, so that the next pull begins with nothing.
     ///
     /// # Errors
     /// When it does not hold the image.
     pub fn forget(&self, image: &Image) -> Result<()> {
-        run(self.ctr().args(["images", "rm", "--sync", &image.reference()]))
+        self.forget_name(&image.reference())
+    }
+
+    /// The same by its name.
+    ///
+    /// # Errors
+    /// When it does not hold the image.
+    pub fn forget_name(&self, reference: &str) -> Result<()> {
+        run(self.ctr().args(["images", "rm", "--sync", reference]))
     }
 
     /// Runs a container of an image that was pulled, on the host's network, and gives its output.
@@ -222,7 +276,11 @@ impl Containerd {
     }
 
     fn ctr(&self) -> Command {
-        let mut ctr = self.host.command("ctr");
+        self.client("ctr")
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut ctr = self.host.command(program);
         ctr.arg("--address")
             .arg(self.folder.join("c.sock"))
             .args(["--namespace", "k8s.io"]);

@@ -33,6 +33,7 @@ pub mod process;
 pub mod registry;
 pub mod scratch;
 pub mod shape;
+pub mod slow;
 pub mod snapshots;
 pub mod stargz;
 pub mod tools;

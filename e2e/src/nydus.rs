@@ -9,20 +9,21 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::clock::until;
 use crate::command::{command, output, run};
 use crate::containerd::REGISTRY;
 use crate::darter::{Darter, Role, Surroundings, binary, proxy_config};
-use crate::image::{Set, cache_folder, prepare};
+use crate::image::{Descriptor, Set, cache_folder, prepare};
 use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::process::Process;
 use crate::registry::Registry;
+use crate::slow::Relay;
 
 pub use daemon::{Daemon, Through};
 pub use made::Kind;
@@ -56,23 +57,63 @@ pub fn tool(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A registry with an ordinary image, a scheduler, a seed, and nodes with a proxy each. Fields are in the order in which they
-/// must end.
+/// What nodes are.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// How many.
+    pub nodes: u8,
+    /// Whether they are a swarm, with a scheduler and a seed. Otherwise they know nothing of each other.
+    pub swarm: bool,
+    /// `pull.onDemand`: whether pieces that readers of parts ask for come out of order in a swarm as well (`always`), or only
+    /// without one (`alone`).
+    pub always: bool,
+    /// How much later each request comes to the registry.
+    pub delay: Duration,
+}
+
+impl Setting {
+    /// Nodes that know nothing of each other.
+    pub fn alone(nodes: u8) -> Self {
+        Self {
+            nodes,
+            swarm: false,
+            always: false,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// A swarm, whose nodes fetch contents in order.
+    pub fn swarm(nodes: u8) -> Self {
+        Self {
+            swarm: true,
+            ..Self::alone(nodes)
+        }
+    }
+}
+
+/// A registry with an ordinary image, and nodes with a proxy each. Fields are in the order in which they must end.
 #[derive(Debug)]
 pub struct Nodes {
     /// Each node's proxy.
     pub proxies: Vec<Darter>,
-    /// The seed.
-    pub seed: Darter,
-    /// The scheduler.
-    pub scheduler: Darter,
+    swarm: Option<Swarm>,
+    _relay: Option<Relay>,
     /// Where the nodes' bytes come from.
     pub registry: Registry,
+    origin_url: String,
     writer: Registry,
     configs: Vec<Value>,
     store: PathBuf,
     source: PathBuf,
+    mounts: AtomicU32,
     lab: Lab,
+}
+
+/// What makes nodes a swarm, in the order in which it must end.
+#[derive(Debug)]
+struct Swarm {
+    _seed: Darter,
+    scheduler: Darter,
 }
 
 /// A mounted image. Unmounted when it is dropped.
@@ -80,14 +121,23 @@ pub struct Nodes {
 pub struct Mounted {
     process: Process,
     point: PathBuf,
+    cache: PathBuf,
 }
 
 impl Nodes {
-    /// Starts everything; the registry has the ordinary image `e2e/lazy:gzip`.
+    /// Starts a swarm; the registry has the ordinary image `e2e/lazy:gzip`.
     ///
     /// # Errors
     /// When something does not start.
     pub fn start(nodes: u8) -> Result<Self> {
+        Self::with(&Setting::swarm(nodes))
+    }
+
+    /// Starts other nodes.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub fn with(setting: &Setting) -> Result<Self> {
         let mut lab = Lab::start()?;
         let fixtures = prepare(Set::Lazy)?;
         let origin = lab.host("origin", 1)?;
@@ -97,51 +147,54 @@ impl Nodes {
         run(command(["cp", "--archive"]).arg(&fixtures.store).arg(&store))?;
         let writer = Registry::writer(&store, &lab.folder_of("origin"))?;
         let registry = Registry::serve(&origin, &store, &lab.folder_of("origin"))?;
-        let host = lab.host("scheduler", 2)?;
-        let scheduler = Darter::scheduler(&host, &lab.folder_of("scheduler"))?;
-        let around = Surroundings {
-            schedulers: vec![host],
-            registry: registry.url(),
+        let relay = (!setting.delay.is_zero())
+            .then(|| Relay::start(&origin, registry.address(), setting.delay))
+            .transpose()?;
+        let mut around = Surroundings {
+            schedulers: Vec::new(),
+            registry: relay.as_ref().map_or_else(|| registry.url(), Relay::url),
         };
-        let seed = lab.host("seed", 3)?;
-        let seed = Darter::proxy(&seed, Role::Seed, &lab.memory_of("seed"), &around)?;
+        let swarm = setting
+            .swarm
+            .then(|| Swarm::start(&mut lab, &mut around))
+            .transpose()?;
         let (mut proxies, mut configs) = (Vec::new(), Vec::new());
-        for index in 0..nodes {
+        for index in 0..setting.nodes {
             let host = lab.host(&format!("n{index}"), FIRST_NODE + index)?;
             let folder = lab.memory_of(host.name());
             let mut config = proxy_config(&host, Role::Peer, &folder.join("store"), &around);
             if let Some(config) = config.as_object_mut() {
                 config.insert("forward".to_owned(), json!({ "listen": FORWARD }));
+                let mode = if setting.always { "always" } else { "alone" };
+                config.insert("pull".to_owned(), json!({ "onDemand": mode }));
             }
             proxies.push(Darter::configured_proxy(&host, &folder, &config)?);
             configs.push(config);
         }
         let source = memory.join("source");
-        let layers = fixtures.image("lazy", "gzip")?.layers.clone();
-        std::fs::create_dir_all(&source)?;
-        for layer in layers {
-            let mut unpack = command([
-                "tar",
-                "--extract",
-                "--gzip",
-                "--xattrs",
-                "--xattrs-include=*",
-                "--file",
-            ]);
-            unpack.arg(blob_in(&store, &layer.digest)?);
-            run(unpack.arg("--directory").arg(&source))?;
-        }
+        unpack(&store, &fixtures.image("lazy", "gzip")?.layers, &source)?;
         Ok(Self {
             proxies,
-            seed,
-            scheduler,
+            swarm,
+            _relay: relay,
             registry,
+            origin_url: around.registry,
             writer,
             configs,
             store,
             source,
+            mounts: AtomicU32::new(0),
             lab,
         })
+    }
+
+    /// The scheduler.
+    ///
+    /// # Errors
+    /// When the nodes have none.
+    pub fn scheduler(&mut self) -> Result<&mut Darter> {
+        let swarm = self.swarm.as_mut().context("these nodes have no scheduler")?;
+        Ok(&mut swarm.scheduler)
     }
 
     /// What the ordinary image holds, unpacked.
@@ -189,6 +242,21 @@ impl Nodes {
         Ok(())
     }
 
+    /// Starts a node's proxy again with nothing in its store. It must hold no mount.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn empty_proxy(&mut self, node: usize) -> Result<()> {
+        let proxy = self.proxies.get_mut(node);
+        proxy
+            .with_context(|| format!("there is no node {node}"))?
+            .process()
+            .stop()?;
+        let folder = self.lab.memory_of(self.host(node)?.name());
+        std::fs::remove_dir_all(folder.join("store")).context("a store")?;
+        self.restart_proxy(node)
+    }
+
     /// Converts the ordinary image into `e2e/lazy:TAG` and gives what the command said.
     ///
     /// # Errors
@@ -207,10 +275,31 @@ impl Nodes {
     /// # Errors
     /// When it has none of that tag.
     pub fn manifest(&self, tag: &str) -> Result<Value> {
+        self.document(tag, "application/vnd.oci.image.manifest.v1+json")
+    }
+
+    fn document(&self, tag: &str, kind: &str) -> Result<Value> {
         let url = format!("{}/v2/{REPOSITORY}/manifests/{tag}", self.writer.url());
         let mut curl = command(["curl", "--silent", "--show-error", "--fail"]);
-        curl.args(["--header", "Accept: application/vnd.oci.image.manifest.v1+json"]);
+        curl.args(["--header", &format!("Accept: {kind}")]);
         Ok(serde_json::from_str(&output(curl.arg(url))?)?)
+    }
+
+    /// The digests of the images that refer to the ordinary one, as a registry without a list of referrers keeps them.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn referrers(&self) -> Result<Vec<String>> {
+        let original = prepare(Set::Lazy)?.image("lazy", "gzip")?.manifest.clone();
+        let tag = format!("sha256-{}", original.hex()?);
+        let index = self.document(&tag, "application/vnd.oci.image.index.v1+json")?;
+        let manifests = index.get("manifests").and_then(Value::as_array);
+        let of = |manifest: &Value| Ok(descriptor(manifest)?.0);
+        manifests
+            .context("an index has manifests")?
+            .iter()
+            .map(of)
+            .collect()
     }
 
     /// Digest and length of each blob of a Nydus image.
@@ -242,7 +331,7 @@ impl Nodes {
         Ok(folder.join("image/image.boot"))
     }
 
-    /// Mounts an image of the registry on a node, through its proxy.
+    /// Mounts an image of the registry on a node, through its proxy. The bridge has nothing of it, whatever was mounted before.
     ///
     /// # Errors
     /// When it is not mounted.
@@ -261,13 +350,21 @@ impl Nodes {
         let folder = self.lab.folder_of(host.name());
         let point = folder.join(format!("mnt-{tag}"));
         std::fs::create_dir_all(&point)?;
-        let cache = self.lab.memory_of(host.name()).join(format!("cache-{tag}"));
+        let number = self.mounts.fetch_add(1, Ordering::Relaxed);
+        let cache = self
+            .lab
+            .memory_of(host.name())
+            .join(format!("cache-{number}-{tag}"));
         let mut mount = host.command(binary()?);
         mount.args(["mount"]).args(options);
-        mount.arg("--cache-dir").arg(cache);
+        mount.arg("--cache-dir").arg(&cache);
         mount.arg(format!("{REGISTRY}/{REPOSITORY}:{tag}")).arg(&point);
         let process = Process::start("darter mount", &mut mount, &folder.join(format!("{tag}.log")))?;
-        Ok(Mounted { process, point })
+        Ok(Mounted {
+            process,
+            point,
+            cache,
+        })
     }
 
     /// Bytes that the registry sent of each content, when it is quiet.
@@ -291,9 +388,16 @@ impl Mounted {
         &self.point
     }
 
-    /// Its process, for faults.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    /// The process that serves it. `darter mount` itself only watches that one.
+    ///
+    /// # Errors
+    /// When there is not exactly one.
+    pub fn worker(&self) -> Result<u32> {
+        let id = self.process.id();
+        let path = format!("/proc/{id}/task/{id}/children");
+        let children = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let worker = children.trim().parse();
+        worker.with_context(|| format!("the children of the mount's guardian are '{children}'"))
     }
 
     /// Waits until it is mounted.
@@ -313,7 +417,39 @@ impl Drop for Mounted {
         if is_mounted(&self.point) {
             let _ = run(command(["umount", "--lazy"]).arg(&self.point));
         }
+        let _ = std::fs::remove_dir_all(&self.cache);
     }
+}
+
+impl Swarm {
+    fn start(lab: &mut Lab, around: &mut Surroundings) -> Result<Self> {
+        let host = lab.host("scheduler", 2)?;
+        let scheduler = Darter::scheduler(&host, &lab.folder_of("scheduler"))?;
+        around.schedulers.push(host);
+        let host = lab.host("seed", 3)?;
+        Ok(Self {
+            _seed: Darter::proxy(&host, Role::Seed, &lab.memory_of("seed"), around)?,
+            scheduler,
+        })
+    }
+}
+
+/// Unpacks layers that hide nothing of each other.
+fn unpack(store: &Path, layers: &[Descriptor], folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for layer in layers {
+        let mut unpack = command([
+            "tar",
+            "--extract",
+            "--gzip",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--file",
+        ]);
+        unpack.arg(blob_in(store, &layer.digest)?);
+        run(unpack.arg("--directory").arg(folder))?;
+    }
+    Ok(())
 }
 
 fn is_mounted(point: &Path) -> bool {
@@ -322,14 +458,6 @@ fn is_mounted(point: &Path) -> bool {
     mounts
         .lines()
         .any(|line| line.split(' ').nth(1) == Some(named.as_str()))
-}
-
-/// Waits until nothing is mounted there.
-///
-/// # Errors
-/// When something stays.
-pub fn wait_for_unmount(point: &Path) -> Result<()> {
-    until("an unmount", MOUNT, || Ok((!is_mounted(point)).then_some(())))
 }
 
 fn descriptor(layer: &Value) -> Result<(String, u64)> {

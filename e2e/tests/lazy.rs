@@ -75,6 +75,11 @@ fn an_image_is_read_on_all_nodes_and_leaves_the_registry_once() -> Result<()> {
 fn an_image_that_refers_to_ordinary_layers() -> Result<()> {
     let nodes = Nodes::start(1)?;
     let said = nodes.convert("refers", &["--oci-ref", "--referrer"])?;
+    let referrers = nodes.referrers()?;
+    ensure!(
+        referrers.len() == 1 && referrers.iter().all(|digest| said.contains(digest.as_str())),
+        "{referrers:?} refer to the original, and it was said: {said}"
+    );
     let expected = tree_of(nodes.source())?;
     let mounted = nodes.mount(0, "refers", &[])?;
     tree_of(mounted.point())?.ensure_equal(&expected).context(said)?;
@@ -142,7 +147,7 @@ fn reads_go_on_after_what_was_away() -> Result<()> {
         let mounted = nodes.mount(0, away, &[])?;
         match away {
             "registry" => nodes.registry.process().freeze()?,
-            "scheduler" => nodes.scheduler.process().freeze()?,
+            "scheduler" => nodes.scheduler()?.process().freeze()?,
             _ => nodes.proxies.first_mut().context("a proxy")?.process().kill()?,
         }
         let start = now();
@@ -156,7 +161,7 @@ fn reads_go_on_after_what_was_away() -> Result<()> {
         ensure!(away != "scheduler" || result.is_ok(), "{away}: {result:?}");
         match away {
             "registry" => nodes.registry.process().thaw()?,
-            "scheduler" => nodes.scheduler.process().thaw()?,
+            "scheduler" => nodes.scheduler()?.process().thaw()?,
             _ => nodes.restart_proxy(0)?,
         }
         let found = read(&mounted, LARGE).with_context(|| format!("with the {away} back"))?;

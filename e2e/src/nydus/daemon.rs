@@ -18,6 +18,8 @@ pub enum Through {
     Forward,
     /// As a mirror of the registry, which a header names.
     Mirror,
+    /// Not at all: it asks the registry.
+    Direct,
 }
 
 /// A running `nydusd` with one image mounted.
@@ -42,7 +44,10 @@ impl Daemon {
         std::fs::create_dir_all(&point)?;
         std::fs::create_dir_all(&work)?;
         let file = folder.join("config.json");
-        std::fs::write(&file, config(through, &work.display().to_string()).to_string())?;
+        std::fs::write(
+            &file,
+            config(nodes, through, &work.display().to_string()).to_string(),
+        )?;
         let mut daemon = host.command(tool("nydusd")?);
         daemon.args(["fuse", "--rlimit-nofile", "0", "--log-level", "info", "--config"]);
         daemon.arg(&file).arg("--mountpoint").arg(&point);
@@ -59,11 +64,6 @@ impl Daemon {
     pub fn point(&self) -> &std::path::Path {
         &self.point
     }
-
-    /// The process, for faults and figures.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
 }
 
 impl Drop for Daemon {
@@ -76,18 +76,19 @@ impl Drop for Daemon {
 }
 
 /// As the snapshotter writes it.
-fn config(through: Through, work: &str) -> Value {
+fn config(nodes: &Nodes, through: Through, work: &str) -> Value {
+    let registry = nodes.origin_url.trim_start_matches("http://");
     let mut backend = json!({
         "scheme": "http",
-        "host": REGISTRY,
+        "host": if through == Through::Direct { registry } else { REGISTRY },
         "repo": REPOSITORY,
         "skip_verify": true,
         "timeout": 30,
         "connect_timeout": 5,
         "retry_limit": 2,
     });
-    let (key, value) = match through {
-        Through::Forward => (
+    let more = match through {
+        Through::Forward => Some((
             "proxy",
             json!({
                 "url": format!("http://{FORWARD}"),
@@ -95,8 +96,8 @@ fn config(through: Through, work: &str) -> Value {
                 "check_interval": 5,
                 "use_http": true,
             }),
-        ),
-        Through::Mirror => (
+        )),
+        Through::Mirror => Some((
             "mirrors",
             json!([{
                 "host": MIRROR,
@@ -107,9 +108,10 @@ fn config(through: Through, work: &str) -> Value {
                 "failure_limit": 5,
                 "ping_url": format!("{MIRROR}/v2/"),
             }]),
-        ),
+        )),
+        Through::Direct => None,
     };
-    if let Some(backend) = backend.as_object_mut() {
+    if let (Some((key, value)), Some(backend)) = (more, backend.as_object_mut()) {
         backend.insert(key.to_owned(), value);
     }
     json!({
