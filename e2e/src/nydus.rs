@@ -351,10 +351,8 @@ impl Nodes {
         let point = folder.join(format!("mnt-{tag}"));
         std::fs::create_dir_all(&point)?;
         let number = self.mounts.fetch_add(1, Ordering::Relaxed);
-        let cache = self
-            .lab
-            .memory_of(host.name())
-            .join(format!("cache-{number}-{tag}"));
+        // On a disk: the kernel mounts no EROFS from a file of a memory file system.
+        let cache = folder.join(format!("cache-{number}-{tag}"));
         let mut mount = host.command(binary()?);
         mount.args(["mount"]).args(options);
         mount.arg("--cache-dir").arg(&cache);

@@ -37,7 +37,8 @@ impl Daemon {
     pub fn start(nodes: &Nodes, node: usize, tag: &str, through: Through) -> Result<Self> {
         let host = nodes.host(node)?;
         let name = format!("nydusd-{tag}-{through:?}").to_lowercase();
-        let folder = nodes.folder().join(&name);
+        // Where the bridge has its own.
+        let folder = nodes.lab.folder_of(host.name()).join(&name);
         // Nothing of an earlier one is kept.
         let _ = std::fs::remove_dir_all(&folder);
         let (point, work) = (folder.join("mnt"), folder.join("work"));

@@ -92,12 +92,11 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
 /// Seconds to a container's first words.
 fn started(nodes: &Nodes, way: Way, run: usize) -> Result<f64> {
     let host = nodes.host(0)?;
-    let (logs, content) = nodes.folders_of(host);
     let name = format!("{}-{run}", way.snapshotter());
-    let (folder, content) = (logs.join(&name), content.join(&name));
-    for folder in [&folder, &content] {
-        std::fs::create_dir_all(folder)?;
-    }
+    let folder = nodes.folders_of(host).0.join(&name);
+    // All on the disk: the kernel mounts no EROFS from a file of a memory file system.
+    let content = folder.join("content");
+    std::fs::create_dir_all(&content)?;
     let socket = folder.join("s.sock");
     let plugin = (way != Way::Full).then_some((way.snapshotter(), socket.as_path()));
     let mut snapshotter = snapshotter(nodes, way, &folder, &content)?;
