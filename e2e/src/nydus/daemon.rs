@@ -44,7 +44,8 @@ impl Daemon {
         let (point, work) = (folder.join("mnt"), folder.join("work"));
         std::fs::create_dir_all(&point)?;
         std::fs::create_dir_all(&work)?;
-        let file = folder.join("config.json");
+        let (file, bootstrap) = (folder.join("config.json"), folder.join("bootstrap"));
+        std::fs::copy(nodes.bootstrap(tag)?, &bootstrap)?;
         std::fs::write(
             &file,
             config(nodes, through, &work.display().to_string()).to_string(),
@@ -52,7 +53,7 @@ impl Daemon {
         let mut daemon = host.command(tool("nydusd")?);
         daemon.args(["fuse", "--rlimit-nofile", "0", "--log-level", "info", "--config"]);
         daemon.arg(&file).arg("--mountpoint").arg(&point);
-        daemon.arg("--bootstrap").arg(nodes.bootstrap(tag)?);
+        daemon.arg("--bootstrap").arg(&bootstrap);
         daemon.arg("--apisock").arg(folder.join("api.sock"));
         let log = nodes.lab.folder_of(host.name()).join(format!("{name}.log"));
         let mut process = Process::start("nydusd", &mut daemon, &log)?;

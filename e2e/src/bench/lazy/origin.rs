@@ -19,11 +19,12 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         if !options.wants(case) {
             continue;
         }
-        let (mut sent, mut read) = (Vec::new(), Vec::new());
+        let (mut sent, mut read, mut size) = (Vec::new(), Vec::new(), 0.0);
         for _ in 0..options.runs(3) {
-            let (left, came) = once(always)?;
+            let (left, came, blobs) = once(always)?;
             sent.push(left);
             read.push(came);
+            size = blobs;
         }
         let (value, lower) = (ratio(&sent, &read), Better::Lower);
         if always {
@@ -31,14 +32,16 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         } else {
             report.note(case, "origin_bytes_over_read", value, "ratio", lower);
         }
+        let copies = super::super::median(&sent) / size;
+        report.note(case, "origin_bytes_over_size", copies, "ratio", lower);
         let mib = super::super::median(&read) / float(1 << 20);
         report.note(case, "read_mib", mib, "MiB", lower);
     }
     Ok(())
 }
 
-/// Bytes that left the registry, and bytes that the node that read most of them read.
-fn once(always: bool) -> Result<(f64, f64)> {
+/// Bytes that left the registry, bytes that the node that read most of them read, and bytes of the image's blobs.
+fn once(always: bool) -> Result<(f64, f64, f64)> {
     let nodes = Nodes::with(&Setting {
         always,
         ..Setting::swarm(NODES)
@@ -68,9 +71,10 @@ fn once(always: bool) -> Result<(f64, f64)> {
         read = read.max(served(node)? - before);
     }
     let sent = sent(&nodes)? - sent_before;
+    let size = float(nodes.blobs(TAG)?.values().sum());
     drop(mounts);
     nodes.passed();
-    Ok((sent, read))
+    Ok((sent, read, size))
 }
 
 /// Bytes of the image's blobs that left the registry.
