@@ -36,6 +36,8 @@ pub(crate) const REPOSITORY_HEADER: &str = "darter-repository";
 pub(crate) const ASKED_HEADER: &str = "darter-asked";
 /// Header of a `have` request: contents of at most so many bytes may come along in the answer.
 pub(crate) const INLINE_HEADER: &str = "darter-inline";
+/// Behind the path of a question for news: nothing but single pieces is wanted. Nodes that do not know it pass it over.
+pub(crate) const ON_DEMAND_QUERY: &str = "?on-demand";
 /// Longest content that travels with the first answer, in bytes.
 pub(crate) const INLINE_BYTES_MAX: u64 = 64 * 1024;
 

@@ -231,7 +231,7 @@ impl Pulls {
     /// Hands what the scheduler says of a task to its driver; false if there is none.
     pub(crate) fn deliver(&self, task: TaskId, event: Event) -> bool {
         let sender = self.env.running().get(&task).map(|shared| shared.events.clone());
-        // A full queue loses the message; the want is told again while it is not met.
+        // A full queue loses the message; the want is told again while it is not met. A lease is not: see `lease`.
         sender.is_some_and(|sender| sender.try_send(event).is_ok())
     }
 
@@ -248,7 +248,10 @@ impl Pulls {
             self.start(request, true)?;
         }
         for event in events {
-            self.deliver(task, event);
+            if !self.deliver(task, event) {
+                // Whoever gave it would wait for what was never heard here.
+                return Err(PullError::Busy { limit: EVENTS_MAX });
+            }
         }
         Ok(())
     }

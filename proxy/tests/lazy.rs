@@ -172,3 +172,68 @@ async fn a_short_range_overtakes_a_whole_pull_and_costs_nothing_twice() {
     assert!(world.sent() <= LENGTH + SLOP, "{} bytes", world.sent());
     stop(node).await;
 }
+
+/// Every byte of the content as ranges of 1 to 4 MiB, the tail among them, in an order that leaps back and forth.
+fn all_as_ranges(salt: u64) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let mut start = 0;
+    while start < LENGTH {
+        let length = MIB + (start / 7 + salt * 1_234_567) % (3 * MIB);
+        ranges.push(start..(start + length).min(LENGTH));
+        start += length;
+    }
+    let count = ranges.len();
+    (0..count).for_each(|at| ranges.swap(at, (at * 31 + 7 * salt as usize) % count));
+    ranges
+}
+
+/// Reads ranges, so many at a time.
+async fn read_all(world: &World, node: &Lonely, ranges: Vec<Range<u64>>, at_once: usize) {
+    let lanes = (0..at_once).map(|lane| {
+        let mine: Vec<_> = ranges.iter().skip(lane).step_by(at_once).cloned().collect();
+        async move {
+            for range in mine {
+                world.read(node, range).await;
+            }
+        }
+    });
+    futures_util::future::join_all(lanes).await;
+}
+
+/// Bounds a wait that would else be one for ever.
+async fn soon(what: impl Future<Output = ()>) {
+    tokio::time::timeout(Duration::from_secs(60), what)
+        .await
+        .expect("nothing hangs");
+}
+
+#[tokio::test]
+async fn many_ranges_at_once_over_all_of_it_come_and_cost_it_once() {
+    for (clients, at_once, whole) in [
+        (1, 1, false),
+        (1, 8, false),
+        (3, 4, false),
+        (3, 4, true),
+        (2, 64, true),
+    ] {
+        let world = world_with(64 * MIB).await;
+        let node = world.node().await;
+        let ranges = (0..clients).map(|client| read_all(&world, &node, all_as_ranges(client), at_once));
+        let beside = async {
+            if whole {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let answer = world.get(&node, None).await;
+                assert_eq!((answer.status, answer.end), (200, End::Complete));
+                assert!(answer.body == world.content.read(0..LENGTH));
+            }
+        };
+        soon(async { drop(tokio::join!(futures_util::future::join_all(ranges), beside)) }).await;
+        let (sent, requests) = (world.sent(), world.origin.requests_total());
+        println!("{clients} clients, {at_once} at once, whole {whole}: {sent} bytes, {requests} requests");
+        assert!(
+            sent * 100 <= LENGTH * 105,
+            "{clients} clients, {at_once} at once: {sent} bytes"
+        );
+        stop(node).await;
+    }
+}

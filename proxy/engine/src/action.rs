@@ -24,6 +24,8 @@ pub enum Failure {
 pub enum Action {
     /// Tell the scheduler what is wanted and held.
     Want,
+    /// Tell it which pieces are waited for. What is held it knows.
+    WantPieces,
     /// Listen to what a parent has.
     Watch {
         /// The parent.
@@ -78,6 +80,8 @@ pub enum Action {
         /// Its proof.
         proof: PieceProof,
     },
+    /// Hash a piece that is here, for others who wait for it, and report its SHA-256.
+    Sum(PieceNumber),
     /// Hash a piece that is here from the state before it, and report the state behind it.
     Walk {
         /// The piece; never the last one.
@@ -95,9 +99,9 @@ pub enum Action {
         /// Which parent it came from; `None` = the origin, or it was here before.
         from: Option<HostId>,
     },
-    /// Tell the scheduler what this node read from the origin out of order.
+    /// Tell the scheduler what a piece is that this node read from the origin out of order, or that was asked for by name.
     Attest {
-        /// The lease under which it did.
+        /// The lease under which it is told.
         epoch: u64,
         /// The piece.
         piece: PieceNumber,
@@ -118,6 +122,8 @@ pub enum Action {
     },
     /// Readers may have these pieces.
     Release(PieceRun),
+    /// Readers of ranges may have this piece, though the whole is not proved.
+    ReleaseToRanges(PieceNumber),
     /// Readers may have the bytes of the piece that is just arriving, up to here.
     ReleaseBytes {
         /// Offset behind the last byte.

@@ -1,8 +1,8 @@
 //! What is known of a content once its length is: cut, chain, and which pieces are where.
 //!
 //! What must hold: a piece is released only if it is present and either linked by an author of trust or read from
-//! the origin by this node; the last piece only when the whole is proved. A piece that is only attested is apart: never
-//! present, and for readers of ranges alone.
+//! the origin by this node; the last piece only when the whole is proved, but to readers of ranges. A piece that is only attested
+//! is apart: never present, and for readers of ranges alone.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +25,8 @@ pub(crate) struct Content {
     /// In the store since before a restart, not linked since.
     pub(crate) claimed: PieceSet,
     pub(crate) released: PieceSet,
+    /// Readers of ranges have the last piece, though the whole is not proved.
+    last_to_ranges: bool,
     /// Here, attested, not linked yet.
     pub(crate) apart: PieceSet,
     /// What authors of trust say of pieces that are not linked; this node is one for itself.
@@ -63,6 +65,7 @@ impl Content {
             vouched: none.clone(),
             claimed: none.clone(),
             released: none.clone(),
+            last_to_ranges: false,
             apart: none,
             attested: BTreeMap::new(),
             doubts_attestations: false,
@@ -140,13 +143,19 @@ impl Content {
         self.attested.remove(&piece);
     }
 
-    /// How the piece is checked: by the chain, or else by who attests it.
+    /// How the piece is checked: by the chain, or else by who attests it; by a chain of doubtful authors last, for what is linked
+    /// by that is for nobody before the whole is proved.
     pub(crate) fn proof(&self, piece: PieceNumber) -> Option<PieceProof> {
         let attested = || {
             let sum = self.attestation(piece)?;
             Some(PieceProof::attested(self.layout().piece_range(piece), sum))
         };
-        self.chain.proof(piece).or_else(attested)
+        let linked = || self.chain.proof(piece);
+        if self.is_trusted(piece) {
+            linked().or_else(attested)
+        } else {
+            attested().or_else(linked)
+        }
     }
 
     /// Whether [`Self::proof`] has one.
@@ -227,6 +236,7 @@ impl Content {
             self.vouched.remove(piece);
             self.released.remove(piece);
         }
+        self.last_to_ranges &= self.present.contains(self.layout().last_piece());
         runs
     }
 
@@ -323,10 +333,35 @@ impl Content {
         self.present.insert(piece)
     }
 
+    /// Whether an author of trust, or this node's own reading, stands for what links the piece.
+    pub(crate) fn is_trusted(&self, piece: PieceNumber) -> bool {
+        let is_last = piece == self.layout().last_piece();
+        let linked = piece.saturating_add(1) < self.trusted || (is_last && piece < self.trusted);
+        linked || self.vouched.contains(piece)
+    }
+
+    /// The same, or it was attested.
+    pub(crate) fn is_vouched_for(&self, piece: PieceNumber) -> bool {
+        self.is_trusted(piece) || self.attested.contains_key(&piece)
+    }
+
     /// Whether readers may have it.
     pub(crate) fn may_release(&self, piece: PieceNumber) -> bool {
-        let vouched = piece.saturating_add(1) < self.trusted || self.vouched.contains(piece);
-        self.is_proved() || (self.present.contains(piece) && piece != self.layout().last_piece() && vouched)
+        let may = self.present.contains(piece) && piece != self.layout().last_piece();
+        self.is_proved() || (may && self.is_trusted(piece))
+    }
+
+    /// Whether readers of ranges may have it: the last one as well, for who wants a part may never prove the whole.
+    pub(crate) fn may_release_to_ranges(&self, piece: PieceNumber) -> bool {
+        let linked = self.present.contains(piece) && self.is_trusted(piece);
+        self.is_proved() || self.apart.contains(piece) || linked
+    }
+
+    /// The last piece, once it became fit for readers of ranges alone.
+    pub(crate) fn take_last_for_ranges(&mut self) -> Option<PieceNumber> {
+        let last = self.layout().last_piece();
+        let fit = !self.is_proved() && self.present.contains(last) && self.is_trusted(last);
+        (fit && !std::mem::replace(&mut self.last_to_ranges, true)).then_some(last)
     }
 
     /// Marks what became releasable and returns it as runs.

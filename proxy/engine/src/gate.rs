@@ -4,11 +4,11 @@
 //! says that it cannot help, or readers have waited too long. A need lasts until a parent delivers: nodes of a cluster
 //! whose links or machines are overloaded would otherwise all end at the origin, one slow answer after the other, and
 //! stay there, where everything is slower still. Only where the scheduler itself says that it cannot help, the
-//! content is fetched alone to its end.
+//! content is fetched alone to its end, or single pieces for a while.
 
 use std::time::Duration;
 
-use darter_types::{Moment, PieceRun};
+use darter_types::{Moment, PieceNumber, PieceRun, PieceSet};
 
 use crate::Limits;
 
@@ -22,6 +22,14 @@ pub(crate) struct Lease {
     pub(crate) runs: Vec<PieceRun>,
     /// Not for what `runs` says, but only for what is asked for one by one.
     pub(crate) on_demand: bool,
+}
+
+impl Lease {
+    /// Whether it is for the piece by what it says, or by what was `asked` under it.
+    pub(crate) fn names(&self, asked: &PieceSet, piece: PieceNumber) -> bool {
+        let of_runs = || self.runs.is_empty() || self.runs.iter().any(|run| run.contains(piece));
+        asked.contains(piece) || (!self.on_demand && of_runs())
+    }
 }
 
 /// How long somebody has waited, and for what.
@@ -63,8 +71,10 @@ enum Need {
         /// A parent has brought a piece since.
         relieved: bool,
     },
-    /// The scheduler says that nobody helps.
-    Alone,
+    /// The scheduler says that nobody helps; with single pieces, that counts for a while.
+    Alone {
+        until: Option<Moment>,
+    },
 }
 
 #[derive(Debug)]
@@ -77,6 +87,8 @@ pub(crate) struct Gate {
     /// When it was last asked for links that are late.
     probed_at: Option<Moment>,
     failures: u32,
+    /// When a failure was last counted.
+    failed_at: Option<Moment>,
     /// The origin failed too often, and nothing came from anywhere since.
     gave_up: bool,
     paused_until: Moment,
@@ -95,6 +107,7 @@ impl Gate {
             asked_at: None,
             probed_at: None,
             failures: 0,
+            failed_at: None,
             gave_up: false,
             paused_until: Moment::START,
             reached: 0,
@@ -141,9 +154,21 @@ impl Gate {
         self.need != Need::None
     }
 
-    /// The scheduler cannot help: the node fetches for itself to the end.
-    pub(crate) fn go_alone(&mut self) {
-        self.need = Need::Alone;
+    /// The scheduler cannot help: the node fetches for itself, to the end or `until` then.
+    pub(crate) fn go_alone(&mut self, until: Option<Moment>) {
+        self.need = Need::Alone { until };
+    }
+
+    /// Ends what counted for a while.
+    pub(crate) fn expire(&mut self, now: Moment) {
+        if matches!(self.need, Need::Alone { until: Some(until) } if until <= now) {
+            self.need = Need::None;
+        }
+    }
+
+    /// How long a reader waits beside parents that live, on this node.
+    pub(crate) fn patience(&self, limits: &Limits) -> Duration {
+        limits.patience_alive.mul_f64(self.jitter)
     }
 
     /// Whether parents live and have delivered since need came, also to a reader that is `stuck`; it is over then.
@@ -200,11 +225,21 @@ impl Gate {
 
     /// Whether a request to the origin may start now.
     pub(crate) fn is_open(&self, now: Moment) -> bool {
-        (self.in_need() || self.lease.is_some()) && now >= self.paused_until
+        (self.in_need() || self.lease.is_some()) && !self.is_paused(now)
     }
 
-    /// Notes a failure that may pass; true if it was one too many.
-    pub(crate) fn failed(&mut self, now: Moment, limits: &Limits) -> bool {
+    /// Whether the origin failed a moment ago.
+    pub(crate) fn is_paused(&self, now: Moment) -> bool {
+        now < self.paused_until
+    }
+
+    /// Notes that a request that began at `started` failed, in a way that may pass; true if it was one too many. Requests that ran
+    /// side by side fail by the same cause, so it counts once.
+    pub(crate) fn failed(&mut self, now: Moment, started: Moment, limits: &Limits) -> bool {
+        if self.failed_at.is_some_and(|at| started <= at) {
+            return false;
+        }
+        self.failed_at = Some(now);
         self.failures += 1;
         self.paused_until = now + limits.origin_pause * 2u32.saturating_pow(self.failures.min(6) - 1);
         self.failures > limits.origin_failures_max
@@ -444,7 +479,7 @@ mod tests {
     #[test]
     fn what_the_scheduler_cannot_help_with_ends_alone() {
         let (mut gate, _) = gate();
-        gate.go_alone();
+        gate.go_alone(None);
         gate.delivered();
         assert!(!gate.is_over_it(true, false) && gate.in_need());
     }
@@ -454,10 +489,14 @@ mod tests {
         let (mut gate, limits) = gate();
         for round in 0..=limits.origin_failures_max {
             gate.reached(100);
-            assert_eq!(gate.failed(at(0), &limits), round == limits.origin_failures_max);
+            let now = at(u64::from(round) + 1);
+            assert_eq!(
+                gate.failed(now, now, &limits),
+                round == limits.origin_failures_max
+            );
         }
         gate.reached(101);
-        assert!(!gate.failed(at(0), &limits));
+        assert!(!gate.failed(at(99), at(99), &limits));
     }
 
     #[test]
@@ -472,14 +511,25 @@ mod tests {
     #[test]
     fn failures_pause_ever_longer_and_end() {
         let (mut gate, limits) = gate();
-        gate.go_alone();
-        assert!(!gate.failed(at(0), &limits));
+        gate.go_alone(None);
+        let failed = |gate: &mut Gate, ms| gate.failed(at(ms), at(ms), &limits);
+        assert!(!failed(&mut gate, 0));
         assert!(!gate.is_open(at(199)) && gate.is_open(at(200)));
-        assert!(!gate.failed(at(200), &limits));
+        assert!(!failed(&mut gate, 200));
         assert!(!gate.is_open(at(599)) && gate.is_open(at(600)));
-        assert!(!gate.failed(at(600), &limits));
-        assert!(gate.failed(at(1400), &limits));
+        assert!(!failed(&mut gate, 600));
+        assert!(failed(&mut gate, 1400));
         gate.progressed(true);
-        assert!(!gate.failed(at(9000), &limits));
+        assert!(!failed(&mut gate, 9000));
+    }
+
+    #[test]
+    fn requests_that_fail_together_count_once() {
+        let (mut gate, limits) = gate();
+        gate.go_alone(None);
+        for late in 0..20 {
+            assert!(!gate.failed(at(100 + late), at(late), &limits), "the {late}th");
+        }
+        assert!(!gate.is_open(at(299)) && gate.is_open(at(300)), "the first pause");
     }
 }

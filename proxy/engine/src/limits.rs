@@ -24,6 +24,11 @@ pub struct Limits {
     /// The longest range that is asked for out of order while the whole is being fetched in order: clients that fetch a whole
     /// content by ranges ask for longer ones, and who asks for so little waits for it.
     pub apart_range_max: u64,
+    /// How long a lease for single pieces is kept while no more are asked for.
+    pub lease_idle: Duration,
+    /// How long the scheduler's word counts that it cannot help with single pieces: longer than it takes to be told again what
+    /// is wanted.
+    pub alone: Duration,
     /// Pieces ahead of each reader that are asked for in order, before rarity counts.
     pub urgent_pieces: u32,
     /// How long the scheduler may take to say anything to a want, before the origin is asked without it.
@@ -76,6 +81,8 @@ impl Default for Limits {
             apart_requests_max: 4,
             apart_bytes: 8 * 1024 * 1024,
             apart_range_max: 2 * 1024 * 1024,
+            lease_idle: Duration::from_secs(10),
+            alone: Duration::from_secs(8),
             urgent_pieces: 2,
             scheduler_answer: Duration::from_millis(300),
             patience_alone: Duration::from_millis(700),

@@ -43,6 +43,8 @@ struct Reader {
     offset: u64,
     /// When it came, or came to where it is.
     since: Moment,
+    /// It was far ahead of the chain when the whole began to be fetched: it goes on being served out of order.
+    ahead: bool,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,8 @@ pub struct Task {
     walking: Option<PieceNumber>,
     /// Pieces that others wait for, under the lease.
     asked: PieceSet,
+    /// When the scheduler last asked for some.
+    asked_at: Moment,
     /// Pieces ahead of the chain that the scheduler was told to be waited for.
     told: PieceSet,
     gate: Gate,
@@ -127,6 +131,7 @@ impl Task {
             checking: BTreeMap::new(),
             walking: None,
             asked: PieceSet::new(0),
+            asked_at: now,
             told: PieceSet::new(0),
             gate: Gate::new(jitter),
             last_progress: now,
@@ -284,12 +289,13 @@ impl Task {
             }
             Event::LinksForgotten => self.links_forgotten(now, actions),
             Event::LeaseGranted { epoch, runs } => self.lease_granted(epoch, runs, actions),
-            Event::PiecesAsked { epoch, runs } => self.pieces_asked(epoch, &runs),
+            Event::PiecesAsked { epoch, runs } => self.pieces_asked(now, epoch, &runs, actions),
             Event::AttestationsCame { length, sums } => self.attestations_came(length, &sums, actions),
             Event::LeaseRevoked { epoch } => self.lease_revoked(epoch, actions),
             Event::GoAlone => {
                 self.gate.scheduler_answered();
-                self.gate.go_alone();
+                let until = (!self.settings.whole).then(|| now + self.settings.limits.alone);
+                self.gate.go_alone(until);
             }
             Event::PieceLinked { fetch, piece } => self.piece_linked(now, fetch, piece, actions),
             Event::OriginBorder { fetch, piece, state } => {
@@ -297,6 +303,7 @@ impl Task {
             }
             Event::OriginLast { fetch, digest } => self.origin_last(now, fetch, digest, actions),
             Event::OriginPiece { fetch, piece, sum } => self.origin_piece(now, fetch, piece, sum, actions),
+            Event::Summed { piece, sum } => self.summed(piece, sum, actions),
             Event::Walked { piece, after } => self.walked(now, piece, after, actions),
             Event::OriginBytes { fetch, offset } => self.origin_bytes(now, fetch, offset, actions),
             Event::FetchEnded { fetch, failure } => self.fetch_ended(now, fetch, failure, actions),

@@ -24,7 +24,7 @@ use super::news::write_have;
 use super::rates::Rates;
 use super::upload::Upload;
 use super::{
-    ASKED_HEADER, HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, PeerConfig, REGISTRY_HEADER,
+    ASKED_HEADER, HOST_HEADER, INLINE_BYTES_MAX, INLINE_HEADER, ON_DEMAND_QUERY, PeerConfig, REGISTRY_HEADER,
     REPOSITORY_HEADER,
 };
 use crate::metrics::PeerMetrics;
@@ -125,7 +125,10 @@ impl PeerServer {
                 span.record("status", status.as_u16());
                 answer
             }
-            (&Method::GET, Some((task, Route::Have))) => self.have(task, request.headers()),
+            (&Method::GET, Some((task, Route::Have))) => {
+                let on_demand = ON_DEMAND_QUERY.strip_prefix('?') == request.uri().query();
+                self.have(task, request.headers(), on_demand)
+            }
             (&Method::GET, _) => Err(StatusCode::NOT_FOUND),
             _ => Err(StatusCode::METHOD_NOT_ALLOWED),
         };
@@ -217,7 +220,12 @@ impl PeerServer {
 
     // === news ===
 
-    fn have(&self, task: TaskId, headers: &HeaderMap) -> Result<Response<PeerBody>, StatusCode> {
+    fn have(
+        &self,
+        task: TaskId,
+        headers: &HeaderMap,
+        on_demand: bool,
+    ) -> Result<Response<PeerBody>, StatusCode> {
         let right = right(headers);
         if self.inner.pulls.may_leave(task, right.as_ref()) == Leave::Refused {
             return Err(StatusCode::NOT_FOUND);
@@ -237,6 +245,7 @@ impl PeerServer {
             child,
             right,
             inline_max: INLINE_BYTES_MAX.min(inline),
+            on_demand,
             told: None,
             withdrawals: 0,
             listening: None,
@@ -321,6 +330,8 @@ struct Story {
     child: Option<HostId>,
     right: Option<Right>,
     inline_max: u64,
+    /// The child waits for single pieces.
+    on_demand: bool,
     /// Pieces that the child was told of.
     told: Option<PieceSet>,
     /// How often some of them had been taken back then.
@@ -370,6 +381,9 @@ impl Story {
         if leave == Leave::Yes
             && let Some(availability) = self.server.find(self.task)
         {
+            if self.on_demand {
+                availability.show_all();
+            }
             if let Some(child) = &self.child {
                 availability.child_joined(child);
             }

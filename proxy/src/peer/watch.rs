@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::news::{Item, News, NewsReader};
-use super::{INLINE_BYTES_MAX, INLINE_HEADER, Peers, Remote};
+use super::{INLINE_BYTES_MAX, INLINE_HEADER, ON_DEMAND_QUERY, Peers, Remote};
 use crate::pull::{Right, Shared};
 
 /// A parent to listen to.
@@ -25,6 +25,8 @@ pub(crate) struct PeerWatch {
     pub(crate) shared: Weak<Shared>,
     pub(crate) origins: Origins,
     pub(crate) events: mpsc::Sender<Event>,
+    /// Whether nothing but single pieces is wanted.
+    pub(crate) on_demand: bool,
 }
 
 impl PeerWatch {
@@ -73,7 +75,8 @@ impl Peers {
     }
 
     async fn listen(&self, watch: &PeerWatch, right: &Right) -> Result<Ended, ParentFailure> {
-        let path = format!("/v1/tasks/{}/have", watch.task);
+        let query = if watch.on_demand { ON_DEMAND_QUERY } else { "" };
+        let path = format!("/v1/tasks/{}/have{query}", watch.task);
         let inline = INLINE_BYTES_MAX.to_string();
         let name = HeaderName::from_static(INLINE_HEADER);
         let (connection, answer) = self.ask(watch.remote(right), &path, name, &inline).await?;
@@ -102,7 +105,8 @@ impl Peers {
             self.give_back(watch.remote(right), connection);
             return Ok(Ended::Whole);
         }
-        Err(ParentFailure::Unreachable)
+        // Its pull is over, though it has not all: the next question begins another one there.
+        Err(ParentFailure::Busy)
     }
 
     /// The next bytes of a body; an error if they take too long or the connection breaks.

@@ -33,6 +33,8 @@ struct State {
     children: BTreeSet<HostId>,
     /// This node reads the origin: it shows each piece to one child first.
     source: bool,
+    /// A child waits for single pieces: all see all.
+    open: bool,
     outcome: Option<Result<(), PullError>>,
 }
 
@@ -44,7 +46,8 @@ struct Ready {
     present: PieceSet,
     /// Clients may have them.
     released: PieceSet,
-    /// Attested, if not linked since: other nodes, and clients that read ranges, may have them.
+    /// Attested, if not linked since: other nodes, and clients that read ranges, may have them. The last piece is here as well
+    /// when it is linked and the whole is not proved.
     apart: PieceSet,
     /// Which of the present ones another node sent.
     from_peers: PieceSet,
@@ -160,7 +163,7 @@ impl Availability {
             let Some(ready) = state
                 .ready
                 .as_mut()
-                .filter(|ready| state.source && ready.offers.is_none())
+                .filter(|ready| state.source && !state.open && ready.offers.is_none())
             else {
                 return;
             };
@@ -174,6 +177,16 @@ impl Availability {
                 .iter()
                 .for_each(|piece| offers.piece_arrived(piece, now));
             ready.offers = Some(offers);
+        });
+    }
+
+    /// A child waits for single pieces: nothing is held back from it any more, to be exchanged first.
+    pub(crate) fn show_all(&self) {
+        self.change(|state| {
+            state.open = true;
+            if let Some(ready) = &mut state.ready {
+                ready.offers = None;
+            }
         });
     }
 
@@ -336,6 +349,13 @@ impl Availability {
 
     pub(crate) fn release(&self, run: PieceRun) {
         self.change_ready(|ready| ready.released.insert_run(run));
+    }
+
+    /// Readers of ranges may have a piece that is present.
+    pub(crate) fn release_to_ranges(&self, piece: PieceNumber) {
+        self.change_ready(|ready| {
+            ready.apart.insert(piece);
+        });
     }
 
     /// Bytes of the arriving piece up to `offset` may be read.
@@ -535,6 +555,35 @@ mod tests {
         assert_eq!(seen, Some(vec![1, 2]), "present is another thing");
         availability.withdraw(&[PieceRun::one(1)], PieceNumber::MAX);
         assert_eq!(until(ByteRange::new(1, MIB)), None);
+    }
+
+    #[test]
+    fn the_last_piece_goes_to_readers_of_ranges_before_the_whole_is_proved() {
+        let availability = available(MIB);
+        availability.set_present(3, BytesFrom::Origin);
+        availability.release_to_ranges(3);
+        let start = 3 * MIB / 4;
+        let is_there = |range| matches!(availability.readable(start, range), Readable::Bytes(..));
+        assert!(is_there(ByteRange::new(start, MIB)));
+        assert!(!is_there(ByteRange::new(0, MIB)));
+    }
+
+    #[test]
+    fn nothing_is_held_back_once_a_child_waits_for_single_pieces() {
+        let children: [HostId; 2] = ["a".parse().unwrap(), "b".parse().unwrap()];
+        let availability = available(MIB);
+        let seen = |child| {
+            let (seen, _) = availability.visible_to(Some(child)).unwrap();
+            seen.len()
+        };
+        children.iter().for_each(|child| availability.child_joined(child));
+        availability.become_source();
+        (0..4).for_each(|piece| availability.set_present(piece, BytesFrom::Origin));
+        assert!(children.iter().all(|child| seen(child) < 4), "each is shown to one first");
+        availability.show_all();
+        // A source that reads on does not begin anew.
+        availability.become_source();
+        assert!(children.iter().all(|child| seen(child) == 4));
     }
 
     #[test]

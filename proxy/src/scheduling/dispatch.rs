@@ -142,7 +142,10 @@ fn send_links(scheduling: &Scheduling, pulls: &Pulls, task: TaskId, first: u32) 
     // `states` begins at border 1.
     let skip = usize::try_from(first.max(1) - 1).unwrap_or(usize::MAX);
     let mut first_border = first.max(1);
-    for part in states.get(skip..).unwrap_or_default().chunks(STATES_MAX) {
+    let news = states.get(skip..).unwrap_or_default();
+    // Whoever knows no more says that too: it may hold all, read out of order, and is not to be waited for.
+    let nothing = news.is_empty().then_some(news);
+    for part in news.chunks(STATES_MAX).chain(nothing) {
         let links = Links {
             task,
             epoch: 0,

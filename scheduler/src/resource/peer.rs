@@ -82,6 +82,15 @@ impl Holding {
         *self = Self::from_set(set);
     }
 
+    /// Whether it holds a piece.
+    pub fn contains(&self, piece: PieceNumber) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Pieces(set) => set.contains(piece),
+            Self::Everything => true,
+        }
+    }
+
     fn from_set(set: Box<PieceSet>) -> Self {
         if set.is_empty() {
             Self::Nothing

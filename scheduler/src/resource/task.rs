@@ -86,8 +86,10 @@ pub struct Task {
     pub lease: Option<Box<Lease>>,
     /// Who was asked for the chain.
     pub asked: Option<Asked>,
-    /// Who was asked for the chain in vain, or disappointed with a lease, and until when that counts.
+    /// Who disappointed with a lease, and until when that counts.
     pub passed_over: BTreeMap<HostKey, Moment>,
+    /// Who was asked for the chain in vain, and until when that counts.
+    pub chainless: BTreeMap<HostKey, Moment>,
     /// Who read the registry without a lease and contradicted the chain: each is heard once.
     pub contradicted_by: BTreeSet<HostKey>,
     /// Leases that ended since the last progress under one.
@@ -115,6 +117,7 @@ impl Task {
             lease: None,
             asked: None,
             passed_over: BTreeMap::new(),
+            chainless: BTreeMap::new(),
             contradicted_by: BTreeSet::new(),
             attested: BTreeMap::new(),
             special_wants: 0,
@@ -157,16 +160,45 @@ impl Task {
         self.chain.as_ref().map_or(1, |known| known.chain.known())
     }
 
-    /// Pieces that readers wait for by name and nobody holds. Nothing while the wants that are parked name none.
+    /// Pieces that a node waits for by name, and that nobody holds or nobody of trust has said what they are. Nothing while the
+    /// wants that are parked name none.
     pub fn lacks_first(&self) -> BTreeSet<PieceNumber> {
         if self.special_wants == 0 {
             return BTreeSet::new();
         }
-        let missing = self.missing();
-        self.parked_wants()
-            .flat_map(super::OpenWant::first_pieces)
-            .filter(|piece| missing.as_ref().is_none_or(|missing| missing.contains(*piece)))
+        let lacks = self.lacks();
+        let peers = self
+            .waiting
+            .iter()
+            .filter_map(|(_, _, host)| self.peers.get(host));
+        let wants = peers.filter_map(|peer| Some((&peer.held, peer.want.as_deref()?)));
+        wants
+            .flat_map(|(held, want)| want.first_pieces().filter(|piece| !held.contains(*piece)))
+            .filter(lacks)
             .collect()
+    }
+
+    /// Whether a piece is not held by anybody, or cannot be checked by the word of an author of trust.
+    pub fn lacks(&self) -> impl Fn(&PieceNumber) -> bool {
+        let (missing, last) = (
+            self.missing(),
+            self.capacity().map(|capacity| capacity.saturating_sub(1)),
+        );
+        let trusted = self.chain.as_ref().map_or(1, |known| known.trusted);
+        move |piece| {
+            let linkable = piece.saturating_add(1) < trusted || (Some(*piece) == last && *piece < trusted);
+            let here = missing.as_ref().is_some_and(|missing| !missing.contains(*piece));
+            !here || !(linkable || self.attested.contains_key(piece))
+        }
+    }
+
+    /// Forgets what is known of its bytes, so that the holder of the lease is asked for all of it again.
+    pub fn forget_proofs(&mut self) {
+        self.chain = None;
+        self.attested.clear();
+        if let Some(lease) = &mut self.lease {
+            lease.first.clear();
+        }
     }
 
     /// Wants for which something is still to be fetched.

@@ -1,8 +1,9 @@
 //! Pieces that readers wait for by name, wherever the chain is: a seed reads them first, attests them, and all who want the
 //! content hear what they are.
 //!
-//! What must hold: only a seed's word for such a piece is passed on, for there is no chain behind it. Without a seed, whoever
-//! wants nothing but such pieces reads them from the origin itself. Whoever wants the whole is served as ever.
+//! What must hold: only a seed's word for such a piece is passed on, for there is no chain behind it. A piece is lacking while
+//! nobody holds it, or nobody of trust has said what it is; whatever is lacking, the seed that has the lease was asked for. Without
+//! a seed, whoever wants nothing but such pieces reads them from the origin itself. Whoever wants the whole is served as ever.
 
 use std::collections::BTreeSet;
 
@@ -20,20 +21,27 @@ impl Scheduler {
             return true;
         };
         let (only, lacking) = (task.is_on_demand(), task.lacks_first());
+        // Nothing is to be done for those who want the whole.
+        let settled = task.is_covered() && task.is_chain_complete();
         match &task.lease {
-            Some(lease) if lease.on_demand && !only => {
+            Some(lease) if lease.on_demand && !only && !settled => {
                 // Somebody wants the whole as well: it is for all from now on.
                 let holder = lease.holder;
                 if let Some(origin) = self.origin_of(key) {
                     self.grant(now, key, holder, origin, false, out);
                 }
             }
-            Some(lease) if !lacking.is_subset(&lease.first) => self.ask_more(now, key, &lacking, out),
-            Some(_) => {}
-            None if only && !lacking.is_empty() => {
+            Some(lease) if lacking.is_subset(&lease.first) => {}
+            Some(lease) if lease.trusted => self.ask_more(now, key, &lacking, out),
+            // Nobody would believe what its holder says of them.
+            Some(_) => self.all_on_demand_go_alone(key, &lacking, out),
+            None if (only || settled) && !lacking.is_empty() => {
                 if now < self.started + self.settings.lease_grace {
                     self.in_grace.insert(key);
-                    return true;
+                    return only;
+                }
+                if task.asked.is_some() || self.ask_for_chain(now, key, true, out) {
+                    return only;
                 }
                 let seed = self.tasks.get(key).filter(|task| {
                     let mut wants = task.parked_wants();
@@ -42,12 +50,28 @@ impl Scheduler {
                 let seed = seed.and_then(|task| self.choose_seed(now, task));
                 match seed.zip(self.origin_of(key)) {
                     Some((seed, origin)) => self.grant(now, key, seed, origin, true, out),
-                    None => self.all_go_alone(key, "no seed is there to read single pieces", out),
+                    None => self.all_on_demand_go_alone(key, &lacking, out),
                 }
             }
             None => {}
         }
         only
+    }
+
+    /// Sends those to the origin that want nothing but pieces of which some are lacking.
+    fn all_on_demand_go_alone(&mut self, key: TaskKey, lacking: &BTreeSet<PieceNumber>, out: &mut Outbox) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let waits = |host: &HostKey| {
+            let want = task.peers.get(host).and_then(|peer| peer.want.as_ref());
+            want.is_some_and(|want| {
+                want.on_demand && want.first_pieces().any(|piece| lacking.contains(&piece))
+            })
+        };
+        let waiting = task.waiting.iter().map(|(_, _, host)| *host);
+        let alone: Vec<HostKey> = waiting.filter(waits).collect();
+        for host in alone {
+            self.go_alone(key, host, "no seed reads it", out);
+        }
     }
 
     fn origin_of(&self, key: TaskKey) -> Option<OriginLocator> {
@@ -61,11 +85,10 @@ impl Scheduler {
         let Some(task) = self.tasks.get_mut(key) else {
             return Vec::new();
         };
-        let lacking = task.lacks_first();
-        let runs = runs_of(&lacking);
+        let runs = runs_of(&task.lacks_first());
         if let Some(lease) = &mut task.lease {
             lease.on_demand = on_demand;
-            lease.first = lacking;
+            lease.first = runs.iter().flat_map(|run| run.pieces()).collect();
         }
         runs
     }
@@ -80,7 +103,8 @@ impl Scheduler {
         let (id, length) = (task.id, task.length);
         let Some(lease) = &mut task.lease else { return };
         let news: BTreeSet<PieceNumber> = lacking.difference(&lease.first).copied().collect();
-        lease.first.extend(&news);
+        let runs = runs_of(&news);
+        lease.first.extend(runs.iter().flat_map(|run| run.pieces()));
         if lease.on_demand {
             lease.deadline = lease.deadline.max(deadline);
         }
@@ -91,7 +115,7 @@ impl Scheduler {
             epoch,
             length,
             runs: Vec::new(),
-            first: runs_of(&news),
+            first: runs,
             on_demand: true,
         };
         self.send(holder, SchedulerMessage::SourceLease(more), out);
@@ -100,17 +124,12 @@ impl Scheduler {
     /// Whether a lease that its holder calls done is.
     pub(super) fn is_lease_done(&self, task: &Task) -> bool {
         match &task.lease {
-            Some(lease) if lease.on_demand => {
-                let missing = task.missing();
-                let lacks =
-                    |piece: &PieceNumber| missing.as_ref().is_none_or(|missing| missing.contains(*piece));
-                !lease.first.iter().any(lacks)
-            }
+            Some(lease) if lease.on_demand => !lease.first.iter().any(task.lacks()),
             _ => task.is_covered() && task.is_chain_complete(),
         }
     }
 
-    /// The holder of a lease says what pieces are that it read out of order.
+    /// A seed, or whoever was one when it got the lease, says what pieces are.
     pub(super) fn attested(&mut self, now: Moment, host: HostKey, attested: Attested, out: &mut Outbox) {
         let is_seed = self.hosts.get(host).is_some_and(Host::is_seed);
         let Some(key) = self.tasks.key(&attested.task) else {
@@ -121,10 +140,10 @@ impl Scheduler {
             .tasks
             .get(key)
             .and_then(|task| task.lease.as_ref())
-            .is_some_and(|lease| {
-                lease.holder == host && lease.epoch == attested.epoch && (is_seed || lease.trusted)
-            });
-        if !of_lease || !self.learn_length(key, host, attested.length) {
+            .is_some_and(|lease| lease.holder == host && lease.epoch == attested.epoch && lease.trusted);
+        // A seed's word counts also when its lease ended on the way.
+        let is_author = is_seed && self.hosts.get(host).is_some_and(|host| host.may_lease(now));
+        if !(of_lease || is_author) || !self.learn_length(key, host, attested.length) {
             self.tally.ignored += 1;
             return;
         }

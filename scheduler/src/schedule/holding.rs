@@ -43,7 +43,10 @@ impl Scheduler {
         self.renew_lease(now, task_key, host);
         self.note_fed(task_key, host, &have.fed);
         self.forget_if_empty(task_key);
-        self.pump(now, task_key, out);
+        // While somebody fetches, more pieces change nothing.
+        if self.tasks.get(task_key).is_some_and(|task| task.lease.is_none()) {
+            self.pump(now, task_key, out);
+        }
     }
 
     fn note_fed(&mut self, task_key: TaskKey, to: HostKey, fed: &[(Option<darter_types::HostId>, u64)]) {
@@ -80,6 +83,10 @@ impl Scheduler {
         };
         if let Some(task) = self.tasks.get_mut(task_key) {
             task.unhold(host, runs);
+            if let Some(lease) = task.lease.as_mut().filter(|lease| lease.holder == host) {
+                // It is to read again what is still waited for.
+                lease.first.clear();
+            }
         }
         self.remove_peer_if_idle(now, task_key, host, out);
         self.pump(now, task_key, out);
@@ -156,8 +163,7 @@ impl Scheduler {
                 let holders: Vec<HostKey> = task.peers.keys().copied().collect();
                 holders.iter().for_each(|holder| task.unhold(*holder, &[]));
                 task.coverage = crate::resource::Coverage::default();
-                task.chain = None;
-                task.attested.clear();
+                task.forget_proofs();
                 task.length = Some(length);
                 task.length_from_origin = leased;
                 if layout.piece_count() == 1 {

@@ -2,7 +2,7 @@
 
 use darter_proto::limits::RUNS_MAX;
 use darter_proto::ring::weight;
-use darter_proto::scheduler::{LeaseEnded, LeaseOutcome, SchedulerMessage, SourceLease};
+use darter_proto::scheduler::{LeaseEnded, LeaseOutcome, SchedulerMessage, SourceLease, Want};
 use darter_types::{Moment, OriginLocator, PieceRun};
 
 use super::timer::Timer;
@@ -47,7 +47,7 @@ impl Scheduler {
             self.in_grace.insert(key);
             return;
         }
-        if self.ask_for_chain(now, key, out) {
+        if self.ask_for_chain(now, key, false, out) {
             return;
         }
         if self.too_many_in_vain(key) {
@@ -127,11 +127,18 @@ impl Scheduler {
             self.all_go_alone(key, "the task has too many peers", out);
             return;
         }
-        self.epoch += 1;
-        let epoch = self.epoch;
+        let old = self.tasks.get(key).and_then(|task| task.lease.as_ref());
+        // A lease that becomes one for more keeps its name: what its holder told and tells under it counts.
+        let epoch = match old.filter(|lease| lease.holder == holder) {
+            Some(lease) => lease.epoch,
+            None => {
+                self.epoch += 1;
+                self.tally.leases += 1;
+                self.epoch
+            }
+        };
         self.set_lease(now, key, holder, epoch);
         let first = self.lease_for(key, on_demand);
-        self.tally.leases += 1;
         // Offered at once, before it has anything, so that everybody is connected when it has.
         self.join_mesh(key, holder);
         self.send_states(key, holder, out);
@@ -159,9 +166,16 @@ impl Scheduler {
 
     fn set_lease(&mut self, now: Moment, key: TaskKey, holder: HostKey, epoch: u64) {
         let deadline = now + self.settings.lease_first_byte;
-        let trusted = self.is_seed(holder);
+        let is_seed = self.is_seed(holder);
         if let Some(task) = self.tasks.get_mut(key) {
             self.leases += usize::from(task.lease.is_none());
+            let same = |lease: &&Box<Lease>| lease.holder == holder && lease.epoch == epoch;
+            let trusted = is_seed
+                || task
+                    .lease
+                    .as_ref()
+                    .filter(same)
+                    .is_some_and(|lease| lease.trusted);
             task.lease = Some(Box::new(Lease {
                 holder,
                 epoch,
@@ -182,10 +196,10 @@ impl Scheduler {
         now: Moment,
         key: TaskKey,
         host: HostKey,
-        epoch: Option<u64>,
+        want: &Want,
         out: &mut Outbox,
     ) {
-        let (Some(epoch), Some(task)) = (epoch, self.tasks.get(key)) else {
+        let (Some(epoch), Some(task)) = (want.lease_epoch, self.tasks.get(key)) else {
             return;
         };
         match &task.lease {
@@ -202,6 +216,10 @@ impl Scheduler {
             None if self.hosts.get(host).is_some_and(|host| host.may_lease(now)) => {
                 self.epoch = self.epoch.max(epoch);
                 self.set_lease(now, key, host, epoch);
+                // Whoever fetches nothing but single pieces was given no more than that.
+                if let Some(lease) = self.tasks.get_mut(key).and_then(|task| task.lease.as_mut()) {
+                    lease.on_demand = want.on_demand;
+                }
             }
             None => {}
         }
@@ -236,6 +254,14 @@ impl Scheduler {
             let again = lease.deadline;
             self.set_timer(again, Timer::Lease(key));
             return;
+        }
+        let is_idle = |task: &Task| {
+            let on_demand = task.lease.as_ref().is_some_and(|lease| lease.on_demand);
+            on_demand && self.is_lease_done(task)
+        };
+        if self.tasks.get(key).is_some_and(is_idle) {
+            // All that was asked for came. Its holder ends it when no more is asked for.
+            return self.set_timer(now + self.settings.lease_stall, Timer::Lease(key));
         }
         self.pass_lease(now, key, out);
         self.pump(now, key, out);
@@ -307,7 +333,10 @@ impl Scheduler {
         match ended.outcome {
             LeaseOutcome::Done => {
                 let done = self.tasks.get(key).is_some_and(|task| self.is_lease_done(task));
-                self.end_lease(now, key, host, !done, out);
+                // More may have been asked for meanwhile: that is nobody's fault, and the next lease is for it.
+                let crossed = self.tasks.get(key).and_then(|task| task.lease.as_ref());
+                let crossed = crossed.is_some_and(|lease| lease.on_demand && lease.started);
+                self.end_lease(now, key, host, !done && !crossed, out);
             }
             LeaseOutcome::Failed => self.end_lease(now, key, host, true, out),
             LeaseOutcome::Refused => self.lease_refused(now, key, host, out),
@@ -364,16 +393,20 @@ impl Scheduler {
     }
 }
 
-/// What the holder of a lease is to fetch. Nothing means everything: so it must, where the chain is not known
-/// up to the first piece that lacks, for states are computed from the start.
+/// What the holder of a lease is to fetch; nothing means everything. From where the known chain ends all is, also what somebody
+/// holds, by the word of somebody: states are computed from one piece to the next.
 fn runs_to_fetch(task: &Task) -> Vec<PieceRun> {
-    let Some(missing) = task.missing() else {
+    let (Some(mut missing), Some(capacity)) = (task.missing(), task.capacity()) else {
         return Vec::new();
     };
-    let chain_reaches = missing
-        .next_present(0)
-        .is_some_and(|first| task.states_known() > first);
-    if missing.is_full() || !chain_reaches {
+    if !task.is_chain_complete() {
+        let first = task.states_known().saturating_sub(1);
+        missing.insert_run(PieceRun {
+            first,
+            count: capacity.saturating_sub(first),
+        });
+    }
+    if missing.is_full() {
         return Vec::new();
     }
     let runs: Vec<PieceRun> = missing.runs().take(RUNS_MAX + 1).collect();

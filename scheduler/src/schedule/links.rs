@@ -32,7 +32,7 @@ impl Scheduler {
             task.asked = None;
             // If it did not help, the next one is asked.
             if !task.is_chain_complete() {
-                self.pass_over(now, key, host);
+                self.has_no_chain(now, key, host);
             }
         }
         self.pump(now, key, out);
@@ -194,8 +194,7 @@ impl Scheduler {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };
-        task.chain = None;
-        task.attested.clear();
+        task.forget_proofs();
         task.asked = None;
         let id = task.id;
         let peers: Vec<HostKey> = task.peers.keys().copied().collect();
@@ -211,10 +210,10 @@ impl Scheduler {
         }
     }
 
-    /// Asks a holder for the chain, where somebody knows more of it than the scheduler does; true if an
-    /// answer is awaited.
-    pub(super) fn ask_for_chain(&mut self, now: Moment, key: TaskKey, out: &mut Outbox) -> bool {
-        let Some(host) = self.best_author(now, key) else {
+    /// Asks a holder for the chain, where somebody knows more of it than the scheduler does, or `all` of it; true if an answer is
+    /// awaited.
+    pub(super) fn ask_for_chain(&mut self, now: Moment, key: TaskKey, all: bool, out: &mut Outbox) -> bool {
+        let Some(host) = self.best_author(now, key, all) else {
             return false;
         };
         let deadline = now + self.settings.links_answer;
@@ -228,18 +227,22 @@ impl Scheduler {
         true
     }
 
-    fn best_author(&self, now: Moment, key: TaskKey) -> Option<HostKey> {
+    fn best_author(&self, now: Moment, key: TaskKey, all: bool) -> Option<HostKey> {
         let task = self.tasks.get(key)?;
         let capacity = task.capacity()?;
         let known = task.states_known();
         let mut best: Option<(bool, u32, HostKey)> = None;
         for (host_key, peer) in &task.peers {
-            // Whoever holds everything has linked everything.
+            // Whoever holds everything has linked it or is about to, unless some of it was read out of order.
             let offered = match peer.held {
                 Holding::Everything => capacity,
                 _ => peer.states_offered.min(capacity),
             };
-            let passed = task.passed_over.get(host_key).is_some_and(|until| *until > now);
+            if all && offered < capacity {
+                continue;
+            }
+            let mut in_vain = [&task.passed_over, &task.chainless].into_iter();
+            let passed = in_vain.any(|hosts| hosts.get(host_key).is_some_and(|until| *until > now));
             if offered <= known || passed || !peer.counted {
                 continue;
             }
@@ -264,6 +267,15 @@ impl Scheduler {
             task.asked = None;
             self.pass_over(now, key, host);
             self.pump(now, key, out);
+        }
+    }
+
+    /// A host that was asked for the chain does not have it: it may hold all, read out of order, and fetch as well as others.
+    fn has_no_chain(&mut self, now: Moment, key: TaskKey, host: HostKey) {
+        let until = now + self.settings.lease_pause;
+        if let Some(task) = self.tasks.get_mut(key) {
+            task.chainless.retain(|_, until| *until > now);
+            task.chainless.insert(host, until);
         }
     }
 }

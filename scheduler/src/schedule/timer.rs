@@ -58,8 +58,7 @@ impl Scheduler {
             && task.lease.is_none()
             && now.since(task.last_wanted) >= chain_idle
         {
-            task.chain = None;
-            task.attested.clear();
+            task.forget_proofs();
             task.graph.forget_fed();
         }
     }

@@ -24,7 +24,7 @@ impl Scheduler {
         }
         match self.take_want(now, host, &want) {
             Ok(key) => {
-                self.adopt_lease(now, key, host, want.lease_epoch, out);
+                self.adopt_lease(now, key, host, &want, out);
                 self.join_mesh(key, host);
                 self.changed.entry(key).or_default().insert(host);
                 self.send_states(key, host, out);

@@ -26,7 +26,7 @@ impl World {
 
     fn perform(&mut self, node: NodeIndex, action: Action) {
         match action {
-            Action::Want => self.want(node),
+            Action::Want | Action::WantPieces => self.want(node),
             Action::Watch { host, .. } => {
                 let parent = self.index(&host);
                 self.later(2, Happening::Watch { parent, child: node });

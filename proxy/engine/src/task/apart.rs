@@ -7,14 +7,19 @@
 //! What must hold: where only ranges are read, nothing but what they need is fetched; a piece that is apart, or on its
 //! way to be, is not fetched a second time along the chain; nothing apart goes to a reader of the whole.
 
-use darter_types::{ByteRange, ChainState, Digest, Moment, PieceNumber, PieceRun};
+use std::time::Duration;
+
+use darter_types::{ByteRange, ChainState, Digest, Moment, PieceNumber, PieceRun, PieceSet};
 
 use super::origin::Source;
 use super::{Apart, Reader, Task};
-use crate::Action;
 use crate::content::Content;
 use crate::event::FetchId;
 use crate::gate::Lease;
+use crate::{Action, Failure, Limits};
+
+/// How often at most the scheduler is told which pieces are waited for.
+const NAMES_PAUSE: Duration = Duration::from_millis(50);
 
 impl Reader {
     /// Whether it reads a part of a content of that length: then it may have what is only attested.
@@ -26,25 +31,57 @@ impl Reader {
 impl Task {
     // === what events do ===
 
-    pub(super) fn pieces_asked(&mut self, epoch: u64, runs: &[PieceRun]) {
+    pub(super) fn pieces_asked(
+        &mut self,
+        now: Moment,
+        epoch: u64,
+        runs: &[PieceRun],
+        actions: &mut Vec<Action>,
+    ) {
         self.gate.scheduler_answered();
+        self.asked_at = now;
         if self.lease_epoch() != Some(epoch) {
-            self.gate.granted(Lease {
+            let lease = Lease {
                 epoch,
                 runs: Vec::new(),
                 on_demand: true,
-            });
+            };
+            self.take_lease(lease, actions);
         }
         runs.iter().for_each(|run| self.asked.insert_run(*run));
-        if let Some(content) = &self.content {
-            let here: Vec<PieceNumber> = self
-                .asked
-                .iter()
-                .filter(|piece| content.is_here(*piece))
-                .collect();
-            for piece in here {
-                self.asked.remove(piece);
-            }
+        let asked: Vec<PieceNumber> = self.asked.iter().collect();
+        for piece in asked {
+            self.answer_asked(piece, actions);
+        }
+    }
+
+    /// Says what a piece is that was asked for by name and is here: whoever asks knows of nobody who said it, and may have
+    /// forgotten it.
+    pub(super) fn answer_asked(&mut self, piece: PieceNumber, actions: &mut Vec<Action>) {
+        let (Some(content), Some(epoch)) = (&self.content, self.lease_epoch()) else {
+            return;
+        };
+        if !self.asked.contains(piece) || !content.is_here(piece) {
+            return;
+        }
+        match content
+            .attestation(piece)
+            .filter(|_| content.apart.contains(piece))
+        {
+            Some(sum) => actions.push(Action::Attest { epoch, piece, sum }),
+            None if content.is_trusted(piece) => actions.push(Action::Sum(piece)),
+            None => {}
+        }
+        self.asked.remove(piece);
+    }
+
+    /// A piece that was asked for by name was hashed.
+    pub(super) fn summed(&mut self, piece: PieceNumber, sum: Digest, actions: &mut Vec<Action>) {
+        let is_known = |content: &Content| content.present.contains(piece) && content.is_trusted(piece);
+        if let Some(epoch) = self.lease_epoch()
+            && self.content.as_ref().is_some_and(is_known)
+        {
+            actions.push(Action::Attest { epoch, piece, sum });
         }
     }
 
@@ -76,15 +113,14 @@ impl Task {
         let is_asked = self.fetches.get(&fetch).is_some_and(|fetch| {
             fetch.host.is_none() && fetch.apart == Apart::All && fetch.run.contains(piece)
         });
-        let epoch = self.lease_epoch();
         let Some(content) = self.content.as_mut().filter(|_| is_asked) else {
             return;
         };
         if !content.attest(piece, sum, true) {
             return;
         }
-        if let Some(epoch) = epoch {
-            actions.push(Action::Attest { epoch, piece, sum });
+        if self.gate.lease.is_some() {
+            self.asked.insert(piece);
         }
         self.apart_here(now, piece, Source::Origin(fetch), actions);
     }
@@ -106,15 +142,15 @@ impl Task {
         self.last_progress = now;
         self.gate.progressed(matches!(source, Source::Origin(_)));
         if !content.arrived_apart(piece) {
-            return;
+            return self.answer_asked(piece, actions);
         }
-        self.asked.remove(piece);
         let fetch = source.fetch();
         let from = match source {
             Source::Parent(_, host) => Some(host),
             Source::Origin(_) | Source::Store => None,
         };
         actions.push(Action::HaveApart { piece, sum, from });
+        self.answer_asked(piece, actions);
         self.cancel_idle(piece, fetch, actions);
     }
 
@@ -158,19 +194,47 @@ impl Task {
             return forget_one(piece, actions);
         };
         let border = piece.saturating_add(1);
-        if content.learn(border, &[state], true).is_ok() {
-            self.publish_trusted(actions);
-            self.piece_here(now, piece, Source::Store, actions);
+        if content.learn(border, &[state], true).is_err() {
+            // Readers got other bytes by the chain that was forgotten, or this piece is not what attests it.
+            return self.fail(Failure::WrongContent, actions);
         }
+        self.publish_trusted(actions);
+        self.piece_here(now, piece, Source::Store, actions);
     }
 
     // === what follows from the state ===
 
-    /// Whoever reads half of what there is, or all of it, is served best in order.
-    pub(super) fn consider_whole(&mut self) {
+    /// Whoever reads half of what there is, or all of it, is served best in order. Whoever waits for a piece that is here, but by
+    /// the word of nobody in particular, gets it when the whole is proved.
+    pub(super) fn consider_whole(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let was_whole = self.settings.whole;
+        self.decide_whole();
+        if was_whole || !self.settings.whole {
+            return;
+        }
+        let Some(content) = &self.content else { return };
+        for reader in self.readers.values_mut() {
+            let next = content.layout().piece_at(reader.offset);
+            reader.ahead = next
+                >= content
+                    .chain
+                    .known()
+                    .saturating_add(near(&self.settings.limits, content));
+        }
+        // Whoever leads the chain is to hear at once that it is wanted now.
+        if self.gate.is_scheduler_up() && !actions.contains(&Action::Want) {
+            self.last_want = Some(now);
+            actions.push(Action::Want);
+        }
+    }
+
+    fn decide_whole(&mut self) {
         let Some(length) = self.layout().map(|layout| layout.length()) else {
             return;
         };
+        if !self.settings.whole && self.has_doubtful_reader() {
+            self.settings.whole = true;
+        }
         if !self.settings.whole {
             let mut ranges: Vec<ByteRange> = self.readers.values().map(|reader| reader.range).collect();
             ranges.sort_unstable_by_key(|range| range.start);
@@ -182,6 +246,25 @@ impl Task {
             }
             self.settings.whole = read > 0 && read >= length.div_ceil(2);
         }
+    }
+
+    fn has_doubtful_reader(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| {
+            let mut blocked = self.readers.values().filter(|reader| self.is_blocked(reader));
+            blocked.any(|reader| content.present.contains(content.layout().piece_at(reader.offset)))
+        })
+    }
+
+    /// Whether a reader that is served out of order waits for longer than it should.
+    pub(super) fn has_overdue_reader(&self, now: Moment) -> bool {
+        let Some(content) = &self.content else {
+            return false;
+        };
+        let patience = self.gate.patience(&self.settings.limits);
+        self.readers.values().any(|reader| {
+            let overdue = now.since(reader.since) >= patience && self.is_blocked(reader);
+            overdue && !self.window(reader, content).is_empty()
+        })
     }
 
     /// Whether the chain is to be walked up to a piece that lies ahead of it.
@@ -215,7 +298,8 @@ impl Task {
     fn window(&self, reader: &Reader, content: &Content) -> std::ops::Range<PieceNumber> {
         let (layout, limits) = (content.layout(), &self.settings.limits);
         let short = reader.range.len() <= limits.apart_range_max;
-        if !reader.is_of_range(layout.length()) || (self.settings.whole && !short) {
+        let may = !self.settings.whole || short || reader.ahead;
+        if !reader.is_of_range(layout.length()) || !may {
             return 0..0;
         }
         let end = reader
@@ -233,28 +317,44 @@ impl Task {
         if piece < known {
             return false;
         }
-        let near = self.settings.limits.origin_run_bytes / u64::from(content.layout().piece_length());
-        let near = u32::try_from(near).unwrap_or(u32::MAX);
-        !(self.walks_to(piece) && piece - known < near)
+        !(self.walks_to(piece) && piece - known < near(&self.settings.limits, content))
     }
 
-    /// Runs of pieces ahead of the chain that readers of this node wait for: what the scheduler passes on.
+    /// Runs of pieces that readers of this node, or others under its lease, wait for: what the scheduler passes on.
     pub fn wanted_first(&self) -> Vec<PieceRun> {
-        runs_of(&self.wanted_apart(), u32::MAX)
+        runs_of(&self.wanted_by_name(), u32::MAX)
     }
 
-    /// Tells the scheduler at once of pieces that it does not know to be waited for.
+    /// What readers wait for out of order; where nothing else is fetched, also what lies behind the known chain.
+    fn wanted_by_name(&self) -> Vec<PieceNumber> {
+        let mut wanted = self.wanted_apart();
+        if let Some(content) = self.content.as_ref().filter(|_| !self.settings.whole) {
+            let windows = self
+                .readers
+                .values()
+                .flat_map(|reader| self.window(reader, content));
+            wanted.extend(windows.filter(|piece| content.is_missing(*piece)));
+            wanted.sort_unstable();
+            wanted.dedup();
+        }
+        wanted
+    }
+
+    /// Tells the scheduler of pieces that it does not know to be waited for, those of a moment together.
     pub(super) fn tell_wanted(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if !self.gate.is_scheduler_up() || self.gate.lease.is_some() || self.gate.in_need() {
+        let at_rest = self.gate.lease.is_some() || self.gate.in_need();
+        let just_told = self.last_want.is_some_and(|last| now.since(last) < NAMES_PAUSE);
+        if !self.gate.is_scheduler_up() || at_rest || actions.contains(&Action::Want) {
             return;
         }
-        let mut news = false;
-        for piece in self.wanted_apart() {
-            news |= self.told.insert(piece);
-        }
-        if news && !actions.contains(&Action::Want) {
+        let wanted = self.wanted_by_name();
+        if !just_told && wanted.iter().any(|piece| !self.told.contains(*piece)) {
+            self.told = PieceSet::new(self.told.capacity());
+            for piece in wanted {
+                self.told.insert(piece);
+            }
             self.last_want = Some(now);
-            actions.push(Action::Want);
+            actions.push(Action::WantPieces);
         }
     }
 
@@ -285,9 +385,19 @@ impl Task {
             .values()
             .filter(|fetch| fetch.run.contains(piece) && !fetch.is_in_order());
         let is_coming = covering.count() > 0 && !self.is_left_lying(now, piece);
-        let at_hand = content.is_provable(piece) && self.parents.count(piece) > 0 && !self.gate.in_need();
+        let hurries = self.gate.in_need() || self.is_overdue(now, piece, content);
+        let at_hand = content.is_provable(piece) && self.parents.count(piece) > 0 && !hurries;
         let claimed = content.claimed.contains(piece) && content.is_provable(piece);
-        !is_coming && !at_hand && !claimed && (self.in_lease(piece) || self.gate.in_need())
+        !is_coming && !at_hand && !claimed && (self.in_lease(piece) || hurries)
+    }
+
+    /// Whether the piece is the next one of a reader that waits for longer than it should.
+    fn is_overdue(&self, now: Moment, piece: PieceNumber, content: &Content) -> bool {
+        let patience = self.gate.patience(&self.settings.limits);
+        self.readers.values().any(|reader| {
+            let overdue = now.since(reader.since) >= patience && self.is_blocked(reader);
+            overdue && self.window(reader, content).start == piece
+        })
     }
 
     /// What comes out of order is not read along the chain as well.
@@ -332,7 +442,8 @@ impl Task {
             .iter()
             .take_while(|piece| *piece < content.chain.known())
         {
-            if free == 0 || self.checking.contains_key(&piece) {
+            let may = self.settings.whole || content.is_trusted(piece);
+            if free == 0 || self.checking.contains_key(&piece) || !may {
                 continue;
             }
             if let Some(proof) = content.chain.proof(piece) {
@@ -342,7 +453,9 @@ impl Task {
             }
         }
         let frontier = content.chain.known() - 1;
-        let walks = content.apart.contains(frontier) && !content.is_linkable(frontier);
+        // Behind the word of nobody in particular, only for who wants the whole.
+        let may = self.settings.whole || content.trusted >= content.chain.known();
+        let walks = may && content.apart.contains(frontier) && !content.is_linkable(frontier);
         if let Some(before) = content
             .chain
             .states_from(frontier)
@@ -357,6 +470,12 @@ impl Task {
             });
         }
     }
+}
+
+/// How many pieces ahead of the chain are near enough that it comes to them in a moment.
+fn near(limits: &Limits, content: &Content) -> u32 {
+    let near = limits.origin_run_bytes / u64::from(content.layout().piece_length());
+    u32::try_from(near).unwrap_or(u32::MAX)
 }
 
 /// Takes one piece from everybody; the chain stays.

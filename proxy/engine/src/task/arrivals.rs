@@ -30,6 +30,7 @@ impl Task {
                 range,
                 offset: range.start,
                 since: now,
+                ahead: false,
             },
         );
         if !self.settings.whole && self.gate.is_scheduler_up() {
@@ -157,6 +158,7 @@ impl Task {
     pub(super) fn release(&mut self, actions: &mut Vec<Action>) {
         if let Some(content) = self.content.as_mut() {
             actions.extend(content.release().into_iter().map(Action::Release));
+            actions.extend(content.take_last_for_ranges().map(Action::ReleaseToRanges));
         }
     }
 
@@ -205,6 +207,7 @@ impl Task {
         } else {
             content.release_one(piece)
         };
+        let to_ranges = content.take_last_for_ranges();
         let fetch = source.fetch();
         let from = match source {
             Source::Parent(_, host) => Some(host),
@@ -213,6 +216,8 @@ impl Task {
         self.keep_states(actions);
         actions.push(Action::Have { piece, from });
         actions.extend(released.map(Action::Release));
+        actions.extend(to_ranges.map(Action::ReleaseToRanges));
+        self.answer_asked(piece, actions);
         self.cancel_idle(piece, fetch, actions);
     }
 
@@ -234,15 +239,17 @@ impl Task {
         match (failure, fetch.host) {
             (None, _) if missing.is_none() => {}
             // It says that it answered whole, but did not.
-            (None, None) => self.origin_failed(now, OriginFailure::Transient, actions),
+            (None, None) => self.origin_failed(now, fetch.started, OriginFailure::Transient, actions),
             (None, Some(host)) => self.parent_failed(now, &host, ParentFailure::Missing, fetch.run, actions),
             (Some(FetchFailure::Parent(failure)), Some(host)) => {
                 self.parent_failed(now, &host, failure, fetch.run, actions);
             }
-            (Some(FetchFailure::Origin(failure)), _) => self.origin_failed(now, failure, actions),
+            (Some(FetchFailure::Origin(failure)), _) => {
+                self.origin_failed(now, fetch.started, failure, actions);
+            }
             (Some(FetchFailure::Store), _) => self.fail(Failure::Store, actions),
             (Some(FetchFailure::Parent(_)), None) => {
-                self.origin_failed(now, OriginFailure::Transient, actions);
+                self.origin_failed(now, fetch.started, OriginFailure::Transient, actions);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! What must hold: one request at a time, and it begins at a border whose state is known, or nobody could link
 //! what it brings. Where the pieces that are needed lie beyond the known chain, it walks there.
 
-use darter_types::{ChainState, Digest, Moment, PieceLayout, PieceNumber, PieceRun};
+use darter_types::{ChainState, Digest, Moment, PieceLayout, PieceNumber, PieceRun, PieceSet};
 
 use super::{Apart, Fetch, Task};
 use crate::content::Content;
@@ -16,15 +16,30 @@ impl Task {
 
     pub(super) fn lease_granted(&mut self, epoch: u64, runs: Vec<PieceRun>, actions: &mut Vec<Action>) {
         self.gate.scheduler_answered();
-        if !self.gate.in_need() && !runs.is_empty() {
+        if !self.gate.in_need() && !runs.is_empty() && self.lease_epoch() != Some(epoch) {
             // What an earlier lease began may lie outside of this one.
             self.cancel_origin(actions);
         }
-        self.gate.granted(Lease {
-            epoch,
-            runs,
-            on_demand: false,
-        });
+        let on_demand = false;
+        self.take_lease(
+            Lease {
+                epoch,
+                runs,
+                on_demand,
+            },
+            actions,
+        );
+    }
+
+    /// What was told under an earlier lease may not have been taken in: all is told again under a new one.
+    pub(super) fn take_lease(&mut self, lease: Lease, actions: &mut Vec<Action>) {
+        if self.lease_epoch() != Some(lease.epoch) {
+            self.asked = PieceSet::new(self.asked.capacity());
+            if let Some(content) = self.content.as_mut() {
+                content.scheduler_knows(1);
+            }
+        }
+        self.gate.granted(lease);
         self.publish_trusted(actions);
     }
 
@@ -133,12 +148,18 @@ impl Task {
         }
     }
 
-    pub(super) fn origin_failed(&mut self, now: Moment, failure: OriginFailure, actions: &mut Vec<Action>) {
+    pub(super) fn origin_failed(
+        &mut self,
+        now: Moment,
+        started: Moment,
+        failure: OriginFailure,
+        actions: &mut Vec<Action>,
+    ) {
         let over = match failure {
             OriginFailure::WrongContent => return self.fail(Failure::WrongContent, actions),
             OriginFailure::Refused => return self.fail(Failure::Refused, actions),
             OriginFailure::Absent => return self.fail(Failure::Absent, actions),
-            OriginFailure::Transient if !self.gate.failed(now, &self.settings.limits) => return,
+            OriginFailure::Transient if !self.gate.failed(now, started, &self.settings.limits) => return,
             OriginFailure::Transient | OriginFailure::Exhausted => Failure::Unavailable,
         };
         // Others may be luckier with the origin; what they fetch reaches this node as long as one of them lives.
@@ -161,11 +182,11 @@ impl Task {
         if self.gate.lease.is_none() && self.is_over_need(now) {
             return self.cancel_origin(actions);
         }
-        if !self.gate.is_open(now) {
-            return;
+        let open = self.gate.is_open(now);
+        if open || (!self.gate.is_paused(now) && self.has_overdue_reader(now)) {
+            self.ask_apart(now, actions);
         }
-        self.ask_apart(now, actions);
-        if self.chain_requests() > 0 {
+        if !open || self.chain_requests() > 0 {
             return;
         }
         let (run, before) = match &self.content {
@@ -179,7 +200,7 @@ impl Task {
             }
             Some(content) => {
                 let Some(run) = self.origin_run(now, content) else {
-                    return self.end_lease_if_covered(actions);
+                    return self.end_lease_if_covered(now, actions);
                 };
                 let Some(before) = content.chain.states_from(run.first).first().copied() else {
                     return;
@@ -192,7 +213,8 @@ impl Task {
     }
 
     fn is_over_need(&mut self, now: Moment) -> bool {
-        let (alive, stuck) = (self.parents.any_alive(), self.stuck_since(now).is_some());
+        let stuck = self.stuck_since(now).is_some() || self.has_overdue_reader(now);
+        let alive = self.parents.any_alive();
         self.gate.is_over_it(alive, stuck)
     }
 
@@ -246,20 +268,18 @@ impl Task {
         let Some(lease) = &self.gate.lease else {
             return false;
         };
-        let of_runs = || lease.runs.is_empty() || lease.runs.iter().any(|run| run.contains(piece));
-        self.asked.contains(piece)
-            || if lease.on_demand {
-                self.is_wanted(piece)
-            } else {
-                of_runs()
-            }
+        lease.names(&self.asked, piece) || (lease.on_demand && self.is_wanted(piece))
     }
 
-    /// A lease whose pieces are all here is done, though others of the content may still be missing.
-    fn end_lease_if_covered(&mut self, actions: &mut Vec<Action>) {
+    /// A lease whose pieces are all here is done, though others of the content may still be missing. One for single pieces is kept
+    /// for a while: more are asked for under it.
+    fn end_lease_if_covered(&mut self, now: Moment, actions: &mut Vec<Action>) {
         let (Some(content), Some(lease)) = (&self.content, &self.gate.lease) else {
             return;
         };
+        if lease.on_demand && now.since(self.asked_at) < self.settings.limits.lease_idle {
+            return;
+        }
         let is_there = |piece: PieceNumber| match lease.on_demand {
             true => content.is_here(piece),
             false => content.present.contains(piece),

@@ -29,9 +29,10 @@ impl Task {
             self.links = (links, now);
         }
         self.ask_for_links(now, actions);
+        self.gate.expire(now);
         let waiting = self.waiting(now);
         self.gate.consider(now, waiting, &self.settings.limits);
-        self.consider_whole();
+        self.consider_whole(now, actions);
         self.check_claims(actions);
         self.link_apart(actions);
         self.tell_wanted(now, actions);
@@ -53,9 +54,9 @@ impl Task {
         true
     }
 
-    /// Whether anybody here wants the content.
+    /// Whether anybody wants the content here, or others do under the lease.
     pub(super) fn has_demand(&self) -> bool {
-        self.settings.background || !self.readers.is_empty()
+        self.settings.background || !self.readers.is_empty() || self.gate.lease.is_some()
     }
 
     /// How long somebody has waited for a byte; `None` if nobody does.
@@ -106,21 +107,32 @@ impl Task {
         let Some(content) = &self.content else {
             return Links::Known;
         };
-        let next = if self.settings.whole {
-            content.present.next_missing(0)
-        } else {
-            let Some(next) = self.urgent_pieces().first().copied() else {
-                return Links::Known;
-            };
-            next
+        let of = |piece: PieceNumber| {
+            let doubtful = !self.settings.whole && !content.is_vouched_for(piece);
+            if content.is_provable(piece) && !doubtful {
+                Links::Known
+            } else if self.parents.count(piece) > 0 {
+                Links::Late
+            } else {
+                Links::Awaited
+            }
         };
-        if content.is_provable(next) || !self.fetches.is_empty() {
-            Links::Known
-        } else if self.parents.count(next) > 0 {
-            Links::Late
-        } else {
-            Links::Awaited
+        if self.settings.whole {
+            return match self.fetches.is_empty() {
+                true => of(content.present.next_missing(0)),
+                false => Links::Known,
+            };
         }
+        // Each reader waits for its own: what is on its way to one is no link for another.
+        let waits = self.urgent_pieces().into_iter();
+        let waits = waits.filter(|piece| !self.under_way.contains(*piece));
+        waits
+            .map(of)
+            .fold(Links::Known, |worst, links| match (worst, links) {
+                (Links::Late, _) | (_, Links::Late) => Links::Late,
+                (Links::Awaited, _) | (_, Links::Awaited) => Links::Awaited,
+                _ => Links::Known,
+            })
     }
 
     /// Asks the scheduler again where links are late: it may stand still, or be out of reach, long before its stream ends.
@@ -133,11 +145,13 @@ impl Task {
         }
     }
 
-    fn is_blocked(&self, reader: &Reader) -> bool {
+    pub(super) fn is_blocked(&self, reader: &Reader) -> bool {
         let Some(content) = &self.content else { return true };
         let next = content.layout().piece_at(reader.offset);
-        let released = content.may_release(next)
-            || (reader.is_of_range(content.layout().length()) && content.apart.contains(next));
+        let released = match reader.is_of_range(content.layout().length()) {
+            true => content.may_release_to_ranges(next),
+            false => content.may_release(next),
+        };
         reader.offset < reader.range.end && !released
     }
 
@@ -161,7 +175,7 @@ impl Task {
             if free == 0 {
                 break;
             }
-            let is_wanted = self.is_wanted(piece) || !self.has_demand();
+            let is_wanted = self.is_wanted(piece) || self.in_lease(piece) || !self.has_demand();
             if self.checking.contains_key(&piece)
                 || chosen.iter().any(|(other, _)| *other == piece)
                 || !is_wanted
@@ -244,9 +258,14 @@ impl Task {
             under_way,
             settings,
             rng,
+            gate,
+            asked,
             ..
         } = self;
         let content = content.as_ref()?;
+        let leased = |piece| gate.lease.as_ref().is_some_and(|lease| lease.names(asked, piece));
+        // What is linked by the word of nobody in particular could not be given to a reader before the whole is proved.
+        let useful = |piece| settings.whole || content.is_vouched_for(piece);
         let choice = Choice {
             layout: content.layout(),
             has: &parents.by_host.get(host)?.has,
@@ -254,7 +273,8 @@ impl Task {
                 !under_way.contains(piece)
                     && content.is_missing(piece)
                     && content.is_provable(piece)
-                    && (settings.whole || is_read(readers, content.layout(), piece))
+                    && useful(piece)
+                    && (settings.whole || is_read(readers, content.layout(), piece) || leased(piece))
             },
             rarity: |piece| parents.count(piece),
             run_bytes: settings.limits.run_bytes,

@@ -1,5 +1,6 @@
 //! Each rule of a task as a script: these events, exactly these actions.
 
+mod apart;
 mod chaos;
 mod forget;
 mod parents;
@@ -371,7 +372,13 @@ fn a_lease_of_runs_starts_at_a_known_border_and_ends_when_covered() {
         epoch: 4,
         runs: vec![run(3, 1)],
     });
-    assert_eq!(granted, [script.origin_request(0, run(2, 2))]);
+    let states = script.state(1).into_iter().chain(script.state(2)).collect();
+    let told = Action::Publish {
+        epoch: Some(4),
+        first: 1,
+        states,
+    };
+    assert_eq!(granted, [told, script.origin_request(0, run(2, 2))]);
     let borders = [script.border(0, 2), script.border(0, 3)];
     script.given(borders);
     assert_eq!(

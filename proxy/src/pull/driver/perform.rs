@@ -27,7 +27,8 @@ const NO_LEASE: u64 = 0;
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Want => self.want(),
+            Action::Want => self.want(true),
+            Action::WantPieces => self.want(false),
             Action::Watch { host, address } => self.watch(host, address),
             Action::Unwatch(host) => self.unwatch(&host),
             Action::FetchPeer {
@@ -44,12 +45,14 @@ impl Driver {
             Action::Shorten { fetch, end } => self.shorten(fetch, end),
             Action::Cancel(fetch) => self.cancel(fetch),
             Action::Check { piece, proof } => self.check(piece, proof),
+            Action::Sum(piece) => self.sum(piece),
             Action::Walk { piece, before } => self.walk(piece, before),
             Action::HaveApart { piece, sum, from } => self.have_apart(piece, sum, from),
             Action::Attest { epoch, piece, sum } => self.attest(epoch, piece, sum),
             Action::Prepare { length } => self.prepare(length),
             Action::Have { piece, from } => self.have(piece, from),
             Action::Release(run) => self.shared.availability.release(run),
+            Action::ReleaseToRanges(piece) => self.shared.availability.release_to_ranges(piece),
             Action::ReleaseBytes { offset } => self.shared.availability.release_bytes(offset),
             Action::KeepStates { first, states } => self.keep_states(first, &states),
             Action::Forget { runs, claims, first } => self.forget(&runs, &claims, first),
@@ -192,6 +195,7 @@ impl Driver {
             shared: Arc::downgrade(&self.shared),
             origins: self.env.origins.clone(),
             events: self.shared.events.clone(),
+            on_demand: !self.engine.wants_whole(),
         };
         let peers = self.env.peers.clone();
         self.env.tasks.spawn("watch of a parent", async move {
@@ -313,7 +317,8 @@ impl Driver {
 
     // === the scheduler ===
 
-    fn want(&mut self) {
+    /// Tells the scheduler what is wanted, and what is `held` if it may not know.
+    fn want(&mut self, held: bool) {
         if !self.is_shared() {
             // What only this caller may read is nobody else's business.
             return self.apply(Event::GoAlone);
@@ -332,6 +337,7 @@ impl Driver {
             held: self
                 .engine
                 .held()
+                .filter(|_| held)
                 .map(|set| set.runs().collect())
                 .unwrap_or_default(),
             states_known: self.engine.states_known(),
