@@ -9,6 +9,7 @@ mod certs;
 mod doctor;
 mod exit;
 mod guarded;
+mod manager;
 mod proxy;
 mod query;
 mod role;
@@ -37,6 +38,7 @@ Examples:
   darter scheduler run                      on one machine: the scheduler
   darter proxy run --set scheduler.addresses='[\"10.0.0.5:8002\"]'
                                             on each node: the mirror
+  darter manager run                        on one machine: clusters, users and what they did
   darter setup containerd                   on each node: containerd pulls through the mirror
   darter mount registry.example/app:nydus /mnt
                                             a Nydus image as a directory, fetched as it is read
@@ -55,6 +57,8 @@ enum Command {
     Proxy(proxy::Proxy),
     /// The scheduler, and questions to a running one
     Scheduler(scheduler::Scheduler),
+    /// One place to see and steer clusters: who is in them, who may change them
+    Manager(manager::Manager),
     /// Makes a client (container runtime, builder, snapshotter) pull through the mirror, and undoes it
     Setup(setup::Setup),
     /// Mounts a Nydus image at a directory; its files are fetched when they are read
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Command::Up(up) => up.run(),
         Command::Proxy(proxy) => proxy.run(),
         Command::Scheduler(scheduler) => scheduler.run(),
+        Command::Manager(manager) => manager.run(),
         Command::Setup(setup) => setup.run(),
         Command::Mount(bridge) => bridge.run("mount"),
         Command::Umount(bridge) => bridge.run("umount"),

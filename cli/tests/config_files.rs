@@ -61,6 +61,11 @@ fn proxy_yaml_is_the_default() {
 }
 
 #[test]
+fn manager_yaml_is_the_default() {
+    is_the_default::<darter_manager::config::Config>("manager");
+}
+
+#[test]
 fn scheduler_yaml_is_the_default() {
     is_the_default::<darter_scheduler::config::Config>("scheduler");
 }

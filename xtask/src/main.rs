@@ -8,6 +8,7 @@
     reason = "a program for the terminal: its output is its purpose"
 )]
 
+mod apt;
 mod fuzz;
 mod openssl;
 mod repeated;

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::E2eOptions;
+use crate::apt;
 use crate::openssl;
 use crate::repeated;
 use crate::report::Report;
@@ -28,6 +29,7 @@ const E2E: &str = "e2e";
 /// Everything that CI runs.
 pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
     openssl::install();
+    apt::install_postgres();
     let mut report = Report::default();
     fmt(&mut report)?;
     report.check("tidy", || tidy::problems(&root()))?;

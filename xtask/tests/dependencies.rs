@@ -1,4 +1,4 @@
-//! Dependencies between the members point one way: `types → proto → service → {proxy, scheduler} → cli` and
+//! Dependencies between the members point one way: `types → proto → service → {proxy, scheduler, manager} → cli` and
 //! `types → {engine, store, origin} → proxy`. Roles never know each other: they meet in `proto`.
 
 #![expect(
@@ -13,7 +13,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each member may depend on outside its tests, itself left out. A new member needs a line here.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("darter-types", &[]),
     ("darter-proto", &["darter-types"]),
     ("darter-service", &["darter-types"]),
@@ -36,6 +36,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
         "darter-scheduler",
         &["darter-types", "darter-proto", "darter-service"],
     ),
+    ("darter-manager", &["darter-service"]),
     (
         "darter-nydus-bridge",
         &[
@@ -57,6 +58,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "darter-origin",
             "darter-proxy",
             "darter-scheduler",
+            "darter-manager",
             "darter-containerd-config",
             "darter-certs",
         ],

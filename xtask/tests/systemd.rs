@@ -11,7 +11,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const UNITS: [&str; 2] = ["darter-proxy.service", "darter-scheduler.service"];
+const UNITS: [&str; 3] = [
+    "darter-manager.service",
+    "darter-proxy.service",
+    "darter-scheduler.service",
+];
 /// It mounts, so that most of what the others are shut in with would break it.
 const SNAPSHOTTER: &str = "darter-snapshotter.service";
 

@@ -1,0 +1,97 @@
+//! Who changed what, and when; who tried to sign in and could not.
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, FromRow, Row as _};
+
+use super::{Millis, Store, StoreError};
+
+/// Lines that are kept; the oldest go.
+const ENTRIES_MAX: i64 = 100_000;
+/// Longest text of a line, in characters.
+const DETAIL_CHARS_MAX: usize = 4096;
+
+/// One line. It has no secrets in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is what its name says")]
+pub struct Entry {
+    /// Sorts by time.
+    pub id: String,
+    pub at: Millis,
+    pub actor: String,
+    /// Such as `cluster.change`.
+    pub action: String,
+    /// What was changed, by its name.
+    pub object: String,
+    pub detail: String,
+}
+
+impl FromRow<'_, AnyRow> for Entry {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            at: row.try_get("at_ms")?,
+            actor: row.try_get("actor")?,
+            action: row.try_get("action")?,
+            object: row.try_get("object")?,
+            detail: row.try_get("detail")?,
+        })
+    }
+}
+
+impl Entry {
+    /// Writes it with the change that it tells of.
+    pub(super) async fn write(&self, change: &mut AnyConnection) -> Result<(), StoreError> {
+        let detail: String = self.detail.chars().take(DETAIL_CHARS_MAX).collect();
+        sqlx::query(
+            "INSERT INTO audit (id, at_ms, actor, action, object, detail) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(&self.id)
+        .bind(self.at)
+        .bind(&self.actor)
+        .bind(&self.action)
+        .bind(&self.object)
+        .bind(detail)
+        .execute(change)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Writes a line by itself, of something that changed nothing here.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn add_entry(&self, entry: &Entry) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        entry.write(&mut connection).await
+    }
+
+    /// The newest lines before `before` (an entry's id), newest first.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn entries(&self, before: Option<&str>, count: u32) -> Result<Vec<Entry>, StoreError> {
+        let found = match before {
+            Some(before) => sqlx::query_as("SELECT * FROM audit WHERE id < $2 ORDER BY id DESC LIMIT $1")
+                .bind(i64::from(count))
+                .bind(before),
+            None => sqlx::query_as("SELECT * FROM audit ORDER BY id DESC LIMIT $1").bind(i64::from(count)),
+        };
+        Ok(found.fetch_all(&self.pool).await?)
+    }
+
+    /// Forgets the oldest lines beyond those that are kept.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn trim_entries(&self) -> Result<u64, StoreError> {
+        let gone = sqlx::query(
+            "DELETE FROM audit WHERE id < (SELECT id FROM audit ORDER BY id DESC LIMIT 1 OFFSET $1)",
+        )
+        .bind(ENTRIES_MAX)
+        .execute(&self.pool)
+        .await?;
+        Ok(gone.rows_affected())
+    }
+}

@@ -1,0 +1,48 @@
+//! The web side as programs and browsers meet it: over HTTP, on a real port, with a real database. Each flow runs on SQLite, and
+//! all of them on Postgres.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
+mod flows;
+mod home;
+mod postgres;
+
+use home::Home;
+
+#[tokio::test]
+async fn the_first_start_makes_an_administrator_once_and_the_second_none() {
+    flows::the_first_start_makes_an_administrator_once_and_the_second_none(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn every_route_is_as_it_is_described() {
+    flows::every_route_is_as_it_is_described(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn tokens_do_no_more_than_they_may_and_end() {
+    flows::tokens_do_no_more_than_they_may_and_end(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_thousand_guesses_are_ten_and_are_written_down() {
+    flows::a_thousand_guesses_are_ten_and_are_written_down(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn pages_of_others_cannot_use_a_session() {
+    flows::pages_of_others_cannot_use_a_session(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn somebody_can_always_administer_and_every_node_has_a_cluster() {
+    flows::somebody_can_always_administer_and_every_node_has_a_cluster(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_is_said_at_once_and_kept_nowhere() {
+    flows::what_cannot_be_taken_is_said_at_once_and_kept_nowhere(&Home::folder()).await;
+}

@@ -1,0 +1,46 @@
+//! What tests and builds need of Debian's packages, installed where that can be done.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Where Debian puts the versions of Postgres.
+const POSTGRES: &str = "/usr/lib/postgresql";
+/// What Debian's Postgres reads when it is installed.
+const CREATE_CLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
+
+/// Installs packages, as root; whether that went well.
+pub(crate) fn install(packages: &[&str]) -> bool {
+    let apt_get = |arguments: &[&str]| {
+        let mut apt_get = Command::new("apt-get");
+        apt_get.args(arguments).stdin(Stdio::null());
+        apt_get.env("DEBIAN_FRONTEND", "noninteractive");
+        apt_get.status().is_ok_and(|status| status.success())
+    };
+    let install = [&["install", "-y", "-q", "--no-install-recommends"][..], packages].concat();
+    is_root() && apt_get(&["update", "-q"]) && apt_get(&install)
+}
+
+/// Installs Postgres for the manager's tests, which start one of their own; no server of the system's is made or started.
+/// Where it cannot be installed, those tests say so.
+pub(crate) fn install_postgres() {
+    if Path::new(POSTGRES).is_dir() || !is_root() {
+        return;
+    }
+    let config = Path::new(CREATE_CLUSTER);
+    if !config.exists() {
+        let folder = config.parent().unwrap_or(config);
+        let written =
+            fs::create_dir_all(folder).and_then(|()| fs::write(config, "create_main_cluster = false\n"));
+        if let Err(error) = written {
+            println!("{CREATE_CLUSTER}: {error}");
+            return;
+        }
+    }
+    install(&["postgresql"]);
+}
+
+pub(crate) fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
