@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use darter_manager::config::Config;
 use darter_manager::run::{self, RunParts, Started};
@@ -67,29 +67,35 @@ fn run(config: Config, log: &LogArguments) -> Result<()> {
         let parts = RunParts {
             network: Arc::new(TokioNetwork),
             log: installed.handle.clone(),
-            stop: stop.stop,
+            stop: stop.stop.clone(),
             notify: system::notifier()?,
             clock: Arc::new(now),
             config,
         };
-        let ended = run::run(parts, say_password).await;
+        let mut said = Ok(());
+        let ready = |started: &Started| {
+            said = say_password(started);
+            if said.is_err() {
+                stop.stop.cancel();
+            }
+        };
+        let ended = run::run(parts, ready).await;
         installed.shut_down().await;
-        Ok(ended?)
+        ended?;
+        said.context("nobody was told the password of admin: remove the database, and start again")
     })
 }
 
 /// On standard output, which is no log: nobody keeps it but whoever started it.
-fn say_password(started: &Started) {
-    if let Some(password) = &started.first_password {
-        let text = format!(
-            "Sign in at http://{} as admin with the password\n  {}\nIt is shown this once. Change it with PUT /api/v1/session/password.\n",
-            started.web,
-            password.expose()
-        );
-        if let Err(error) = system::print(&text) {
-            tracing::error!(%error, "the password of admin could not be shown: remove the database and start again");
-        }
-    }
+fn say_password(started: &Started) -> Result<()> {
+    let Some(password) = &started.first_password else {
+        return Ok(());
+    };
+    system::print(&format!(
+        "Sign in at http://{} as admin with the password\n  {}\nIt is shown this once. Change it with PUT /api/v1/session/password.\n",
+        started.web,
+        password.expose()
+    ))
 }
 
 /// Milliseconds since 1970.

@@ -107,7 +107,7 @@ pub(crate) async fn every_route_is_as_it_is_described(home: &Home) {
 pub(crate) async fn tokens_do_no_more_than_they_may_and_end(home: &Home) {
     let manager = Manager::start(home).await;
     let admin = manager.admin().await;
-    let (id, otto) = admin.user("otto", "operator").await;
+    let (_, otto) = admin.user("otto", "operator").await;
     let new =
         |name: &str, role: &str, lifetime: &str| json!({ "name": name, "role": role, "lifetime": lifetime });
     let made = otto
@@ -153,9 +153,20 @@ pub(crate) async fn tokens_do_no_more_than_they_may_and_end(home: &Home) {
         .await
         .is(409);
 
+    manager.stop().await;
+}
+
+/// A token is good for as long as its user may what it may, and it has not ended.
+pub(crate) async fn tokens_end(home: &Home) {
+    let manager = Manager::start(home).await;
+    let admin = manager.admin().await;
+    let (id, otto) = admin.user("otto", "operator").await;
+    let new = |name: &str, role: &str| json!({ "name": name, "role": role, "lifetime": "1h" });
+    let made = otto.post("/api/v1/tokens", new("ci", "viewer")).await.is(201);
+    let token = Caller::with_token(&manager, made["secret"].as_str().unwrap());
     // The user may do less now, and then nothing.
     let strong = otto
-        .post("/api/v1/tokens", new("strong", "operator", "1h"))
+        .post("/api/v1/tokens", new("strong", "operator"))
         .await
         .is(201);
     let strong = Caller::with_token(&manager, strong["secret"].as_str().unwrap());
@@ -277,7 +288,7 @@ pub(crate) async fn pages_of_others_cannot_use_a_session(home: &Home) {
     manager.stop().await;
 }
 
-pub(crate) async fn somebody_can_always_administer_and_every_node_has_a_cluster(home: &Home) {
+pub(crate) async fn somebody_can_always_administer(home: &Home) {
     let manager = Manager::start(home).await;
     let admin = manager.admin().await;
     let users = admin.get("/api/v1/users").await.is(200);
@@ -300,6 +311,12 @@ pub(crate) async fn somebody_can_always_administer_and_every_node_has_a_cluster(
     let (second, _) = admin.user("second", "admin").await;
     admin.delete(&format!("/api/v1/users/{second}")).await.is(204);
 
+    manager.stop().await;
+}
+
+pub(crate) async fn every_node_has_a_cluster(home: &Home) {
+    let manager = Manager::start(home).await;
+    let admin = manager.admin().await;
     let clusters = admin.get("/api/v1/clusters").await.is(200);
     let first = format!("/api/v1/clusters/{}", clusters[0]["id"].as_str().unwrap());
     assert!(
@@ -414,6 +431,12 @@ pub(crate) async fn what_cannot_be_taken_is_said_at_once_and_kept_nowhere(home: 
         admin.get("/api/v1/users").await.is(200).as_array().unwrap().len(),
         1
     );
+    manager.stop().await;
+}
+
+pub(crate) async fn a_new_password_ends_the_sessions(home: &Home) {
+    let manager = Manager::start(home).await;
+    let admin = manager.admin().await;
     let own = json!({ "current": "not the password", "password": "a new long password" });
     admin.put("/api/v1/session/password", own).await.is(422);
     let own = json!({ "current": manager.password, "password": "a new long password" });

@@ -28,6 +28,11 @@ async fn tokens_do_no_more_than_they_may_and_end() {
 }
 
 #[tokio::test]
+async fn tokens_end() {
+    flows::tokens_end(&Home::folder()).await;
+}
+
+#[tokio::test]
 async fn a_thousand_guesses_are_ten_and_are_written_down() {
     flows::a_thousand_guesses_are_ten_and_are_written_down(&Home::folder()).await;
 }
@@ -38,11 +43,21 @@ async fn pages_of_others_cannot_use_a_session() {
 }
 
 #[tokio::test]
-async fn somebody_can_always_administer_and_every_node_has_a_cluster() {
-    flows::somebody_can_always_administer_and_every_node_has_a_cluster(&Home::folder()).await;
+async fn somebody_can_always_administer() {
+    flows::somebody_can_always_administer(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn every_node_has_a_cluster() {
+    flows::every_node_has_a_cluster(&Home::folder()).await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_taken_is_said_at_once_and_kept_nowhere() {
     flows::what_cannot_be_taken_is_said_at_once_and_kept_nowhere(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_new_password_ends_the_sessions() {
+    flows::a_new_password_ends_the_sessions(&Home::folder()).await;
 }

@@ -130,10 +130,13 @@ async fn everything_holds_on_postgres() {
     flows::the_first_start_makes_an_administrator_once_and_the_second_none(&server.home("flow_0")).await;
     flows::every_route_is_as_it_is_described(&server.home("flow_1")).await;
     flows::tokens_do_no_more_than_they_may_and_end(&server.home("flow_2")).await;
-    flows::a_thousand_guesses_are_ten_and_are_written_down(&server.home("flow_3")).await;
-    flows::pages_of_others_cannot_use_a_session(&server.home("flow_4")).await;
-    flows::somebody_can_always_administer_and_every_node_has_a_cluster(&server.home("flow_5")).await;
-    flows::what_cannot_be_taken_is_said_at_once_and_kept_nowhere(&server.home("flow_6")).await;
+    flows::tokens_end(&server.home("flow_3")).await;
+    flows::a_thousand_guesses_are_ten_and_are_written_down(&server.home("flow_4")).await;
+    flows::pages_of_others_cannot_use_a_session(&server.home("flow_5")).await;
+    flows::somebody_can_always_administer(&server.home("flow_6")).await;
+    flows::every_node_has_a_cluster(&server.home("flow_7")).await;
+    flows::what_cannot_be_taken_is_said_at_once_and_kept_nowhere(&server.home("flow_8")).await;
+    flows::a_new_password_ends_the_sessions(&server.home("flow_9")).await;
 }
 
 #[tokio::test]

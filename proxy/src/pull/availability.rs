@@ -579,7 +579,10 @@ mod tests {
         children.iter().for_each(|child| availability.child_joined(child));
         availability.become_source();
         (0..4).for_each(|piece| availability.set_present(piece, BytesFrom::Origin));
-        assert!(children.iter().all(|child| seen(child) < 4), "each is shown to one first");
+        assert!(
+            children.iter().all(|child| seen(child) < 4),
+            "each is shown to one first"
+        );
         availability.show_all();
         // A source that reads on does not begin anew.
         availability.become_source();

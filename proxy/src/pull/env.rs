@@ -66,9 +66,9 @@ pub struct PullConfig {
 #[serde(rename_all = "camelCase")]
 pub enum OnDemand {
     /// A node without schedulers. One in a swarm fetches contents in order, also for readers of ranges.
+    #[default]
     Alone,
     /// Every node.
-    #[default]
     Always,
 }
 

@@ -169,13 +169,9 @@ impl Scheduler {
         let is_seed = self.is_seed(holder);
         if let Some(task) = self.tasks.get_mut(key) {
             self.leases += usize::from(task.lease.is_none());
-            let same = |lease: &&Box<Lease>| lease.holder == holder && lease.epoch == epoch;
-            let trusted = is_seed
-                || task
-                    .lease
-                    .as_ref()
-                    .filter(same)
-                    .is_some_and(|lease| lease.trusted);
+            let before = task.lease.as_deref();
+            let same = before.filter(|lease| lease.holder == holder && lease.epoch == epoch);
+            let trusted = is_seed || same.is_some_and(|lease| lease.trusted);
             task.lease = Some(Box::new(Lease {
                 holder,
                 epoch,
