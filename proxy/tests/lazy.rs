@@ -183,7 +183,7 @@ fn all_as_ranges(salt: u64) -> Vec<Range<u64>> {
         start += length;
     }
     let count = ranges.len();
-    (0..count).for_each(|at| ranges.swap(at, (at * 31 + 7 * salt as usize) % count));
+    (0..count).for_each(|at| ranges.swap(at, (at * 31 + 7 * usize::try_from(salt).unwrap()) % count));
     ranges
 }
 
