@@ -8,7 +8,7 @@ use super::audit::Entry;
 use super::{Millis, Store, StoreError};
 use crate::auth::Role;
 
-/// Somebody who may sign in. Their password is not here, see [`Store::password_hash`].
+/// Somebody who may sign in. Their password is not here, see [`Store::user_by_name`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is what its name says")]
 pub struct User {
