@@ -119,6 +119,11 @@ impl Guardian {
                     return Err(error);
                 }
             };
+            if life.stopped && life.status.signal().is_some() {
+                // It was dead when it was asked, or was asked before it listened to signals, or would not do it.
+                self.clean(left);
+                return Ok(ExitStatus::from_raw(0));
+            }
             if life.stopped || life.status.success() || left.is_none() {
                 break life.status;
             }

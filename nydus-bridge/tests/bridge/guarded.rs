@@ -250,6 +250,8 @@ fn what_is_written_over_an_image_outlives_the_worker() {
             assert_eq!(fs::read_to_string(point.join("changed")).unwrap(), changed);
         }
         drop(open);
+        // It serves a moment before it listens to signals; to be asked then is another matter.
+        std::thread::park_timeout(Duration::from_millis(500));
         bridge.signal(Signal::TERM);
         assert_eq!(bridge.code(), Some(0));
         assert!(
