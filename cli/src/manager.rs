@@ -92,9 +92,9 @@ fn say_password(started: &Started) -> Result<()> {
         return Ok(());
     };
     system::print(&format!(
-        "Sign in at http://{} as admin with the password\n  {}\nIt is shown this once. Change it with PUT /api/v1/session/password.\n",
+        "The user admin was made, with the password\n  {}\nIt is shown this once. Change it: PUT /api/v1/session/password at {}\n",
+        password.expose(),
         started.web,
-        password.expose()
     ))
 }
 

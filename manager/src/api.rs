@@ -193,12 +193,6 @@ fn routes(shared: Shared) -> Routes {
     .add(admin, routes!(audit::list))
 }
 
-/// The description of everything.
-pub fn document(shared: &Shared) -> OpenApi {
-    let (_, document) = finish(routes(shared.clone()));
-    document
-}
-
 fn finish(routes: Routes) -> (Router<Shared>, OpenApi) {
     let (router, mut document) = routes.router.split_for_parts();
     let components = document.components.get_or_insert_default();

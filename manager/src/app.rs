@@ -1,15 +1,16 @@
 //! Puts the role together: store, secrets, the first administrator, the web port.
 
+use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::{Arc, Mutex};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::IntoResponse as _;
-use darter_service::config::{ConfigError, Problems, Secret, Validate as _};
-use darter_service::http_server::{Cuts, HttpServer, Limits, Plain};
-use darter_service::net::{Address, AddressError, Listener, Network, PeerAddr};
+use darter_service::config::{Problems, Secret, Validate as _};
+use darter_service::http_server::{HttpServer, Limits, Plain};
+use darter_service::net::{Listener, Network, OpenError, PeerAddr, open};
 use darter_service::supervise::{Supervisor, Tasks};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -26,7 +27,7 @@ use crate::auth::secret::{self, Key, NoRandomness};
 use crate::auth::throttle::Throttle;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::store::audit::Entry;
+use crate::store::audit::{ENTRIES_MAX, Entry};
 use crate::store::clusters::Cluster;
 use crate::store::users::User;
 use crate::store::{Place, Store, StoreError};
@@ -37,6 +38,8 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// How often old lines of the audit go.
 const TRIM_INTERVAL: Duration = Duration::from_secs(3600);
+/// What nobody else may do with the database's file.
+const OTHERS: u32 = 0o077;
 /// Who did what the manager does by itself.
 const MYSELF: &str = "darter";
 
@@ -44,32 +47,23 @@ const MYSELF: &str = "darter";
 #[derive(Debug, Error)]
 pub enum AppError {
     /// The configuration cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The configuration cannot be used.
     #[error("configuration: {0}")]
     Problems(String),
-    /// The address is none.
-    #[error("web.listen")]
-    Address(#[from] AddressError),
     /// The port could not be opened.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The folder of the database cannot be made.
-    #[error("cannot make the folder {folder}")]
-    Folder {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database's file cannot be made or opened.
+    #[error("cannot open the database {file}")]
+    File {
         /// Which.
-        folder: String,
+        file: String,
         /// Why.
         #[source]
         source: io::Error,
     },
+    /// Others can read the file.
+    #[error("others can read the database {0}, in which secrets are: run chmod 600 on it")]
+    Exposed(String),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -79,20 +73,13 @@ pub enum AppError {
     /// No secret can be made.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    /// A component ended unasked.
-    #[error("{component} failed: {reason}")]
-    Failed {
-        /// Which.
-        component: &'static str,
-        /// What it said.
-        reason: String,
-    },
 }
 
 /// A manager whose port is open and which serves nobody yet.
 #[derive(Debug)]
 pub struct App {
     listener: Box<dyn Listener>,
+    address: String,
     shared: Shared,
     connections_max: usize,
     tasks: Tasks,
@@ -107,7 +94,7 @@ impl App {
     /// One of them cannot be opened, or the configuration cannot be used.
     pub async fn bind(
         config: &Config,
-        network: &Arc<dyn Network>,
+        network: &dyn Network,
         registry: &mut Registry,
         clock: Clock,
         tasks: Tasks,
@@ -122,7 +109,7 @@ impl App {
             return Err(AppError::Problems(lines.collect::<Vec<_>>().join("; ")));
         }
         let place = config.database.place();
-        make_folder(&place)?;
+        make_file(&place)?;
         let store = Store::open(&place).await?;
         let key = Key::new(store.secret("key", &secret::mint()?).await?);
         let shared = Shared::new(Parts {
@@ -131,20 +118,17 @@ impl App {
             passwords: Passwords::new(tasks.clone()),
             metrics: Metrics::register(registry),
             clock,
-            secure: config.web.public_url.starts_with("https://"),
+            secure: config.web.is_secure(),
             trusted_proxies: config.web.trusted_proxies.clone(),
             session_lifetime: config.sign_in.session_lifetime,
             token_lifetime_max: config.sign_in.token_lifetime_max,
             throttle: Mutex::new(Throttle::default()),
         });
         let first_password = begin(&shared).await?;
-        let address: Address = config.web.listen.parse()?;
-        let listener = network.bind(&address).await.map_err(|source| AppError::Listen {
-            address: config.web.listen.clone(),
-            source,
-        })?;
+        let (listener, address) = open(network, &config.web.listen, "the web").await?;
         Ok(Self {
             listener,
+            address,
             shared,
             connections_max: config.web.connections_max,
             tasks,
@@ -153,9 +137,8 @@ impl App {
     }
 
     /// Where it listens.
-    pub fn web_address(&self) -> String {
-        let address = self.listener.local_addr();
-        address.map_or_else(|error| error.to_string(), |address| address.to_string())
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Adds its components to a supervisor that stops with `stop`.
@@ -169,7 +152,7 @@ impl App {
             },
             tasks: self.tasks,
             wrap: Plain,
-            cuts: Cuts::default(),
+            cuts: self.shared.metrics.cuts(),
         };
         let (listener, until) = (self.listener, stop.clone());
         supervisor.add("web", async move {
@@ -187,7 +170,7 @@ impl App {
                     () = until.cancelled() => return Ok(()),
                     () = tokio::time::sleep(TRIM_INTERVAL) => {}
                 }
-                if let Err(error) = store.trim_entries().await {
+                if let Err(error) = store.trim_entries(ENTRIES_MAX).await {
                     tracing::warn!(%error, "old lines of the audit stay");
                 }
             }
@@ -219,21 +202,28 @@ async fn answer(router: axum::Router, request: Request<Incoming>, peer: PeerAddr
     response
 }
 
-fn make_folder(place: &Place) -> Result<(), AppError> {
+/// Makes the database's folder and file, for this user alone: what makes sessions and tokens of hashes is in it.
+fn make_file(place: &Place) -> Result<(), AppError> {
     let Place::Sqlite(file) = place else {
         return Ok(());
     };
-    let Some(folder) = file.parent() else {
-        return Ok(());
-    };
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder);
-    made.map_err(|source| AppError::Folder {
-        folder: folder.display().to_string(),
+    let failed = |source| AppError::File {
+        file: file.display().to_string(),
         source,
-    })
+    };
+    if let Some(folder) = file.parent() {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(folder).map_err(failed)?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let opened = options.open(file).map_err(failed)?;
+    let mode = opened.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    match mode & OTHERS {
+        0 => Ok(()),
+        _ => Err(AppError::Exposed(file.display().to_string())),
+    }
 }
 
 /// What a new installation has: an administrator and a cluster for all. Of several managers that start at once one makes it.

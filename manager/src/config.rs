@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use darter_service::config::{Period, Problems, Secret, Validate};
 use darter_service::log::LogConfig;
+use darter_service::net::Address;
 use darter_service::traces::TracesConfig;
 use darter_service::watchdog::WatchdogConfig;
 use ipnet::IpNet;
@@ -38,7 +39,7 @@ pub struct Config {
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct WebConfig {
     /// `ip:port`; all addresses by default, for people sit at other machines.
-    pub listen: String,
+    pub listen: Address,
     /// How browsers reach it, such as `https://darter.example`. With https, cookies are kept from plain connections.
     pub public_url: String,
     /// Networks of the proxies before it. Only these are believed who a request came from (`X-Forwarded-For`).
@@ -72,7 +73,7 @@ pub struct SignInConfig {
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Admin {
     /// Where it listens; loopback by default, since it tells much and asks for nothing.
-    pub listen: String,
+    pub listen: Address,
 }
 
 impl Default for Config {
@@ -93,7 +94,7 @@ impl Default for Config {
 impl Default for WebConfig {
     fn default() -> Self {
         Self {
-            listen: "0.0.0.0:8080".into(),
+            listen: Address::Tcp("0.0.0.0:8080".into()),
             public_url: String::new(),
             trusted_proxies: Vec::new(),
             connections_max: 4096,
@@ -122,8 +123,15 @@ impl Default for SignInConfig {
 impl Default for Admin {
     fn default() -> Self {
         Self {
-            listen: "127.0.0.1:8081".into(),
+            listen: Address::Tcp("127.0.0.1:8081".into()),
         }
+    }
+}
+
+impl WebConfig {
+    /// Whether browsers come by https alone.
+    pub fn is_secure(&self) -> bool {
+        self.public_url.starts_with("https://")
     }
 }
 
@@ -145,8 +153,6 @@ impl Validate for Config {
             }
         };
         check(self.version == 1, "version", "only version 1 is known");
-        check(is_address(&self.web.listen), "web.listen", "write ip:port");
-        check(is_address(&self.admin.listen), "admin.listen", "write ip:port");
         let url = &self.web.public_url;
         check(
             url.is_empty() || url.starts_with("https://") || url.starts_with("http://"),
@@ -183,11 +189,6 @@ impl Validate for Config {
     }
 }
 
-fn is_address(text: &str) -> bool {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,7 +211,6 @@ mod tests {
             version: 2,
             ..Config::default()
         };
-        config.web.listen = "nowhere".into();
         config.web.public_url = "darter.example".into();
         config.database.url = Secret::new("mysql://root:canary@db/x");
         config.sign_in.session_lifetime = Period::secs(0);
@@ -221,7 +221,6 @@ mod tests {
             keys,
             [
                 "version",
-                "web.listen",
                 "web.publicUrl",
                 "database.url",
                 "signIn.sessionLifetime"

@@ -1,5 +1,6 @@
 //! What the manager counts, as `darter_manager_…`.
 
+use darter_service::http_server::Cuts;
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,11 +13,18 @@ struct Answered {
     status: u16,
 }
 
+/// What ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: &'static str,
+}
+
 /// Its counters. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     sign_ins: Family<Answered, Counter>,
     refusals: Family<Answered, Counter>,
+    cut: Family<Limit, Counter>,
 }
 
 impl Metrics {
@@ -34,7 +42,21 @@ impl Metrics {
             "Requests of nobody known (401) or of somebody who may not (403)",
             metrics.refusals.clone(),
         );
+        registry.register(
+            "connections_cut",
+            "Connections that a limit ended",
+            metrics.cut.clone(),
+        );
         metrics
+    }
+
+    /// Connections that a limit ended.
+    pub(crate) fn cuts(&self) -> Cuts {
+        let cut = |limit| self.cut.get_or_create(&Limit { limit }).clone();
+        Cuts {
+            too_many: cut("connectionsMax"),
+            stalled: cut("stallTimeout"),
+        }
     }
 
     pub(crate) fn signed_in(&self, status: StatusCode) {

@@ -1,20 +1,17 @@
 //! `darter manager run`: a manager on real sockets with an admin port.
 //!
-//! [`App`] puts the role together; this file gives it what belongs to a process and takes it down in order. Nodes and
-//! schedulers go on without it.
+//! [`App`] puts the role together; this file gives it what belongs to a process. Nodes and schedulers go on without it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use darter_service::admin::{Admin, AdminPort, AdminPortError, Parts};
+use darter_service::admin::AdminPort;
 use darter_service::build_info;
 use darter_service::config::{ConfigError, Secret, to_yaml};
 use darter_service::log::LogHandle;
-use darter_service::net::{Address, AddressError, Network};
-use darter_service::notify::{Notifier, State};
-use darter_service::ready::Readiness;
+use darter_service::net::{Network, OpenError};
+use darter_service::notify::Notifier;
+use darter_service::role::Role;
 use darter_service::supervise::{Ended, Supervisor};
-use darter_service::watchdog::Watchdog;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -61,19 +58,24 @@ pub struct Started {
 pub enum RunError {
     /// The admin port cannot be opened.
     #[error(transparent)]
-    Admin(#[from] AdminPortError),
-    /// The address of the admin port is none.
-    #[error("admin.listen")]
-    Address(#[from] AddressError),
+    Admin(#[from] OpenError),
     /// The configuration cannot be shown.
     #[error("the configuration cannot be shown")]
     Config(#[from] ConfigError),
     /// The system gives no thread.
     #[error("the watchdog cannot be started")]
     Watchdog(#[source] std::io::Error),
-    /// A port or the store cannot be opened, or a component failed.
+    /// The web port or the store cannot be opened.
     #[error(transparent)]
     App(#[from] AppError),
+    /// A component ended unasked.
+    #[error("{component} failed: {reason}")]
+    Failed {
+        /// Which.
+        component: &'static str,
+        /// What it said.
+        reason: String,
+    },
 }
 
 /// Runs a manager until its `stop`; `ready` is told where it can be reached as soon as it serves.
@@ -81,62 +83,53 @@ pub enum RunError {
 /// # Errors
 /// It did not start, or one of its components failed. Nothing of it runs then.
 pub async fn run(parts: RunParts, ready: impl FnOnce(&Started)) -> Result<(), RunError> {
-    let (config, stop, notify) = (parts.config, parts.stop, parts.notify);
+    let config = parts.config;
     let mut registry = Registry::default();
     build_info::register(&mut registry);
     parts.log.register(&mut registry);
-    let listen: Address = config.admin.listen.parse()?;
-    let port = AdminPort::bind(&parts.network, &listen).await?;
+    if !config.web.is_secure() {
+        tracing::warn!(
+            "passwords and tokens travel in the clear: put a proxy with TLS before it and set web.publicUrl to its https \
+             address, or keep it on a network that you trust"
+        );
+    }
+    let admin = AdminPort::bind(&*parts.network, &config.admin.listen).await?;
     let serving = CancellationToken::new();
     let mut supervisor = Supervisor::new(serving.clone());
-    let tasks = supervisor.tasks();
-    let app = App::bind(&config, &parts.network, &mut registry, parts.clock, tasks.clone()).await?;
+    let app = App::bind(
+        &config,
+        &*parts.network,
+        &mut registry,
+        parts.clock,
+        supervisor.tasks(),
+    )
+    .await?;
     let started = Started {
-        web: app.web_address(),
-        admin: port.address(),
+        web: app.address().to_owned(),
+        admin: admin.address(),
         first_password: app.first_password.clone(),
     };
-    let readiness = Readiness::new();
-    let admin = port.serve(Admin::new(Parts {
-        readiness: readiness.clone(),
+    app.add_to(&mut supervisor, &serving);
+    let role = Role {
+        supervisor,
+        serving,
+        admin,
         registry,
         config_text: to_yaml(&config)?,
         log: parts.log,
-        tasks,
-        routes: BTreeMap::new(),
-    }));
-    app.add_to(&mut supervisor, &serving);
-    tracing::info!(listen = started.web, admin = started.admin, "manager is ready");
-    let watchdog =
-        Watchdog::of_role(&config.watchdog, &started.admin, "/livez", &notify).map_err(RunError::Watchdog)?;
-    notify.tell(State::Ready);
-    ready(&started);
-
-    let stopping = async {
-        stop.cancelled().await;
-        notify.tell(State::Stopping);
-        drop(watchdog);
-        readiness.stop();
-        serving.cancel();
-        std::future::pending::<()>().await;
+        watchdog: config.watchdog,
+        notify: parts.notify,
+        grace: STOP_GRACE,
     };
-    let mut running = std::pin::pin!(supervisor.run(STOP_GRACE));
-    let ended = tokio::select! {
-        biased;
-        ended = &mut running => ended,
-        failure = admin.failed() => {
-            serving.cancel();
-            running.await;
-            Ended::Failed(failure.component, failure.reason.into())
-        }
-        () = stopping => Ended::Stopped,
+    let ready = || {
+        tracing::info!(listen = started.web, admin = started.admin, "manager is ready");
+        ready(&started);
     };
-    admin.end().await;
-    match ended {
+    match role.run(parts.stop, ready).await.map_err(RunError::Watchdog)? {
         Ended::Stopped => tracing::info!("manager has stopped"),
         Ended::Failed(component, reason) => {
             let reason = reason.to_string();
-            return Err(AppError::Failed { component, reason }.into());
+            return Err(RunError::Failed { component, reason });
         }
     }
     Ok(())

@@ -56,12 +56,6 @@ pub enum StoreError {
     /// The database does not answer, or not as it should.
     #[error("the database")]
     Database(#[source] sqlx::Error),
-    /// What is in it was not written by this program.
-    #[error("the database has {what} that cannot be read")]
-    Damaged {
-        /// What.
-        what: &'static str,
-    },
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -26,10 +26,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::admin::{Admin, AdminPort, AdminPortError, Parts};
+use darter_service::admin::{Admin, AdminPort, Parts};
 use darter_service::build_info;
 use darter_service::log::LogHandle;
-use darter_service::net::{Address, Network, TokioNetwork, incoming};
+use darter_service::net::{Address, Network, OpenError, TokioNetwork, incoming};
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
 use darter_service::supervise::{ComponentError, Ended, Supervisor, Tasks};
@@ -125,7 +125,7 @@ pub struct RunParts {
 pub enum RunError {
     /// The admin port cannot be opened.
     #[error(transparent)]
-    Admin(#[from] AdminPortError),
+    Admin(#[from] OpenError),
     /// The folder cannot be used.
     #[error("cannot use the folder {path}")]
     Folder {
@@ -172,7 +172,7 @@ pub async fn run(parts: RunParts) -> Result<(), RunError> {
     let (stop, tasks) = (parts.stop.clone(), Tasks::new());
     let network: Arc<dyn Network> = Arc::new(TokioNetwork);
     let admin = match &parts.admin {
-        Some(address) => Some(AdminPort::bind(&network, address).await?),
+        Some(address) => Some(AdminPort::bind(&*network, address).await?),
         None => None,
     };
     let core = open(&parts, &tasks, &metrics)?;

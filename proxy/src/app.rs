@@ -11,7 +11,7 @@ use darter_proto::WIRE_VERSION;
 use darter_proto::scheduler::{Hello, Load};
 use darter_service::http_server::{Cuts, HttpServer, Limits, Wrap};
 use darter_service::limit::Limiter;
-use darter_service::net::{Address, Listener, Network};
+use darter_service::net::{Address, Listener, Network, OpenError, open};
 use darter_service::supervise::Tasks;
 use darter_service::tls::{TlsConnector, TlsError, TlsWrap};
 use darter_store::PieceStore;
@@ -83,16 +83,8 @@ pub struct Node {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// A port is taken or an address is not this machine's.
-    #[error("cannot listen on {address} for {what}: is another process there?")]
-    Bind {
-        /// The address.
-        address: Address,
-        /// What it is for.
-        what: &'static str,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The section `tls` cannot be used. No port is open then.
     #[error("tls")]
     Tls(#[from] TlsError),
@@ -122,7 +114,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     // Before any port is open: there is no way from files that cannot be used to a plain connection.
     let secure = Secure::load(&config, &host)?;
     let (mirror_listeners, mirror_address) = bind_mirror(&config, &*network).await?;
-    let (peer_listener, peer_address) = bind(&*network, &config.peer.listen, "other nodes").await?;
+    let (peer_listener, peer_address) = open(&*network, &config.peer.listen, "other nodes").await?;
 
     registry.register_collector(Box::new(StoreCollector::new(Arc::clone(&store))));
     let (metrics, role) = register(registry, config.role);
@@ -209,31 +201,15 @@ fn register(registry: &mut Registry, role: NodeRole) -> (Metrics, CurrentRole) {
     (metrics, CurrentRole::register(role, own))
 }
 
-/// A listener, and the address that it has got.
-async fn bind(
-    network: &dyn Network,
-    address: &Address,
-    what: &'static str,
-) -> Result<(Box<dyn Listener>, String), StartError> {
-    let wrong = |source| StartError::Bind {
-        address: address.clone(),
-        what,
-        source,
-    };
-    let listener = network.bind(address).await.map_err(wrong)?;
-    let local = local(&*listener, address);
-    Ok((listener, local))
-}
-
 /// The mirror's port and its address, and its socket file, where one is wanted.
 async fn bind_mirror(
     config: &Config,
     network: &dyn Network,
 ) -> Result<(Vec<Box<dyn Listener>>, String), StartError> {
-    let (port, address) = bind(network, &config.mirror.listen, "the mirror").await?;
+    let (port, address) = open(network, &config.mirror.listen, "the mirror").await?;
     let mut listeners = vec![port];
     if let Some(path) = config.mirror.socket.clone() {
-        let (socket, _) = bind(network, &Address::Unix(path), "programs of this machine").await?;
+        let (socket, _) = open(network, &Address::Unix(path), "programs of this machine").await?;
         listeners.push(socket);
     }
     Ok((listeners, address))
@@ -259,12 +235,6 @@ fn follow(
         identity.follow(period, tasks.clone(), stop.clone()),
     );
     (Some(secure.server), Some(secure.peers), Some(secure.schedulers))
-}
-
-fn local(listener: &dyn Listener, address: &Address) -> String {
-    listener
-        .local_addr()
-        .map_or_else(|_| address.to_string(), |local| local.to_string())
 }
 
 fn mirror_of(
@@ -324,7 +294,7 @@ async fn serve_forward(
     let (Some(forward), Some(listen)) = (forward, config.forward.listen) else {
         return Ok(None);
     };
-    let (listener, address) = bind(network, &Address::Tcp(listen.to_string()), "the forward proxy").await?;
+    let (listener, address) = open(network, &Address::Tcp(listen.to_string()), "the forward proxy").await?;
     let stop = stop.clone();
     tasks.spawn(
         "forward proxy",

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::admin::{Admin, AdminPort, AdminPortError, AdminServer, Parts, Route};
+use darter_service::admin::{Admin, AdminPort, AdminServer, Parts, Route};
 use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
-use darter_service::net::Network;
+use darter_service::net::{Network, OpenError as PortError};
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
 use darter_service::shutdown::Stop;
@@ -73,7 +73,7 @@ pub struct Ports {
 pub enum RunError {
     /// The admin port cannot be opened.
     #[error(transparent)]
-    Admin(#[from] AdminPortError),
+    Admin(#[from] PortError),
     /// The store cannot be used.
     #[error("store.dir")]
     Store(#[from] OpenError),
@@ -144,7 +144,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
     let config_text = to_yaml(&config)?;
     let watchdog = config.watchdog.clone();
     warn_if_open(&config);
-    let admin_port = AdminPort::bind(&network, &config.admin.listen).await?;
+    let admin_port = AdminPort::bind(&*network, &config.admin.listen).await?;
     let store = open_store(&config.store, &tasks).await?;
     let zero_copy = ZeroCopy::new(Some(store.mappings()));
     let node = app::start(NodeParts {

@@ -1,11 +1,12 @@
 //! Puts the role together: configuration, sockets, the owner of the state, the gRPC server.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_service::net::{Address, AddressError, Limited, Listener, Network, incoming, secure_incoming};
+use darter_service::net::{
+    Address, AddressError, Limited, Listener, Network, OpenError, incoming, open, secure_incoming,
+};
 use darter_service::supervise::{Ended, Supervisor, Tasks};
 use darter_service::tls::{CertificateRole, Expected, NodeIdentity, Protocol, TlsError};
 use futures_util::stream::BoxStream;
@@ -37,14 +38,8 @@ pub enum AppError {
     #[error("listen address")]
     Address(#[from] AddressError),
     /// The port could not be opened.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// A component ended unasked.
     #[error("{component} failed: {reason}")]
     Failed {
@@ -76,6 +71,7 @@ fn list(problems: &[Problem]) -> String {
 #[derive(Debug)]
 pub struct App {
     listener: Box<dyn Listener>,
+    address: String,
     identity: Option<NodeIdentity>,
     reload_interval: Duration,
     handle: Handle,
@@ -103,14 +99,12 @@ impl App {
             identity.register(registry.sub_registry_with_prefix("darter_scheduler"));
         }
         let address: Address = config.listen.parse()?;
-        let listener = network.bind(&address).await.map_err(|source| AppError::Listen {
-            address: config.listen.clone(),
-            source,
-        })?;
+        let (listener, address) = open(&**network, &address, "nodes").await?;
         let settings = config.settings(incarnation, seed);
         let (handle, owner) = service::start(settings, &config.limits, Metrics::register(registry));
         Ok(Self {
             listener,
+            address,
             identity,
             reload_interval: config.tls.reload_interval.into(),
             handle,
@@ -120,8 +114,8 @@ impl App {
     }
 
     /// Where it listens.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Adds its components to a supervisor that stops with `stop`.

@@ -3,18 +3,16 @@
 //! [`App`] puts the role together; this file gives it what belongs to a process and takes it down in order: not ready any
 //! more, the streams of nodes ended, the admin port last. Nodes go on without it, and tell the next one everything.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use darter_service::admin::{Admin, AdminPort, AdminPortError, Parts};
+use darter_service::admin::AdminPort;
 use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
-use darter_service::net::{Address, AddressError, Network};
-use darter_service::notify::{Notifier, State};
-use darter_service::ready::Readiness;
+use darter_service::net::{Address, AddressError, Network, OpenError};
+use darter_service::notify::Notifier;
+use darter_service::role::Role;
 use darter_service::supervise::{Ended, Supervisor};
-use darter_service::watchdog::Watchdog;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +51,7 @@ pub struct Ports {
 pub enum RunError {
     /// The admin port cannot be opened.
     #[error(transparent)]
-    Admin(#[from] AdminPortError),
+    Admin(#[from] OpenError),
     /// The address of the admin port is none.
     #[error("admin.listen")]
     Address(#[from] AddressError),
@@ -73,7 +71,7 @@ pub enum RunError {
 /// # Errors
 /// It did not start, or one of its components failed. Nothing of it runs then.
 pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunError> {
-    let (config, stop, notify) = (parts.config, parts.stop, parts.notify);
+    let config = parts.config;
     let mut registry = Registry::default();
     build_info::register(&mut registry);
     parts.log.register(&mut registry);
@@ -84,7 +82,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
         );
     }
     let listen: Address = config.admin.listen.parse()?;
-    let port = AdminPort::bind(&parts.network, &listen).await?;
+    let admin = AdminPort::bind(&*parts.network, &listen).await?;
     let app = App::bind(
         &config,
         &parts.network,
@@ -94,50 +92,28 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     )
     .await?;
     let ports = Ports {
-        grpc: app
-            .local_addr()
-            .map_or_else(|_| config.listen.clone(), |address| address.to_string()),
-        admin: port.address(),
+        grpc: app.address().to_owned(),
+        admin: admin.address(),
     };
-    let readiness = Readiness::new();
     let serving = CancellationToken::new();
     let mut supervisor = Supervisor::new(serving.clone());
-    let admin = port.serve(Admin::new(Parts {
-        readiness: readiness.clone(),
+    app.add_to(&mut supervisor, &serving);
+    let role = Role {
+        supervisor,
+        serving,
+        admin,
         registry,
         config_text: to_yaml(&config)?,
         log: parts.log,
-        tasks: supervisor.tasks(),
-        routes: BTreeMap::new(),
-    }));
-    app.add_to(&mut supervisor, &serving);
-    tracing::info!(listen = ports.grpc, admin = ports.admin, "scheduler is ready");
-    let watchdog =
-        Watchdog::of_role(&config.watchdog, &ports.admin, "/livez", &notify).map_err(RunError::Watchdog)?;
-    notify.tell(State::Ready);
-    ready(&ports);
-
-    let stopping = async {
-        stop.cancelled().await;
-        notify.tell(State::Stopping);
-        drop(watchdog);
-        readiness.stop();
-        serving.cancel();
-        std::future::pending::<()>().await;
+        watchdog: config.watchdog,
+        notify: parts.notify,
+        grace: STOP_GRACE,
     };
-    let mut running = std::pin::pin!(supervisor.run(STOP_GRACE));
-    let ended = tokio::select! {
-        biased;
-        ended = &mut running => ended,
-        failure = admin.failed() => {
-            serving.cancel();
-            running.await;
-            Ended::Failed(failure.component, failure.reason.into())
-        }
-        () = stopping => Ended::Stopped,
+    let ready = || {
+        tracing::info!(listen = ports.grpc, admin = ports.admin, "scheduler is ready");
+        ready(&ports);
     };
-    admin.end().await;
-    match ended {
+    match role.run(parts.stop, ready).await.map_err(RunError::Watchdog)? {
         Ended::Stopped => tracing::info!("scheduler has stopped"),
         Ended::Failed(component, reason) => return Err(AppError::failed(component, &*reason).into()),
     }

@@ -23,7 +23,7 @@ use crate::net::{BoxFuture, PeerAddr};
 use crate::ready::Readiness;
 use crate::supervise::Tasks;
 
-pub use port::{AdminPort, AdminPortError, AdminServer};
+pub use port::{AdminPort, AdminServer};
 
 /// Longest body of a request: a log filter, a word for a role.
 const BODY_BYTES_MAX: usize = 4096;

@@ -4,7 +4,7 @@
 //! [`backoff`] hold back. [`config`] reads a role's configuration, [`log`], [`traces`] and [`metrics`] tell what it
 //! does, [`ready`] and [`admin`] whether it can; [`shutdown`] listens to signals, [`tls`] knows certificates,
 //! [`secret_file`] reads what nobody else may. [`watchdog`] ends a role that hangs, [`guardian`] a whole process that does;
-//! [`notify`] is what they hear.
+//! [`notify`] is what they hear; [`role`] is the life of a process that has all of this.
 
 pub mod admin;
 pub mod backoff;
@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod ready;
+pub mod role;
 pub mod secret_file;
 pub mod shutdown;
 pub mod supervise;

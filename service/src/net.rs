@@ -7,6 +7,7 @@ mod accept;
 mod address;
 mod grpc;
 mod limited;
+mod open;
 pub mod stall;
 mod stream;
 mod unix;
@@ -24,6 +25,7 @@ pub use accept::Acceptor;
 pub use address::{Address, AddressError};
 pub use grpc::{ConnectInfo, Connector, incoming, secure_incoming};
 pub use limited::Limited;
+pub use open::{OpenError, open};
 pub use stream::{AsyncIo, PeerAddr, Stream};
 
 /// A future of a trait object's method.

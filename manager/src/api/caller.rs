@@ -28,13 +28,25 @@ pub(super) const TOKEN: &str = "token";
 /// Addresses of proxies that are looked at in `X-Forwarded-For`.
 const HOPS_MAX: usize = 16;
 
-/// Lets through whom the policy allows, and says who it is.
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct From(pub(super) IpAddr);
+
+impl std::fmt::Display for From {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Lets through whom the policy allows, and says who it is and whence.
 pub(super) async fn guard(
     State((shared, policy)): State<(Shared, Policy)>,
     request: Request,
     next: Next,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
+    let from = origin(&shared, parts.extensions.get(), &parts.headers);
+    parts.extensions.insert(From(from));
     if policy != Policy::Open {
         match look(&shared, policy, &parts).await {
             Ok(principal) => drop(parts.extensions.insert(principal)),
@@ -134,7 +146,7 @@ fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Where a request came from: the nearest address that is no trusted proxy's.
-pub(super) fn origin(shared: &Shared, peer: Option<&PeerAddr>, headers: &HeaderMap) -> IpAddr {
+fn origin(shared: &Shared, peer: Option<&PeerAddr>, headers: &HeaderMap) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
     let mut found = match peer {
         Some(PeerAddr::Ip(address)) => address.ip().to_canonical(),

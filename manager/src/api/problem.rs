@@ -120,10 +120,9 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Exists => Self::new(StatusCode::CONFLICT, error.to_string()),
-            StoreError::InUse(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            StoreError::Exists | StoreError::InUse(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Absent => Self::not_found("there is none with this id"),
-            StoreError::Migrate(_) | StoreError::Database(_) | StoreError::Damaged { .. } => {
+            StoreError::Migrate(_) | StoreError::Database(_) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, source, "a request failed at the database");
                 Self::later(

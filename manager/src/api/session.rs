@@ -1,10 +1,12 @@
 //! Signing in and out.
 
-use axum::extract::{Request, State};
+use std::sync::{MutexGuard, PoisonError};
+
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json, RequestExt as _};
+use axum::{Extension, Json};
 use darter_service::config::Secret;
-use darter_service::net::PeerAddr;
 use http::header::{CACHE_CONTROL, SET_COOKIE};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -14,11 +16,14 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use super::{Shared, Who, caller};
 use crate::auth::password::PasswordError;
+use crate::auth::throttle::{Throttle, TooMany};
 use crate::auth::{Role, Via, secret};
 use crate::store::StoreError;
 
 /// Longest name of a user, in characters.
 pub(super) const NAME_CHARS_MAX: usize = 64;
+/// Whom the audit names for a name that no user has.
+const UNKNOWN: &str = "(unknown)";
 
 /// A name and its password.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -61,49 +66,46 @@ pub struct OwnPassword {
     post, path = "/api/v1/session", tag = "session", request_body = SignIn,
     responses((status = 200, body = Me), (status = 401, body = Problem), (status = 429, body = Problem)),
 )]
-pub(super) async fn sign_in(State(shared): State<Shared>, request: Request) -> Result<Response, Problem> {
-    let from = caller::origin(&shared, request.extensions().get::<PeerAddr>(), request.headers());
-    let Json(asked): Json<SignIn> = request.extract().await?;
+pub(super) async fn sign_in(
+    State(shared): State<Shared>,
+    Extension(from): Extension<caller::From>,
+    asked: Result<Json<SignIn>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(asked) = asked?;
     if asked.name.is_empty() || asked.name.chars().count() > NAME_CHARS_MAX {
         return Err(Problem::field("name", "write a user's name"));
     }
-    let begun = shared.throttle_begin(from, &asked.name);
-    if let Err(wait) = begun {
-        shared.metrics.signed_in(StatusCode::TOO_MANY_REQUESTS);
-        let entry = shared.entry(&asked.name, "session.throttle", &from.to_string(), String::new())?;
-        shared.store.add_entry(&entry).await?;
-        let text = "too many tries with a wrong password: wait, then try again";
-        return Err(Problem::later(
-            StatusCode::TOO_MANY_REQUESTS,
-            text,
-            wait.as_secs() + 1,
-        ));
-    }
     let found = match shared.store.user_by_name(&asked.name).await {
-        Ok((user, hash)) => Some((user, hash)),
+        Ok(found) => Some(found),
         Err(StoreError::Absent) => None,
         Err(other) => return Err(other.into()),
     };
+    // Somebody may have typed the password here: only names of users are written down.
+    let known = found.as_ref().map_or(UNKNOWN, |(user, _)| &user.name).to_owned();
+    let tried = shared.may_try(from, &asked.name, &known).await;
+    tried.inspect_err(|problem| shared.metrics.signed_in(problem.status))?;
     let hash = found.as_ref().map(|(_, hash)| hash.clone());
     let right = shared.passwords.is(asked.password, hash).await?;
     let user = found.map(|(user, _)| user).filter(|user| right && !user.disabled);
     let Some(user) = user else {
         shared.metrics.signed_in(StatusCode::UNAUTHORIZED);
-        let entry = shared.entry(&asked.name, "session.refuse", &from.to_string(), String::new())?;
+        let entry = shared.entry(&known, "session.refuse", &from.to_string(), String::new())?;
         shared.store.add_entry(&entry).await?;
         return Err(Problem::unauthorized(
             "there is no user with this name and password",
         ));
     };
-    shared.throttle_succeeded(from, &asked.name);
+    shared.was_right(from, &asked.name);
     let session = secret::mint()?;
     let hash = shared.key.hash(caller::SESSION, session.expose());
     let hash = hash.ok_or_else(|| Problem::from(PasswordError::Hash))?;
     let (now, lifetime) = (shared.now(), shared.session_lifetime.as_duration());
     let expires = now.saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX));
-    shared.store.add_session(&hash, &user.id, now, expires).await?;
     let entry = shared.entry(&user.name, "session.begin", &from.to_string(), String::new())?;
-    shared.store.add_entry(&entry).await?;
+    shared
+        .store
+        .add_session(&hash, &user.id, now..expires, entry)
+        .await?;
     shared.metrics.signed_in(StatusCode::OK);
     let me = Me {
         name: user.name,
@@ -147,24 +149,17 @@ pub(super) async fn who_am_i(Extension(who): Who) -> Json<Me> {
 pub(super) async fn change_own_password(
     State(shared): State<Shared>,
     Extension(who): Who,
-    asked: Result<Json<OwnPassword>, axum::extract::rejection::JsonRejection>,
+    Extension(from): Extension<caller::From>,
+    asked: Result<Json<OwnPassword>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(asked) = asked?;
     let (_, hash) = shared.store.user_by_name(&who.name).await?;
     // Who has found an open browser may not guess here either.
-    let here = std::net::IpAddr::from([0, 0, 0, 0]);
-    if let Err(wait) = shared.throttle_begin(here, &who.name) {
-        let text = "too many tries with a wrong password: wait, then try again";
-        return Err(Problem::later(
-            StatusCode::TOO_MANY_REQUESTS,
-            text,
-            wait.as_secs() + 1,
-        ));
-    }
+    shared.may_try(from, &who.name, &who.name).await?;
     if !shared.passwords.is(asked.current, Some(hash)).await? {
         return Err(Problem::field("current", "this is not the password"));
     }
-    shared.throttle_succeeded(here, &who.name);
+    shared.was_right(from, &who.name);
     let hash = shared.passwords.hash(asked.password).await?;
     let entry = shared.entry(&who.name, "user.password", &who.name, String::new())?;
     shared.store.change_password(&who.id, &hash, entry).await?;
@@ -172,20 +167,31 @@ pub(super) async fn change_own_password(
 }
 
 impl Shared {
-    fn throttle_begin(&self, from: std::net::IpAddr, name: &str) -> Result<(), std::time::Duration> {
-        let mut throttle = self
-            .throttle
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        throttle.begin(from, name, Instant::now())
+    /// Lets somebody try a password for the account `name`, and counts it as wrong until [`Shared::was_right`]. The first that is
+    /// refused in a row is written down, as `known`.
+    async fn may_try(&self, from: caller::From, name: &str, known: &str) -> Result<(), Problem> {
+        let begun = self.throttle().begin(from.0, name, Instant::now());
+        let Err(TooMany { wait, is_first }) = begun else {
+            return Ok(());
+        };
+        if is_first {
+            let entry = self.entry(known, "session.throttle", &from.to_string(), String::new())?;
+            self.store.add_entry(&entry).await?;
+        }
+        let text = "too many tries with a wrong password: wait, then try again";
+        Err(Problem::later(
+            StatusCode::TOO_MANY_REQUESTS,
+            text,
+            wait.as_secs() + 1,
+        ))
     }
 
-    fn throttle_succeeded(&self, from: std::net::IpAddr, name: &str) {
-        let mut throttle = self
-            .throttle
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        throttle.succeeded(from, name);
+    fn was_right(&self, from: caller::From, name: &str) {
+        self.throttle().succeeded(from.0, name);
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -137,7 +137,12 @@ pub(super) async fn change(
 ) -> Result<Json<User>, Problem> {
     let Json(asked) = asked?;
     let detail = format!("role {}, disabled {}", asked.role, asked.disabled);
-    let entry = shared.entry(&who.name, "user.change", &name_of(&shared, &id).await?, detail)?;
+    let entry = shared.entry(
+        &who.name,
+        "user.change",
+        &shared.store.user(&id).await?.name,
+        detail,
+    )?;
     let changed = shared
         .store
         .change_user(&id, asked.role, asked.disabled, entry)
@@ -163,7 +168,7 @@ pub(super) async fn change_password(
     let entry = shared.entry(
         &who.name,
         "user.password",
-        &name_of(&shared, &id).await?,
+        &shared.store.user(&id).await?.name,
         String::new(),
     )?;
     shared.store.change_password(&id, &hash, entry).await?;
@@ -183,17 +188,9 @@ pub(super) async fn remove(
     let entry = shared.entry(
         &who.name,
         "user.remove",
-        &name_of(&shared, &id).await?,
+        &shared.store.user(&id).await?.name,
         String::new(),
     )?;
     shared.store.remove_user(&id, entry).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn name_of(shared: &Shared, id: &str) -> Result<String, Problem> {
-    let users = shared.store.users().await?;
-    let found = users.into_iter().find(|user| user.id == id);
-    Ok(found
-        .ok_or_else(|| Problem::not_found("there is no user with this id"))?
-        .name)
 }

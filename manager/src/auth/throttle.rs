@@ -23,10 +23,27 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Whose failures are counted: an account from an address, or an address.
 type Key = (IpAddr, Option<String>);
 
+/// Failures of one key, oldest first.
+#[derive(Debug, Default)]
+struct Failures {
+    times: VecDeque<Instant>,
+    /// Whether somebody was refused since there was room.
+    refused: bool,
+}
+
+/// There were too many failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany {
+    /// How long to wait.
+    pub wait: Duration,
+    /// Whether this is the first refusal since a try was let through: worth a line of the audit, which those after it are not.
+    pub is_first: bool,
+}
+
 /// Remembers failures.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    failures: BTreeMap<Key, VecDeque<Instant>>,
+    failures: BTreeMap<Key, Failures>,
     looked: Option<Instant>,
 }
 
@@ -34,44 +51,69 @@ impl Throttle {
     /// Counts a try as failed until [`Throttle::succeeded`], so that many at once are no way around it.
     ///
     /// # Errors
-    /// There were too many: how long to wait.
-    pub fn begin(&mut self, address: IpAddr, account: &str, now: Instant) -> Result<(), Duration> {
+    /// There were too many.
+    pub fn begin(&mut self, address: IpAddr, account: &str, now: Instant) -> Result<(), TooMany> {
         let keys = keys(address, account);
-        let mut wait = Duration::ZERO;
+        let mut refusal: Option<TooMany> = None;
         for (key, most) in &keys {
-            if let Some(times) = self.failures.get_mut(key) {
-                forget(times, now);
-                if let Some(first) = times.len().checked_sub(*most).and_then(|at| times.get(at)) {
-                    wait = wait.max((*first + WINDOW).saturating_duration_since(now));
-                }
+            let Some(failures) = self.failures.get_mut(key) else {
+                continue;
+            };
+            failures.forget(now);
+            let first = failures.times.len().checked_sub(*most);
+            if let Some(first) = first.and_then(|at| failures.times.get(at)) {
+                let wait = (*first + WINDOW).saturating_duration_since(now);
+                let is_first = !std::mem::replace(&mut failures.refused, true);
+                let before = refusal.unwrap_or(TooMany { wait, is_first });
+                refusal = Some(TooMany {
+                    wait: wait.max(before.wait),
+                    is_first: is_first && before.is_first,
+                });
             }
         }
-        if !wait.is_zero() {
-            return Err(wait);
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
-        let looked = |at: Instant| now.saturating_duration_since(at) < LOOK_INTERVAL;
-        if self.failures.len() + keys.len() > KEYS_MAX && !self.looked.is_some_and(looked) {
-            self.looked = Some(now);
-            self.failures.retain(|_, times| {
-                forget(times, now);
-                !times.is_empty()
-            });
-        }
-        if self.failures.len() + keys.len() > KEYS_MAX {
-            return Err(WINDOW);
+        if !self.has_room(keys.len(), now) {
+            let (wait, is_first) = (WINDOW, false);
+            return Err(TooMany { wait, is_first });
         }
         for (key, _) in keys {
-            self.failures.entry(key).or_default().push_back(now);
+            let failures = self.failures.entry(key).or_default();
+            failures.times.push_back(now);
+            failures.refused = false;
         }
         Ok(())
+    }
+
+    /// Whether so many more can be remembered, once those that have passed are forgotten.
+    fn has_room(&mut self, more: usize, now: Instant) -> bool {
+        let looked = |at: Instant| now.saturating_duration_since(at) < LOOK_INTERVAL;
+        if self.failures.len() + more > KEYS_MAX && !self.looked.is_some_and(looked) {
+            self.looked = Some(now);
+            self.failures.retain(|_, failures| {
+                failures.forget(now);
+                !failures.times.is_empty()
+            });
+        }
+        self.failures.len() + more <= KEYS_MAX
     }
 
     /// Takes back what [`Throttle::begin`] counted, and forgives the account's other failures from there.
     pub fn succeeded(&mut self, address: IpAddr, account: &str) {
         let [(own, _), (all, _)] = keys(address, account);
         self.failures.remove(&own);
-        if let Some(times) = self.failures.get_mut(&all) {
-            times.pop_back();
+        if let Some(failures) = self.failures.get_mut(&all) {
+            failures.times.pop_back();
+        }
+    }
+}
+
+impl Failures {
+    fn forget(&mut self, now: Instant) {
+        let passed = |time: &Instant| now.saturating_duration_since(*time) >= WINDOW;
+        while self.times.front().is_some_and(passed) {
+            self.times.pop_front();
         }
     }
 }
@@ -87,15 +129,6 @@ fn keys(address: IpAddr, account: &str) -> [(Key, usize); 2] {
         ((address, Some(account)), ACCOUNT_MAX),
         ((address, None), ADDRESS_MAX),
     ]
-}
-
-fn forget(times: &mut VecDeque<Instant>, now: Instant) {
-    while times
-        .front()
-        .is_some_and(|time| now.saturating_duration_since(*time) >= WINDOW)
-    {
-        times.pop_front();
-    }
 }
 
 #[cfg(test)]
@@ -123,8 +156,11 @@ mod tests {
             "case is no way around"
         );
         assert_eq!(
-            throttle.begin(at(HERE), "admin", start + WINDOW / 4),
-            Err(WINDOW * 3 / 4)
+            throttle
+                .begin(at(HERE), "admin", start + WINDOW / 4)
+                .unwrap_err()
+                .wait,
+            WINDOW * 3 / 4
         );
         assert!(
             throttle.begin(at("192.0.2.2"), "admin", start).is_ok(),
@@ -135,6 +171,18 @@ mod tests {
             passed(&mut throttle, 1000, start + WINDOW, &|_| "admin".into()),
             10
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_refusal_of_a_row_is_the_first() {
+        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let firsts = |throttle: &mut Throttle, now| {
+            let tries = (0..100).filter_map(|_| throttle.begin(at(HERE), "admin", now).err());
+            tries.filter(|refusal| refusal.is_first).count()
+        };
+        assert_eq!(firsts(&mut throttle, start), 1);
+        assert_eq!(firsts(&mut throttle, start + WINDOW / 2), 0);
+        assert_eq!(firsts(&mut throttle, start + WINDOW), 1);
     }
 
     #[tokio::test(start_paused = true)]

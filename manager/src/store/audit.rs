@@ -1,12 +1,12 @@
 //! Who changed what, and when; who tried to sign in and could not.
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, FromRow, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, FromRow, Row as _};
 
 use super::{Millis, Store, StoreError};
 
-/// Lines that are kept; the oldest go.
-const ENTRIES_MAX: i64 = 100_000;
+/// Lines that are kept of sign-ins, and of all else.
+pub const ENTRIES_MAX: u32 = 100_000;
 /// Longest text of a line, in characters.
 const DETAIL_CHARS_MAX: usize = 4096;
 
@@ -81,17 +81,57 @@ impl Store {
         Ok(found.fetch_all(&self.pool).await?)
     }
 
-    /// Forgets the oldest lines beyond those that are kept.
+    /// Forgets the oldest lines beyond `keep` of sign-ins and `keep` of all else: whoever guesses passwords does not make the changes
+    /// forgotten.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn trim_entries(&self) -> Result<u64, StoreError> {
-        let gone = sqlx::query(
-            "DELETE FROM audit WHERE id < (SELECT id FROM audit ORDER BY id DESC LIMIT 1 OFFSET $1)",
-        )
-        .bind(ENTRIES_MAX)
-        .execute(&self.pool)
-        .await?;
-        Ok(gone.rows_affected())
+    pub async fn trim_entries(&self, keep: u32) -> Result<(), StoreError> {
+        for kind in ["LIKE", "NOT LIKE"] {
+            let statement = format!(
+                "DELETE FROM audit WHERE action {kind} 'session.%' AND id <= \
+                 (SELECT id FROM audit WHERE action {kind} 'session.%' ORDER BY id DESC LIMIT 1 OFFSET $1)"
+            );
+            sqlx::query(AssertSqlSafe(statement))
+                .bind(i64::from(keep))
+                .execute(&self.pool)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Place;
+
+    #[tokio::test]
+    async fn guesses_do_not_make_changes_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Place::Sqlite(dir.path().join("db"))).await.unwrap();
+        let line = |number: i64, action: &str| Entry {
+            id: format!("{number:04}"),
+            at: number,
+            actor: "a".to_owned(),
+            action: action.to_owned(),
+            object: String::new(),
+            detail: "x".repeat(5000),
+        };
+        for number in 0..6 {
+            store.add_entry(&line(number, "cluster.change")).await.unwrap();
+        }
+        for number in 6..20 {
+            store.add_entry(&line(number, "session.refuse")).await.unwrap();
+        }
+        store.trim_entries(20).await.unwrap();
+        assert_eq!(store.entries(None, 100).await.unwrap().len(), 20);
+        store.trim_entries(4).await.unwrap();
+        let kept = store.entries(None, 100).await.unwrap();
+        let times: Vec<i64> = kept.iter().map(|entry| entry.at).collect();
+        assert_eq!(times, [19, 18, 17, 16, 5, 4, 3, 2]);
+        assert_eq!(kept[0].detail.len(), DETAIL_CHARS_MAX);
+        let next = store.entries(Some(&kept[5].id), 1).await.unwrap();
+        assert_eq!(next[0].at, 3);
     }
 }

@@ -35,7 +35,7 @@ impl FromRow<'_, AnyRow> for Cluster {
 
 impl Cluster {
     fn scope_text(&self) -> Result<String, StoreError> {
-        serde_json::to_string(&self.scope).map_err(|_| StoreError::Damaged { what: "a scope" })
+        serde_json::to_string(&self.scope).map_err(|error| sqlx::Error::Encode(Box::new(error)).into())
     }
 }
 

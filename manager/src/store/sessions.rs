@@ -1,7 +1,10 @@
 //! Who is signed in, by browser.
 
+use std::ops::Range;
+
 use sqlx::FromRow as _;
 
+use super::audit::Entry;
 use super::users::User;
 use super::{Millis, Store, StoreError};
 
@@ -9,7 +12,7 @@ use super::{Millis, Store, StoreError};
 const PER_USER_MAX: i64 = 20;
 
 impl Store {
-    /// Begins a session, known by the hash of its secret. Those that have ended go.
+    /// Begins a session, known by the hash of its secret, for as long as `life` says. Those that have ended go.
     ///
     /// # Errors
     /// The database fails.
@@ -17,19 +20,19 @@ impl Store {
         &self,
         hash: &str,
         user: &str,
-        now: Millis,
-        expires: Millis,
+        life: Range<Millis>,
+        entry: Entry,
     ) -> Result<(), StoreError> {
         let mut change = self.pool.begin().await?;
         sqlx::query("INSERT INTO sessions (hash, user_id, created_ms, expires_ms) VALUES ($1, $2, $3, $4)")
             .bind(hash)
             .bind(user)
-            .bind(now)
-            .bind(expires)
+            .bind(life.start)
+            .bind(life.end)
             .execute(&mut *change)
             .await?;
         sqlx::query("DELETE FROM sessions WHERE expires_ms <= $1")
-            .bind(now)
+            .bind(life.start)
             .execute(&mut *change)
             .await?;
         sqlx::query(
@@ -40,6 +43,7 @@ impl Store {
         .bind(PER_USER_MAX)
         .execute(&mut *change)
         .await?;
+        entry.write(&mut change).await?;
         Ok(change.commit().await?)
     }
 

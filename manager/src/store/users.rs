@@ -31,8 +31,6 @@ impl FromRow<'_, AnyRow> for User {
     }
 }
 
-const COLUMNS: &str = "id, name, role, disabled, created_ms";
-
 impl Store {
     /// Adds a user.
     ///
@@ -60,10 +58,18 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
-        let query = format!("SELECT {COLUMNS} FROM users ORDER BY name");
-        Ok(sqlx::query_as(sqlx::AssertSqlSafe(query))
+        Ok(sqlx::query_as("SELECT * FROM users ORDER BY name")
             .fetch_all(&self.pool)
             .await?)
+    }
+
+    /// One user.
+    ///
+    /// # Errors
+    /// There is none, or the database fails.
+    pub async fn user(&self, id: &str) -> Result<User, StoreError> {
+        let found = sqlx::query_as("SELECT * FROM users WHERE id = $1");
+        Ok(found.bind(id).fetch_one(&self.pool).await?)
     }
 
     /// A user and the hash of their password.
@@ -105,8 +111,7 @@ impl Store {
             end_sessions(&mut change, id).await?;
         }
         entry.write(&mut change).await?;
-        let query = format!("SELECT {COLUMNS} FROM users WHERE id = $1");
-        let user = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let user = sqlx::query_as("SELECT * FROM users WHERE id = $1")
             .bind(id)
             .fetch_one(&mut *change)
             .await?;

@@ -46,7 +46,7 @@ impl Manager {
 
     pub(crate) async fn start_with(home: &Home, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
-        config.web.listen = "127.0.0.1:0".into();
+        config.web.listen = "127.0.0.1:0".parse().unwrap();
         match home {
             Home::Folder(dir) => config.database.file = dir.path().join("folder/manager.db"),
             Home::Postgres(url) => config.database.url = url.clone(),
@@ -58,14 +58,14 @@ impl Manager {
         let read = Arc::clone(&clock);
         let app = App::bind(
             &config,
-            &(Arc::new(TokioNetwork) as _),
+            &TokioNetwork,
             &mut Registry::default(),
             Arc::new(move || read.fetch_add(1, Ordering::Relaxed)),
             supervisor.tasks(),
         )
         .await
         .unwrap();
-        let (address, password) = (app.web_address(), app.first_password.clone());
+        let (address, password) = (app.address().to_owned(), app.first_password.clone());
         app.add_to(&mut supervisor, &stop);
         #[expect(clippy::disallowed_methods, reason = "the test is the supervisor's owner")]
         let ended = tokio::spawn(async move {

@@ -61,3 +61,13 @@ async fn what_cannot_be_taken_is_said_at_once_and_kept_nowhere() {
 async fn a_new_password_ends_the_sessions() {
     flows::a_new_password_ends_the_sessions(&Home::folder()).await;
 }
+
+#[tokio::test]
+async fn what_a_user_may_have_is_bounded() {
+    flows::what_a_user_may_have_is_bounded(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn only_names_of_users_are_written_down() {
+    flows::only_names_of_users_are_written_down(&Home::folder()).await;
+}

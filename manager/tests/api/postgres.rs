@@ -137,6 +137,8 @@ async fn everything_holds_on_postgres() {
     flows::every_node_has_a_cluster(&server.home("flow_7")).await;
     flows::what_cannot_be_taken_is_said_at_once_and_kept_nowhere(&server.home("flow_8")).await;
     flows::a_new_password_ends_the_sessions(&server.home("flow_9")).await;
+    flows::what_a_user_may_have_is_bounded(&server.home("flow_10")).await;
+    flows::only_names_of_users_are_written_down(&server.home("flow_11")).await;
 }
 
 #[tokio::test]

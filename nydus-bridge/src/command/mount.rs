@@ -248,7 +248,7 @@ async fn admin(
         return Ok(None);
     };
     let network: Arc<dyn Network> = Arc::new(TokioNetwork);
-    let port = AdminPort::bind(&network, &listen.parse::<Address>()?).await?;
+    let port = AdminPort::bind(&*network, &listen.parse::<Address>()?).await?;
     tracing::info!(admin = port.address(), "the admin port is open");
     let mut registry = Registry::default();
     build_info::register(&mut registry);

@@ -42,7 +42,7 @@ async fn start(listen: &str, change: impl FnOnce(&mut Config)) -> Running {
     let network: Arc<dyn Network> = Arc::new(TokioNetwork);
     let mut registry = Registry::default();
     let app = App::bind(&config, &network, &mut registry, 1, 1).await.unwrap();
-    let address = app.local_addr().unwrap().to_string();
+    let address = app.address().to_owned();
     let stop = CancellationToken::new();
     let mut supervisor = Supervisor::new(stop.clone());
     app.add_to(&mut supervisor, &stop);

@@ -1,15 +1,13 @@
 //! The admin port as a socket: opened first, so that a taken one stops the start, and closed last, so that it shows how
 //! the stop goes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::Admin;
 use crate::http_server::{Cuts, HttpServer, Limits, Plain};
-use crate::net::{Address, Listener, Network};
+use crate::net::{Address, Listener, Network, OpenError, open};
 use crate::supervise::{Failure, Tasks};
 
 /// How long answers may take to finish at the end.
@@ -21,15 +19,7 @@ const CONNECTIONS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct AdminPort {
     listener: Box<dyn Listener>,
-    address: Address,
-}
-
-/// The port could not be opened.
-#[derive(Debug, Error)]
-#[error("cannot listen on {address} for the admin port: is another process there?")]
-pub struct AdminPortError {
-    address: Address,
-    source: std::io::Error,
+    address: String,
 }
 
 /// An admin port that answers.
@@ -44,18 +34,14 @@ impl AdminPort {
     ///
     /// # Errors
     /// Whatever the system says.
-    pub async fn bind(network: &Arc<dyn Network>, address: &Address) -> Result<Self, AdminPortError> {
-        let address = address.clone();
-        match network.bind(&address).await {
-            Ok(listener) => Ok(Self { listener, address }),
-            Err(source) => Err(AdminPortError { address, source }),
-        }
+    pub async fn bind(network: &dyn Network, address: &Address) -> Result<Self, OpenError> {
+        let (listener, address) = open(network, address, "the admin port").await?;
+        Ok(Self { listener, address })
     }
 
     /// Where it listens.
     pub fn address(&self) -> String {
-        let local = self.listener.local_addr();
-        local.map_or_else(|_| self.address.to_string(), |local| local.to_string())
+        self.address.clone()
     }
 
     /// Answers from here on.

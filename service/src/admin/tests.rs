@@ -170,7 +170,7 @@ async fn requests_that_mean_two_things_are_refused_on_its_socket() {
 
     let (parts, _subscriber) = parts();
     let network: Arc<dyn Network> = Arc::new(TokioNetwork);
-    let port = AdminPort::bind(&network, &"127.0.0.1:0".parse().unwrap())
+    let port = AdminPort::bind(&*network, &"127.0.0.1:0".parse().unwrap())
         .await
         .unwrap();
     let address = port.address();
