@@ -141,7 +141,7 @@ async fn scheduler(tls: TlsConfig, stop: &CancellationToken) -> (String, Supervi
     let app = App::bind(&config, &network, &mut Registry::default(), 1, 1)
         .await
         .unwrap();
-    let address = app.local_addr().unwrap().to_string();
+    let address = app.address().to_owned();
     let mut supervisor = Supervisor::new(stop.clone());
     app.add_to(&mut supervisor, stop);
     (address, supervisor)

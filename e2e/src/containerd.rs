@@ -65,7 +65,7 @@ impl Containerd {
     ) -> Result<Self> {
         std::fs::create_dir_all(folder.join(HOSTS).join(REGISTRY))?;
         let config = folder.join("config.toml");
-        let mut text = configuration(folder, content);
+        let mut text = configuration(folder, content, &["io.containerd.grpc.v1.cri"]);
         if let Some((name, socket)) = snapshotter {
             let address = socket.display();
             text.push_str(&format!(
@@ -314,13 +314,15 @@ pub fn wait_all(pulls: Vec<Pull>) -> Result<()> {
     pulls.into_iter().try_for_each(Pull::wait)
 }
 
-fn configuration(folder: &Path, content: &Path) -> String {
+/// A containerd's own configuration; `disabled` besides the plug-in that no machine has a device for.
+pub(crate) fn configuration(folder: &Path, content: &Path, disabled: &[&str]) -> String {
     let (folder, content) = (folder.display(), content.display());
+    let disabled: String = disabled.iter().map(|name| format!("\"{name}\", ")).collect();
     format!(
         r#"version = 2
 root = "{content}/root"
 state = "{content}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper"]
+disabled_plugins = [{disabled}"io.containerd.snapshotter.v1.devmapper"]
 [grpc]
   address = "{folder}/c.sock"
 [ttrpc]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::clock::until;
 use crate::command::{command, output, run};
-use crate::containerd::REGISTRY;
+use crate::containerd::{self, REGISTRY};
 use crate::darter::{Darter, MIRROR, Role, Surroundings, binary, proxy_config};
 use crate::nydus::{Nodes, REPOSITORY};
 use crate::process::Process;
@@ -242,18 +242,12 @@ fn framed(image: &str) -> Result<Vec<u8>> {
     Ok(message)
 }
 
+/// With CRI, whose snapshotter is Darter's.
 fn configuration(folder: &Path, content: &Path) -> String {
-    let (folder, content) = (folder.display(), content.display());
-    format!(
-        r#"version = 2
-root = "{content}/root"
-state = "{content}/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.devmapper"]
-[grpc]
-  address = "{folder}/c.sock"
-[ttrpc]
-  address = "{folder}/c.sock.ttrpc"
-[proxy_plugins.darter]
+    let mut text = containerd::configuration(folder, content, &[]);
+    let folder = folder.display();
+    text.push_str(&format!(
+        r#"[proxy_plugins.darter]
   type = "snapshot"
   address = "{folder}/s.sock"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -264,5 +258,6 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper"]
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{folder}/hosts"
 "#
-    )
+    ));
+    text
 }

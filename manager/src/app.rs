@@ -141,6 +141,11 @@ impl App {
         &self.address
     }
 
+    /// What it keeps: to be closed when its components have ended.
+    pub fn store(&self) -> Store {
+        self.shared.store.clone()
+    }
+
     /// Adds its components to a supervisor that stops with `stop`.
     pub fn add_to(self, supervisor: &mut Supervisor, stop: &CancellationToken) {
         let router = api::router(self.shared.clone());

@@ -109,6 +109,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Started)) -> Result<(), Ru
         admin: admin.address(),
         first_password: app.first_password.clone(),
     };
+    let store = app.store();
     app.add_to(&mut supervisor, &serving);
     let role = Role {
         supervisor,
@@ -125,7 +126,9 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Started)) -> Result<(), Ru
         tracing::info!(listen = started.web, admin = started.admin, "manager is ready");
         ready(&started);
     };
-    match role.run(parts.stop, ready).await.map_err(RunError::Watchdog)? {
+    let ended = role.run(parts.stop, ready).await;
+    store.close().await;
+    match ended.map_err(RunError::Watchdog)? {
         Ended::Stopped => tracing::info!("manager has stopped"),
         Ended::Failed(component, reason) => {
             let reason = reason.to_string();

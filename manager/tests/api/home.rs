@@ -66,10 +66,12 @@ impl Manager {
         .await
         .unwrap();
         let (address, password) = (app.address().to_owned(), app.first_password.clone());
+        let store = app.store();
         app.add_to(&mut supervisor, &stop);
         #[expect(clippy::disallowed_methods, reason = "the test is the supervisor's owner")]
         let ended = tokio::spawn(async move {
             supervisor.run(std::time::Duration::from_secs(5)).await;
+            store.close().await;
         });
         Self {
             address,

@@ -55,6 +55,15 @@ impl Drop for Lab {
     }
 }
 
+/// A registry that has the blobs, in `team/app`.
+fn origin_of(built: &Built) -> Origin {
+    let origin = Origin::new();
+    for blob in fs::read_dir(&built.blobs).unwrap() {
+        origin.add_blob("team/app", fs::read(blob.unwrap().path()).unwrap());
+    }
+    origin
+}
+
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -606,10 +615,7 @@ async fn bytes_come_through_the_mirror_with_the_callers_credential() {
     let content = darter_testkit::content::bytes_at(5, 0, 3_000_000);
     fs::write(tree.path().join("a"), &content).unwrap();
     let built = fixture::build(tree.path(), fixture::V6);
-    let origin = Origin::new();
-    for blob in fs::read_dir(&built.blobs).unwrap() {
-        origin.add_blob("team/app", fs::read(blob.unwrap().path()).unwrap());
-    }
+    let origin = origin_of(&built);
     let running = origin.spawn_on_loopback().await.unwrap();
     let mirror = running.host();
     let read = tokio::task::spawn_blocking(move || {

@@ -102,10 +102,7 @@ fn answer_at(socket: &Path, backend: &Value) -> Arc<AtomicU32> {
 async fn a_credential_that_is_kept_elsewhere_is_asked_for_and_waited_for() {
     let (tree, built) = one_file();
     let content = fs::read(tree.path().join("a")).unwrap();
-    let origin = Origin::new();
-    for blob in fs::read_dir(&built.blobs).unwrap() {
-        origin.add_blob("team/app", fs::read(blob.unwrap().path()).unwrap());
-    }
+    let origin = origin_of(&built);
     let running = origin.spawn_on_loopback().await.unwrap();
     let mirror = running.host();
     let read = tokio::task::spawn_blocking(move || {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use darter_nydus_bridge::snapshotter::proto::types::Mount;
 use darter_testkit::origin::{Origin, RunningOrigin};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
@@ -55,6 +56,12 @@ async fn lab_with(driver: &'static str) -> Lab {
 }
 
 impl Lab {
+    /// A container on the image.
+    async fn start_one(&self) -> Vec<Mount> {
+        let mounts = self.program.prepare("ns/4/one", "ns/3/sha256:2", &[]).await;
+        mounts.unwrap()
+    }
+
     /// What containerd does with an image: its layer of chunks, then that with the metadata.
     async fn unpack(&self, labels: &[(&str, &str)]) {
         let blob = [BLOB, (TARGET, "sha256:1")];
@@ -96,12 +103,7 @@ async fn an_image_is_read_as_far_as_it_is_used() {
         prepared("Failed").await,
     );
     assert_eq!(outcomes, (1, 1, 0), "a layer that is left out is no failure");
-    let mounts = lab
-        .program
-        .prepare("ns/4/one", "ns/3/sha256:2", &[])
-        .await
-        .unwrap();
-    let container = Mounted::new(&mounts);
+    let container = Mounted::new(&lab.start_one().await);
     let names = fs::read_dir(container.path()).unwrap();
     assert_eq!(names.count(), 5);
     assert!(is_whole(container.path(), 1));
@@ -222,12 +224,7 @@ async fn a_layer_that_another_image_marks_as_chunks_is_not_left_out() {
 async fn a_mount_outlives_the_snapshotter() {
     let mut lab = lab().await;
     lab.unpack(&[IMAGE]).await;
-    let container = Mounted::new(
-        &lab.program
-            .prepare("ns/4/one", "ns/3/sha256:2", &[])
-            .await
-            .unwrap(),
-    );
+    let container = Mounted::new(&lab.start_one().await);
     let servers = lab.program.servers();
     lab.program.restart().await;
     assert!(is_whole(container.path(), 0));
@@ -259,10 +256,7 @@ async fn a_mount_outlives_the_snapshotter() {
 async fn the_log_of_a_mount_is_cut() {
     let mut lab = lab().await;
     lab.unpack(&[IMAGE]).await;
-    lab.program
-        .prepare("ns/4/one", "ns/3/sha256:2", &[])
-        .await
-        .unwrap();
+    lab.start_one().await;
     let [image] = lab.program.mounted().try_into().unwrap();
     let log = image.with_extension("log");
     for server in lab.program.servers() {
@@ -288,10 +282,7 @@ async fn the_log_of_a_mount_is_cut() {
 async fn a_dead_mount_is_made_anew() {
     let mut lab = lab().await;
     lab.unpack(&[IMAGE]).await;
-    lab.program
-        .prepare("ns/4/one", "ns/3/sha256:2", &[])
-        .await
-        .unwrap();
+    lab.start_one().await;
     let image = lab.program.mounted().into_iter().next().unwrap();
     for round in 0..3 {
         let killed = lab.program.servers();
