@@ -119,12 +119,17 @@ impl Guardian {
                     return Err(error);
                 }
             };
-            if life.stopped && life.status.signal().is_some() {
-                // It was dead when it was asked, or was asked before it listened to signals, or would not do it.
+            if life.stopped {
+                // It may have been dead when it was asked, or asked before it had the mount: what is left goes here.
                 self.clean(left);
-                return Ok(ExitStatus::from_raw(0));
+                let died = life.status.signal().is_some();
+                return Ok(if died {
+                    ExitStatus::from_raw(0)
+                } else {
+                    life.status
+                });
             }
-            if life.stopped || life.status.success() || left.is_none() {
+            if life.status.success() || left.is_none() {
                 break life.status;
             }
             let Some(pause) = luck.after(life.served) else {

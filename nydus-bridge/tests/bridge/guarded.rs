@@ -250,13 +250,39 @@ fn what_is_written_over_an_image_outlives_the_worker() {
             assert_eq!(fs::read_to_string(point.join("changed")).unwrap(), changed);
         }
         drop(open);
-        // It serves a moment before it listens to signals; to be asked then is another matter.
-        std::thread::park_timeout(Duration::from_millis(500));
         bridge.signal(Signal::TERM);
         assert_eq!(bridge.code(), Some(0));
         assert!(
             is_empty(&point) && is_unmarked(&built.cache()),
             "all layers are gone"
         );
+    }
+}
+
+/// Whoever asks it to end while one worker is dead and the next does not serve yet gets what he wants.
+#[test]
+fn asked_between_two_workers_it_ends_as_well_as_ever() {
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("file"), "content").unwrap();
+    for driver in DRIVERS {
+        for wait in (0..40).step_by(4) {
+            let built = fixture::build(tree.path(), fixture::V6);
+            let mut command = mount_command(&built, driver);
+            command.arg("--writable");
+            let mut bridge = Bridge::run(&built, command);
+            // The first has told the guardian what it has, if there is a second that serves.
+            let first = bridge.worker();
+            signal(first.unwrap(), Signal::KILL).unwrap();
+            until("the next worker", || {
+                bridge.worker().is_some_and(|next| Some(next) != first)
+            });
+            drop(open_past_the_cache(&built.mountpoint().join("file")));
+            signal(bridge.worker().unwrap(), Signal::KILL).unwrap();
+            std::thread::park_timeout(Duration::from_millis(wait));
+            bridge.signal(Signal::TERM);
+            assert_eq!(bridge.code(), Some(0), "{driver} after {wait} ms");
+            assert!(is_empty(&built.mountpoint()), "{driver} after {wait} ms");
+            assert!(is_unmarked(&built.cache()), "{driver} after {wait} ms");
+        }
     }
 }
