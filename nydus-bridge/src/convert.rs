@@ -305,7 +305,7 @@ impl Job<'_> {
             .await?;
         // Read now, not when the work began: others may have added theirs meanwhile.
         let known = self.registry.existing(&to.reference).await?;
-        let index = manifest::index(known.as_deref(), original, entry);
+        let index = manifest::index(known.as_deref(), original, entry)?;
         let target = Digest::of(Algorithm::Sha256, &index);
         self.registry
             .push_manifest(&to.reference, manifest::INDEX, index)

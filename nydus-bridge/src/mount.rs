@@ -284,7 +284,7 @@ impl Mount {
                 mark = Some(Mark::adopt(&over.source).map_err(failed)?);
             }
         }
-        Ok(Self {
+        let taken = Self {
             attached: Attached {
                 path: path.to_owned(),
                 layers: 1 + usize::from(kept.over.is_some()),
@@ -297,13 +297,15 @@ impl Mount {
             tasks,
             mark,
             _written: written,
-        })
+        };
+        // Whatever fails from here on, the next process is to find it as this one did.
+        Ok(taken.left_on_failure())
     }
 
     /// Leaves the mount where it is if this process fails, since another one will go on with it.
     #[must_use]
     pub fn left_on_failure(mut self) -> Self {
-        self.left = std::mem::take(&mut self.attached.layers);
+        self.left = self.left.max(std::mem::take(&mut self.attached.layers));
         if let Some(mark) = &mut self.mark {
             mark.stay(true);
         }

@@ -96,6 +96,8 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// A folder that its group or anybody can write to.
 const OTHERS_WRITE: u32 = 0o022;
+/// A folder such as `/tmp`.
+const STICKY: u32 = 0o1000;
 /// How long what has begun may take when the process ends.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -290,13 +292,18 @@ async fn serve(
 /// Whoever can put another socket in the place of this one tells containerd what to mount.
 fn check_folder(socket: &Path) -> Result<(), RunError> {
     let folder = socket.parent().unwrap_or(Path::new("/"));
-    let Ok(found) = folder.metadata() else {
+    let Ok(folder) = folder.canonicalize() else {
         // It is made with the socket, if it can be.
         return Ok(());
     };
     let owners = [0, rustix::process::geteuid().as_raw()];
-    if !owners.contains(&found.uid()) || found.mode() & OTHERS_WRITE != 0 {
-        return Err(RunError::Shared(folder.to_owned()));
+    for (above, place) in folder.ancestors().enumerate() {
+        let Ok(found) = place.metadata() else { continue };
+        // In a sticky folder nobody renames what belongs to another.
+        let kept = found.mode() & OTHERS_WRITE == 0 || (above > 0 && found.mode() & STICKY != 0);
+        if !owners.contains(&found.uid()) || !kept {
+            return Err(RunError::Shared(place.to_owned()));
+        }
     }
     Ok(())
 }

@@ -125,7 +125,7 @@ impl Pulls {
 
     /// Waits until no reader of this node waits for bytes. Cancel safe.
     pub(crate) async fn quiet(&self) {
-        self.env.quiet.becomes(true).await;
+        self.env.quiet.settles().await;
     }
 
     /// Whether what is here, from one place, is open to who was sent by another: a registry that names a digest need not
@@ -230,30 +230,36 @@ impl Pulls {
 
     /// Hands what the scheduler says of a task to its driver; false if there is none.
     pub(crate) fn deliver(&self, task: TaskId, event: Event) -> bool {
-        let sender = self.env.running().get(&task).map(|shared| shared.events.clone());
         // A full queue loses the message; the want is told again while it is not met. A lease is not: see `lease`.
-        sender.is_some_and(|sender| sender.try_send(event).is_ok())
+        self.deliver_all(task, vec![event])
+    }
+
+    /// All of it, or nothing.
+    fn deliver_all(&self, task: TaskId, events: Vec<Event>) -> bool {
+        let sender = self.env.running().get(&task).map(|shared| shared.events.clone());
+        let Some(sender) = sender else { return false };
+        let Ok(places) = sender.try_reserve_many(events.len()) else {
+            return false;
+        };
+        for (place, event) in places.zip(events) {
+            place.send(event);
+        }
+        true
     }
 
     /// Fetches for the cluster, under a lease.
-    pub(crate) fn lease(
-        &self,
-        request: PullRequest,
-        events: impl Iterator<Item = Event>,
-    ) -> Result<(), PullError> {
+    pub(crate) fn lease(&self, request: PullRequest, events: Vec<Event>) -> Result<(), PullError> {
         let task = request.task();
         let runs = self.env.running().contains_key(&task);
         // What runs asks the origin for its own callers.
         if !runs {
             self.start(request, true)?;
         }
-        for event in events {
-            if !self.deliver(task, event) {
-                // Whoever gave it would wait for what was never heard here.
-                return Err(PullError::Busy { limit: EVENTS_MAX });
-            }
+        match self.deliver_all(task, events) {
+            true => Ok(()),
+            // Whoever gave it would wait for what was never heard here.
+            false => Err(PullError::Busy { limit: EVENTS_MAX }),
         }
-        Ok(())
     }
 
     /// Tells every driver that its scheduler came or went.

@@ -58,6 +58,11 @@ impl Credential {
         });
     }
 
+    /// Whether there is one.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.borrow().value.is_some()
+    }
+
     /// It will come in a moment: requests wait for [`Self::set`] or [`Self::settle`], which must follow.
     pub(crate) fn expect(&self) {
         self.0.send_modify(|shows| shows.expected = true);

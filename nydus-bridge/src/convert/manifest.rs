@@ -223,9 +223,18 @@ fn is_nydus(entry: &Value) -> bool {
 /// What the name of an index stands for when the new image is in it: the index that has the name, if one has it, else the
 /// one that the original was found in. In it the new image takes the place of an earlier one for the same machines. All else
 /// stays, but for originals that are others by now: the new ones take their places, and what was made of them goes.
-pub(super) fn index(known: Option<&[u8]>, original: &Original, entry: Value) -> Vec<u8> {
+///
+/// # Errors
+/// What has the name cannot be read: it is not written over.
+pub(super) fn index(
+    known: Option<&[u8]>,
+    original: &Original,
+    entry: Value,
+) -> Result<Vec<u8>, ConvertError> {
     let is_index = |value: &Value| value.get("manifests").is_some_and(Value::is_array);
-    let known = known.and_then(|known| serde_json::from_slice(known).ok());
+    let known: Option<Value> = known.map(serde_json::from_slice).transpose().map_err(|error| {
+        ConvertError::Manifest(format!("what has the index's name cannot be read: {error}"))
+    })?;
     let known = known.filter(is_index);
     let mut index = known
         .or_else(|| original.index.clone().filter(is_index))
@@ -247,7 +256,7 @@ pub(super) fn index(known: Option<&[u8]>, original: &Original, entry: Value) -> 
         });
         manifests.push(entry);
     }
-    index.to_string().into_bytes()
+    Ok(index.to_string().into_bytes())
 }
 
 /// Puts one of the original's entries into an index, if it is not there.

@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio_util::io::ReaderStream;
 
 use self::login::Right;
-use self::transport::{ANSWER_TIME, Fault, Question, Transport, collect, part, refused};
+use self::transport::{ANSWER_TIME, Fault, Question, Transport, collect, part};
 use super::error::ConvertError;
 use super::manifest::{self, Content};
 use super::original::Layer;
@@ -118,7 +118,7 @@ impl Registry {
         let read = self.read_manifest(reference, Right::Pull).await;
         let found = match read {
             Ok(Ok(found)) => return Ok(found),
-            Ok(Err(none)) => refused(none).await,
+            Ok(Err(none)) => self.transport.refused(none).await,
             Err(fault) => fault,
         };
         Err(self.unread(reference, &found))
@@ -155,7 +155,7 @@ impl Registry {
         match answer.status() {
             StatusCode::OK => Ok(Ok(collect(answer, MANIFEST_BYTES_MAX).await?)),
             StatusCode::NOT_FOUND => Ok(Err(answer)),
-            _ => Err(refused(answer).await),
+            _ => Err(self.transport.refused(answer).await),
         }
     }
 
@@ -188,7 +188,7 @@ impl Registry {
             let answer = self.transport.ask(&question).await?;
             match answer.status() {
                 StatusCode::OK => collect(answer, most).await,
-                _ => Err(refused(answer).await),
+                _ => Err(self.transport.refused(answer).await),
             }
         };
         read.await.map_err(|fault: Fault| self.unread(blob, &fault))
@@ -245,7 +245,7 @@ impl Registry {
                     "it sends another range than was asked for".to_owned(),
                 ));
             }
-            _ => return Err(refused(answer).await),
+            _ => return Err(self.transport.refused(answer).await),
         };
         while fetched.length < layer.size {
             let Some(mut part) = part(&mut answer).await? else {
@@ -299,7 +299,7 @@ impl Registry {
             let question = self.question(Method::POST, "blobs/uploads/", Right::Push)?;
             let answer = self.transport.ask(&question).await?;
             if answer.status() != StatusCode::ACCEPTED {
-                return Err(refused(answer).await);
+                return Err(self.transport.refused(answer).await);
             }
             let mut url = self.transport.location(&answer)?;
             url.query_pairs_mut().append_pair("digest", &digest);
@@ -313,7 +313,7 @@ impl Registry {
             let answer = while_it_moves(sent, content.size, request.send()).await?;
             match answer.status() {
                 StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(content.size),
-                _ => Err(refused(answer).await),
+                _ => Err(self.transport.refused(answer).await),
             }
         };
         pushed.await.map_err(|fault| self.untaken(&digest, &fault))
@@ -327,7 +327,7 @@ impl Registry {
             match answer.status() {
                 StatusCode::OK => Ok(true),
                 StatusCode::NOT_FOUND => Ok(false),
-                _ => Err(refused(answer).await),
+                _ => Err(self.transport.refused(answer).await),
             }
         };
         asked
@@ -357,7 +357,7 @@ impl Registry {
             let answer = self.transport.ask(&question).await?;
             match answer.status() {
                 StatusCode::CREATED | StatusCode::OK => Ok(answer.headers().contains_key(SUBJECT)),
-                _ => Err(refused(answer).await),
+                _ => Err(self.transport.refused(answer).await),
             }
         };
         pushed.await.map_err(|fault| self.untaken(reference, &fault))

@@ -120,8 +120,11 @@ impl Guardian {
                 }
             };
             if life.stopped {
-                // It may have been dead when it was asked, or asked before it had the mount: what is left goes here.
-                self.clean(left);
+                // It may have been dead when it was asked, or asked before it had the mount: what is left goes here. Where it
+                // did it itself, somebody else may have mounted meanwhile.
+                if life.served.is_none() || !life.status.success() {
+                    self.clean(left);
+                }
                 let died = life.status.signal().is_some();
                 return Ok(if died {
                     ExitStatus::from_raw(0)

@@ -63,7 +63,8 @@ impl Mark {
         Err(failed)
     }
 
-    /// The mark of a mount that another process marked and does not serve any more.
+    /// The mark of a mount that another process marked and does not serve any more. It stays until somebody says otherwise: what
+    /// is written over the image lies in its folder.
     pub(super) fn adopt(source: &Path) -> io::Result<Self> {
         let dir = source.parent().filter(|dir| is_mark(dir));
         let dir = dir.ok_or(io::ErrorKind::InvalidInput)?.to_owned();
@@ -72,7 +73,7 @@ impl Mark {
         Ok(Self {
             _lock: lock(&dir)?,
             source: source.to_owned(),
-            stays: false,
+            stays: true,
             dir,
         })
     }
@@ -164,6 +165,7 @@ mod tests {
         let mut mark = mark;
         mark.stay(true);
         drop(mark);
+        drop(Mark::adopt(&source).unwrap());
         let mut mark = Mark::adopt(&source).unwrap();
         assert!(source.is_symlink() && !is_dead(&source));
         mark.stay(false);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use darter_nydus_bridge::convert::{Access, ConvertError, Options, Place, Platform, Registry, Source};
 use darter_testkit::content::bytes_at;
-use darter_testkit::origin::{self, CutBy, Fault, Match, Origin, RequestRecord, TlsMode, When};
+use darter_testkit::origin::{self, CutBy, Fault, Match, Origin, RedirectTo, RequestRecord, TlsMode, When};
 use serde_json::{Value, json};
 
 use crate::convert::{INDEX, Lab, MANIFEST, REPOSITORY, add_image, add_image_for, architecture, gzip};
@@ -272,4 +272,34 @@ async fn a_layer_that_breaks_off_is_gone_on_with() {
         let error = lab.direct(":nydus", &otherwise, None).await.unwrap_err();
         assert!(matches!(error, ConvertError::Read { .. }), "{error}");
     }
+}
+
+/// Storage that a registry leads to may want to know who asks: it is not told, and what it says is not repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_login_goes_to_where_storage_wants_it() {
+    let lab = lab(1000).await;
+    let thief = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    thief.set_nonblocking(true).unwrap();
+    let realm = format!("https://{}/token", thief.local_addr().unwrap());
+    let refusal = format!(
+        "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer realm=\"{realm}\"\r\ncontent-length: 13\r\n\
+         connection: close\r\n\r\nsignature=abc"
+    );
+    let storage = Origin::new();
+    let running = storage.spawn_on_loopback().await.unwrap();
+    let asked = storage.inject(
+        Match::path("/elsewhere"),
+        When::Always,
+        Fault::Raw(refusal.into_bytes().into()),
+    );
+    let there = RedirectTo::Exactly(format!("http://{}/elsewhere", running.host()));
+    let layer = digest_of(&lab, "/layers/0/digest");
+    lab.registry
+        .inject(Match::digest(&layer).get(), When::Always, Fault::Redirect(there));
+    let error = lab.direct(":nydus", &lab.options(), login()).await.unwrap_err();
+    let said = error.to_string();
+    assert!(storage.fired(asked) > 0);
+    assert!(said.contains("401") && !said.contains("signature"), "{said}");
+    let connected = thief.accept().map_err(|error| error.kind());
+    assert_eq!(connected.unwrap_err(), std::io::ErrorKind::WouldBlock);
 }

@@ -80,8 +80,6 @@ pub enum Action {
         /// Its proof.
         proof: PieceProof,
     },
-    /// Hash a piece that is here, for others who wait for it, and report its SHA-256.
-    Sum(PieceNumber),
     /// Hash a piece that is here from the state before it, and report the state behind it.
     Walk {
         /// The piece; never the last one.

@@ -176,13 +176,6 @@ pub enum Event {
         /// Its SHA-256.
         sum: Digest,
     },
-    /// A piece that is here was hashed.
-    Summed {
-        /// The piece.
-        piece: PieceNumber,
-        /// Its SHA-256.
-        sum: Digest,
-    },
     /// A piece was hashed from the state before it.
     Walked {
         /// The piece.

@@ -303,7 +303,6 @@ impl Task {
             }
             Event::OriginLast { fetch, digest } => self.origin_last(now, fetch, digest, actions),
             Event::OriginPiece { fetch, piece, sum } => self.origin_piece(now, fetch, piece, sum, actions),
-            Event::Summed { piece, sum } => self.summed(piece, sum, actions),
             Event::Walked { piece, after } => self.walked(now, piece, after, actions),
             Event::OriginBytes { fetch, offset } => self.origin_bytes(now, fetch, offset, actions),
             Event::FetchEnded { fetch, failure } => self.fetch_ended(now, fetch, failure, actions),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use darter_store::{StoreError, StoredTask};
-use darter_types::{ByteRange, ChainState, Digest, PieceHasher, PieceProof};
+use darter_types::{ByteRange, ChainState, PieceHasher, PieceProof};
 
 /// Whether the stored bytes of the piece still link.
 pub(crate) fn links(stored: &dyn StoredTask, proof: &PieceProof) -> bool {
@@ -17,12 +17,6 @@ pub(crate) fn reads_back(stored: &dyn StoredTask, proof: &PieceProof) -> bool {
 fn links_by(proof: &PieceProof, read: impl Fn(ByteRange) -> Result<Bytes, StoreError>) -> bool {
     let end = proof.offset + proof.length;
     hash(proof.hasher(), end, read).is_some_and(|hasher| proof.accepts(hasher))
-}
-
-/// The SHA-256 of the stored bytes of a piece.
-pub(super) fn sum(stored: &dyn StoredTask, piece: ByteRange) -> Option<Digest> {
-    let hasher = PieceHasher::alone(piece.start);
-    hash(hasher, piece.end, |range| stored.read(range)).map(PieceHasher::digest)
 }
 
 /// The state behind the stored bytes of a piece, from the state before it.

@@ -22,23 +22,21 @@ pub(super) struct Waits(Quiet);
 impl Quiet {
     /// A reader that cannot wait has no bytes.
     pub(super) fn disturb(&self) -> Waits {
-        if self.0.readers.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.0.changing.changed();
-        }
+        self.0.readers.fetch_add(1, Ordering::AcqRel);
         Waits(self.clone())
     }
 
     /// Whether nobody waits.
-    pub(super) fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         self.0.readers.load(Ordering::Acquire) == 0
     }
 
-    /// Waits until it is quiet, or (`false`) is not any more. Cancel safe.
-    pub(super) async fn becomes(&self, quiet: bool) {
+    /// Waits until it is quiet. Cancel safe.
+    pub(super) async fn settles(&self) {
         let mut changes = self.0.changing.watch();
         loop {
             changes.mark_seen();
-            if self.is_quiet() == quiet {
+            if self.is_quiet() {
                 return;
             }
             changes.changed().await;

@@ -26,11 +26,13 @@ pub struct Reader {
     offset: u64,
     range: ByteRange,
     shared: Arc<Shared>,
-    /// `None` for a content that is complete, since nobody needs to know who reads it, and while others go first.
+    /// `None` for a content that is complete, since nobody needs to know who reads it, and as long as others go first.
     registration: Option<Registration>,
     metrics: Arc<PullMetrics>,
     patience: Duration,
     place: Place,
+    /// Others do not go first any more.
+    begun: bool,
     failed: bool,
 }
 
@@ -57,6 +59,7 @@ impl Reader {
             shared: Arc::clone(shared),
             metrics,
             patience,
+            begun: place.urgent,
             place,
             failed: false,
         }
@@ -107,41 +110,26 @@ impl Reader {
             }
             if self.place.urgent {
                 waits.get_or_insert_with(|| self.place.quiet.disturb());
-            } else if !self.take_turn(began) {
-                self.turn(began, &mut changes).await;
+            } else if !self.begun {
+                self.begin(began, &mut changes).await;
                 continue;
             }
-            let news = async {
-                tokio::select! {
-                    () = changes.changed() => {}
-                    () = self.place.quiet.becomes(false), if !self.place.urgent && began.elapsed() < YIELDS_MAX => {}
-                }
-            };
+            let news = changes.changed();
             if tokio::time::timeout(self.patience, news).await.is_err() {
                 return Err(PullError::Stalled(self.patience));
             }
         }
     }
 
-    /// Signs in, if it is this reader's turn, and out if it is not.
-    fn take_turn(&mut self, began: Instant) -> bool {
-        if self.place.quiet.is_quiet() || began.elapsed() >= YIELDS_MAX {
-            if self.registration.is_none() {
-                let rest = ByteRange::new(self.offset, self.range.end);
-                self.registration = self.shared.register(rest, false);
-            }
-            return true;
-        }
-        self.registration = None;
-        false
-    }
-
-    /// Waits for its turn, or for bytes that come without it.
-    async fn turn(&self, began: Instant, changes: &mut Changes) {
+    /// Lets others go first for a while, then signs in and stays: what is on its way would come twice. Bytes may come without it.
+    async fn begin(&mut self, began: Instant, changes: &mut Changes) {
         tokio::select! {
-            () = changes.changed() => {}
-            () = self.place.quiet.becomes(true) => {}
+            () = changes.changed() => return,
+            () = self.place.quiet.settles() => {}
             () = sleep_until(began + YIELDS_MAX) => {}
         }
+        self.begun = true;
+        let rest = ByteRange::new(self.offset, self.range.end);
+        self.registration = self.shared.register(rest, false);
     }
 }

@@ -17,7 +17,7 @@ struct Position {
     urgent: bool,
 }
 
-/// Where the numbers of readers begin that can wait: the engine goes by them, and serves these last.
+/// Where the numbers of readers begin that can wait: along the chain the engine goes by them, and serves these last.
 const BACKGROUND: u64 = 1 << 63;
 
 /// The readers of one pull.

@@ -116,7 +116,7 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
     };
     let granted = (!on_demand).then_some(Event::LeaseGranted { epoch, runs });
     let asked = (on_demand || !first.is_empty()).then_some(Event::PiecesAsked { epoch, runs: first });
-    if let Err(error) = pulls.lease(request, granted.into_iter().chain(asked)) {
+    if let Err(error) = pulls.lease(request, granted.into_iter().chain(asked).collect()) {
         tracing::warn!(%task, %error, "a lease could not be taken");
         end_lease(scheduling, task, epoch, LeaseOutcome::Failed);
     }

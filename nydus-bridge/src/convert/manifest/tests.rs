@@ -120,12 +120,14 @@ fn original(index: Option<Value>) -> Original {
 #[test]
 fn an_index_has_the_original_and_one_nydus_image_for_its_platform() {
     let of = |digit: u8| entry(content(digit, 0).digest, 11, &"arm/v7".parse().unwrap());
-    let first = value(&index(None, &original(None), of(1)));
+    let first = value(&index(None, &original(None), of(1)).unwrap());
     assert_eq!(first.pointer("/manifests/0/digest"), Some(&json!("sha256:07")));
     assert_eq!(first.pointer("/manifests/0/platform/variant"), Some(&json!("v7")));
     assert_eq!(first.pointer("/manifests/1"), Some(&of(1)));
     assert_eq!(nydus_images(first.to_string().as_bytes()), [content(1, 0).digest]);
-    let second = value(&index(None, &original(Some(first)), of(2)));
+    // What nobody can read is not written over.
+    assert!(index(Some(b"<html>"), &original(Some(first.clone())), of(2)).is_err());
+    let second = value(&index(None, &original(Some(first)), of(2)).unwrap());
     let manifests = second.get("manifests").and_then(Value::as_array).unwrap();
     assert_eq!(manifests.len(), 2, "the earlier one is replaced: {second}");
     assert_eq!(manifests.last(), Some(&of(2)));

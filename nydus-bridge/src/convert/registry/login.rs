@@ -66,6 +66,15 @@ impl Login {
     }
 }
 
+/// Whether a refusal asks for a name and a password (RFC 7617).
+fn wants_password(refusal: &HeaderMap) -> bool {
+    let mut challenges = refusal.get_all(header::WWW_AUTHENTICATE).iter();
+    challenges.any(|value| {
+        let scheme = value.as_bytes().get(..5);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
+    })
+}
+
 fn good(held: &MutexGuard<'_, Option<Pass>>, right: Right) -> Option<HeaderValue> {
     let pass = held.as_ref()?;
     let good = pass.right >= right && Instant::now() < pass.until;
@@ -88,7 +97,11 @@ impl Transport {
         let challenges = refusal.get_all(header::WWW_AUTHENTICATE);
         let grant = match challenge::bearer(challenges) {
             Some(challenge) => Some(self.token(challenge, right).await?),
-            None => self.login.basic().map(|value| Grant::new(value, PASSWORD_TIME)),
+            None if wants_password(refusal) => {
+                let password = self.login.basic();
+                password.map(|value| Grant::new(value, PASSWORD_TIME))
+            }
+            None => None,
         };
         *held = grant.map(|grant| Pass {
             until: Instant::now() + grant.useful(),

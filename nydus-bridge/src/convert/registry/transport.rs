@@ -133,11 +133,12 @@ impl Transport {
         Ok(url)
     }
 
-    /// Asks; where the registry wants to know who asks, once more. The answer may have any other status.
+    /// Asks; where the registry wants to know who asks, once more. Storage that it leads to is told nothing, whatever that wants to
+    /// know. The answer may have any other status.
     pub(super) async fn ask(&self, question: &Question) -> Result<Response, Fault> {
         let shown = self.shown(&question.url, question.right).await;
         let answer = self.once(question, shown.as_ref()).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED || !is_same_place(&question.url, &self.home) {
+        if answer.status() != StatusCode::UNAUTHORIZED || !is_same_place(answer.url(), &self.home) {
             return Ok(answer);
         }
         match self
@@ -215,15 +216,22 @@ pub(super) async fn collect(mut answer: Response, most: usize) -> Result<Bytes, 
     Ok(all.freeze())
 }
 
-/// The fault that an answer is, which should have been another one.
-pub(super) async fn refused(answer: Response) -> Fault {
-    let status = answer.status();
-    let body = collect(answer, SAID_BYTES_MAX).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&body);
-    let printed = text.chars().filter(|letter| !letter.is_control());
-    let mut said: String = printed.take(SAID_CHARS_MAX).collect();
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        said.push_str("; is there a login for it in Docker's configuration (--docker-config)?");
+impl Transport {
+    /// The fault that an answer is, which should have been another one. What storage says is not repeated: there may be
+    /// signatures in it.
+    pub(super) async fn refused(&self, answer: Response) -> Fault {
+        let status = answer.status();
+        if !is_same_place(answer.url(), &self.home) {
+            let said = "so says the storage that it leads to".to_owned();
+            return Fault::Refused { status, said };
+        }
+        let body = collect(answer, SAID_BYTES_MAX).await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&body);
+        let printed = text.chars().filter(|letter| !letter.is_control());
+        let mut said: String = printed.take(SAID_CHARS_MAX).collect();
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            said.push_str("; is there a login for it in Docker's configuration (--docker-config)?");
+        }
+        Fault::Refused { status, said }
     }
-    Fault::Refused { status, said }
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Daemon, DaemonError};
 use crate::fs::Prefetch;
 use crate::nydusd::config::{Backend, ConfigError, Registry, backend};
 use crate::nydusd::images::Opened;
 
-/// How often the snapshotter is asked for a backend: it may know of this process a moment after it was started.
-const QUESTIONS_MAX: u32 = 8;
+/// How long the snapshotter is asked for a backend in all: it may know of this process a moment after it was started.
+const QUESTIONS_TIME: Duration = Duration::from_secs(5);
 /// Between two questions.
 const QUESTION_PAUSE: Duration = Duration::from_millis(250);
 
@@ -57,36 +57,32 @@ impl Daemon {
         let Some(source) = self.options().backend_source.clone() else {
             return;
         };
-        let Some(credential) = self
-            .inner()
-            .images
-            .get("/")
-            .map(|opened| opened.credential.clone())
-        else {
-            return;
+        let known = |opened: &Opened| opened.state.auth.is_some() || opened.credential.is_known();
+        let credential = match self.inner().images.get("/") {
+            Some(opened) if !known(opened) => opened.credential.clone(),
+            _ => return,
         };
         credential.expect();
         let daemon = self.clone();
         self.0.tasks.spawn("question for a credential", async move {
             let tasks = daemon.0.tasks.clone();
-            for question in 1..=QUESTIONS_MAX {
-                let answer = source.ask(&tasks).await;
-                let told = answer
-                    .map_err(|error| error.to_string())
-                    .and_then(|answer| daemon.learn(&answer).map_err(|error| error.to_string()));
-                match told {
-                    Ok(()) => break,
-                    Err(error) if question == QUESTIONS_MAX => {
-                        tracing::error!(
-                            error,
-                            "nobody tells the credential of the image: it is read without"
-                        );
+            let mut why = String::new();
+            let told = timeout(QUESTIONS_TIME, async {
+                loop {
+                    let answer = source.ask(&tasks).await.map_err(|error| error.to_string());
+                    match answer.and_then(|answer| daemon.learn(&answer).map_err(|error| error.to_string())) {
+                        Ok(()) => return,
+                        Err(error) => why = error,
                     }
-                    Err(error) => {
-                        tracing::debug!(error, "the snapshotter is asked again");
-                        sleep(QUESTION_PAUSE).await;
-                    }
+                    tracing::debug!(error = why, "the snapshotter is asked again");
+                    sleep(QUESTION_PAUSE).await;
                 }
+            });
+            if told.await.is_err() {
+                tracing::error!(
+                    error = why,
+                    "nobody tells the credential of the image: it is read without"
+                );
             }
             credential.settle();
         });

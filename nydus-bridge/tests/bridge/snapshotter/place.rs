@@ -94,6 +94,15 @@ fn a_folder_that_others_can_write_is_refused() {
         );
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
+    // Whoever has a folder above can put another one in its place.
+    let inner = dir.path().join("another/inner");
+    fs::create_dir(&inner).unwrap();
+    let output = start(&inner.join("s"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("another can be written"),
+        "{said}"
+    );
 }
 
 /// Nobody else may connect or listen; what a killed one left is in nobody's way.

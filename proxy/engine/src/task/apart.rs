@@ -56,7 +56,7 @@ impl Task {
     }
 
     /// Says what a piece is that was asked for by name and is here: whoever asks knows of nobody who said it, and may have
-    /// forgotten it.
+    /// forgotten it. What is linked was told with the chain, when the lease came.
     pub(super) fn answer_asked(&mut self, piece: PieceNumber, actions: &mut Vec<Action>) {
         let (Some(content), Some(epoch)) = (&self.content, self.lease_epoch()) else {
             return;
@@ -64,25 +64,11 @@ impl Task {
         if !self.asked.contains(piece) || !content.is_here(piece) {
             return;
         }
-        match content
-            .attestation(piece)
-            .filter(|_| content.apart.contains(piece))
-        {
-            Some(sum) => actions.push(Action::Attest { epoch, piece, sum }),
-            None if content.is_trusted(piece) => actions.push(Action::Sum(piece)),
-            None => {}
-        }
-        self.asked.remove(piece);
-    }
-
-    /// A piece that was asked for by name was hashed.
-    pub(super) fn summed(&mut self, piece: PieceNumber, sum: Digest, actions: &mut Vec<Action>) {
-        let is_known = |content: &Content| content.present.contains(piece) && content.is_trusted(piece);
-        if let Some(epoch) = self.lease_epoch()
-            && self.content.as_ref().is_some_and(is_known)
-        {
+        let sum = content.attestation(piece);
+        if let Some(sum) = sum.filter(|_| content.apart.contains(piece)) {
             actions.push(Action::Attest { epoch, piece, sum });
         }
+        self.asked.remove(piece);
     }
 
     pub(super) fn attestations_came(
@@ -255,9 +241,10 @@ impl Task {
         })
     }
 
-    /// Whether a reader that is served out of order waits for longer than it should.
+    /// Whether a reader waits for longer than it should, where nothing but ranges is read. Where the whole is fetched, the
+    /// scheduler sees to it that each byte leaves the origin once.
     pub(super) fn has_overdue_reader(&self, now: Moment) -> bool {
-        let Some(content) = &self.content else {
+        let Some(content) = self.content.as_ref().filter(|_| !self.settings.whole) else {
             return false;
         };
         let patience = self.gate.patience(&self.settings.limits);
@@ -391,8 +378,11 @@ impl Task {
         !is_coming && !at_hand && !claimed && (self.in_lease(piece) || hurries)
     }
 
-    /// Whether the piece is the next one of a reader that waits for longer than it should.
+    /// Whether the piece is the next one of such a reader.
     fn is_overdue(&self, now: Moment, piece: PieceNumber, content: &Content) -> bool {
+        if self.settings.whole {
+            return false;
+        }
         let patience = self.gate.patience(&self.settings.limits);
         self.readers.values().any(|reader| {
             let overdue = now.since(reader.since) >= patience && self.is_blocked(reader);

@@ -176,7 +176,7 @@ impl Task {
 
     /// Reads the origin where it may: one request at a time, from a border whose state is known.
     pub(super) fn ask_origin(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if !self.has_demand() && self.gate.lease.is_none() {
+        if !self.has_demand() {
             return self.cancel_origin(actions);
         }
         if self.gate.lease.is_none() && self.is_over_need(now) {

@@ -40,18 +40,6 @@ impl Driver {
         }
     }
 
-    pub(super) fn sum(&self, piece: PieceNumber) {
-        let (Some(stored), events) = (self.stored.clone(), self.shared.events.clone()) else {
-            return;
-        };
-        self.env.tasks.spawn("sum of a stored piece", async move {
-            let range = stored.facts().layout.piece_range(piece);
-            if let Some(sum) = check::sum(&*stored, range) {
-                let _ = events.send(Event::Summed { piece, sum }).await;
-            }
-        });
-    }
-
     pub(super) fn walk(&self, piece: PieceNumber, before: ChainState) {
         let (Some(stored), events) = (self.stored.clone(), self.shared.events.clone()) else {
             return;

@@ -45,7 +45,6 @@ impl Driver {
             Action::Shorten { fetch, end } => self.shorten(fetch, end),
             Action::Cancel(fetch) => self.cancel(fetch),
             Action::Check { piece, proof } => self.check(piece, proof),
-            Action::Sum(piece) => self.sum(piece),
             Action::Walk { piece, before } => self.walk(piece, before),
             Action::HaveApart { piece, sum, from } => self.have_apart(piece, sum, from),
             Action::Attest { epoch, piece, sum } => self.attest(epoch, piece, sum),

@@ -94,10 +94,6 @@ fn some_event() -> impl Strategy<Value = Event> {
             piece,
             sum: BLOB.sum(piece)
         }),
-        (0..PIECES + 1).prop_map(|piece| Event::Summed {
-            piece,
-            sum: BLOB.sum(piece)
-        }),
         (0..PIECES, prop::bool::weighted(0.8)).prop_map(|(piece, read)| {
             let after = BLOB.states.get(piece as usize + 1).copied().filter(|_| read);
             Event::Walked { piece, after }
