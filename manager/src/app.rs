@@ -124,8 +124,9 @@ impl App {
             token_lifetime_max: config.sign_in.token_lifetime_max,
             throttle: Mutex::new(Throttle::default()),
         });
-        let first_password = begin(&shared).await?;
         let (listener, address) = open(network, &config.web.listen, "the web").await?;
+        // Last: a password that was made is to be told, which a start that fails does not.
+        let first_password = begin(&shared).await?;
         Ok(Self {
             listener,
             address,

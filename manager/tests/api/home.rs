@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use darter_manager::app::App;
+use darter_manager::app::{App, AppError};
 use darter_manager::config::Config;
 use darter_service::config::Secret;
-use darter_service::net::{Network as _, TokioNetwork};
-use darter_service::supervise::Supervisor;
+use darter_service::net::{Address, Network as _, TokioNetwork};
+use darter_service::supervise::{Supervisor, Tasks};
 use http::{Method, StatusCode};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -45,26 +45,12 @@ impl Manager {
     }
 
     pub(crate) async fn start_with(home: &Home, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        config.web.listen = "127.0.0.1:0".parse().unwrap();
-        match home {
-            Home::Folder(dir) => config.database.file = dir.path().join("folder/manager.db"),
-            Home::Postgres(url) => config.database.url = url.clone(),
-        }
-        change(&mut config);
         let clock = Arc::new(AtomicI64::new(1_800_000_000_000));
         let stop = CancellationToken::new();
         let mut supervisor = Supervisor::new(stop.clone());
-        let read = Arc::clone(&clock);
-        let app = App::bind(
-            &config,
-            &TokioNetwork,
-            &mut Registry::default(),
-            Arc::new(move || read.fetch_add(1, Ordering::Relaxed)),
-            supervisor.tasks(),
-        )
-        .await
-        .unwrap();
+        let app = Self::bind(home, change, &clock, supervisor.tasks())
+            .await
+            .unwrap();
         let (address, password) = (app.address().to_owned(), app.first_password.clone());
         let store = app.store();
         app.add_to(&mut supervisor, &stop);
@@ -80,6 +66,30 @@ impl Manager {
             stop,
             ended,
         }
+    }
+
+    /// One that serves nobody yet.
+    pub(crate) async fn bind(
+        home: &Home,
+        change: impl FnOnce(&mut Config),
+        clock: &Arc<AtomicI64>,
+        tasks: Tasks,
+    ) -> Result<App, AppError> {
+        let mut config = Config::default();
+        config.web.listen = "127.0.0.1:0".parse().unwrap();
+        match home {
+            Home::Folder(dir) => config.database.file = dir.path().join("folder/manager.db"),
+            Home::Postgres(url) => config.database.url = url.clone(),
+        }
+        change(&mut config);
+        let read = Arc::clone(clock);
+        let clock = Arc::new(move || read.fetch_add(1, Ordering::Relaxed));
+        App::bind(&config, &TokioNetwork, &mut Registry::default(), clock, tasks).await
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Address {
+        self.address.parse().unwrap()
     }
 
     pub(crate) async fn stop(self) {

@@ -71,3 +71,17 @@ async fn what_a_user_may_have_is_bounded() {
 async fn only_names_of_users_are_written_down() {
     flows::only_names_of_users_are_written_down(&Home::folder()).await;
 }
+
+/// A start that fails makes nobody whose password is never told.
+#[tokio::test]
+async fn an_administrator_is_made_by_a_start_that_succeeds() {
+    let home = Home::folder();
+    let taken = home::Manager::start(&Home::folder()).await;
+    let fails = |config: &mut darter_manager::config::Config| config.web.listen = taken.address();
+    let failed = home::Manager::bind(&home, fails, &Default::default(), Default::default()).await;
+    assert!(failed.unwrap_err().to_string().contains("another process"));
+    let manager = home::Manager::start(&home).await;
+    assert!(manager.password.is_some());
+    manager.stop().await;
+    taken.stop().await;
+}
