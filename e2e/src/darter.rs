@@ -67,7 +67,8 @@ pub fn proxy_config(host: &Namespace, role: Role, store: &Path, surroundings: &S
         },
         "admin": { "listen": "127.0.0.1:4002" },
         "scheduler": { "addresses": schedulers.collect::<Vec<_>>() },
-        "store": { "dir": store },
+        // What a node leaves free by default may be more than the machine under test has.
+        "store": { "dir": store, "freeFloor": "16MiB" },
         "origin": { "registries": { REGISTRY: { "endpoint": surroundings.registry } } },
     })
 }
