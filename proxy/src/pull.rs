@@ -35,7 +35,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 pub use availability::Availability;
-pub use env::{Env, EnvParts, OnDemand, PullConfig, Sharing};
+pub use env::{Env, EnvParts, OnDemand, PullConfig, Release, Sharing};
 pub use reader::Reader;
 pub use request::{PullError, PullRequest, Right};
 pub(crate) use shared::Shared;
@@ -44,6 +44,7 @@ use self::changes::Changes;
 use self::driver::{Driver, EVENTS_MAX};
 use self::quiet::Quiet;
 use self::reader::Place;
+use self::readers::Manner;
 use crate::journal::Journal;
 use crate::metrics::PullMetrics;
 use crate::mirror::Source;
@@ -73,12 +74,16 @@ impl Pulls {
 
     fn start(&self, request: PullRequest, background: bool) -> Result<Pull, PullError> {
         let task = request.task();
-        let urgent = request.urgent;
+        let manner = Manner {
+            urgent: request.urgent,
+            checks: request.checks,
+        };
         let pull = |shared| Pull {
             shared,
             metrics: Arc::clone(&self.env.metrics),
             patience: self.env.config.reader_patience.into(),
-            urgent,
+            manner,
+            release: self.env.config.release,
             quiet: self.env.quiet.clone(),
         };
         let mut running = self.env.running();
@@ -219,6 +224,7 @@ impl Pulls {
             asked: false,
             whole: false,
             urgent: false,
+            checks: false,
         };
         Some(self.start(request, false).ok()?.shared.availability.clone())
     }
@@ -372,7 +378,8 @@ pub struct Pull {
     shared: Arc<Shared>,
     metrics: Arc<PullMetrics>,
     patience: Duration,
-    urgent: bool,
+    manner: Manner,
+    release: Release,
     quiet: Quiet,
 }
 
@@ -380,7 +387,7 @@ impl Pull {
     /// What the content is, as soon as its length is known. Cancel safe.
     pub async fn facts(&self) -> Result<ContentFacts, PullError> {
         // A reader of nothing, so that the pull knows that it is waited for.
-        let _waiting = self.shared.register(ByteRange::new(0, 0), self.urgent);
+        let _waiting = self.shared.register(ByteRange::new(0, 0), self.manner);
         self.shared.stored().await.map(|(stored, _)| stored.facts())
     }
 
@@ -392,7 +399,8 @@ impl Pull {
             Arc::clone(&self.metrics),
             self.patience,
             Place {
-                urgent: self.urgent,
+                manner: self.manner,
+                release: self.release,
                 quiet: self.quiet.clone(),
             },
         )

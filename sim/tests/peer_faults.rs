@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use darter_proxy::config::Config;
+use darter_proxy::pull::Release;
 use darter_sim::scenario::scripted;
 use darter_sim::{Blob, Pull, Shape, World};
 
@@ -313,15 +315,14 @@ fn a_full_disk_is_no_reason_to_fail() {
     });
 }
 
-/// Three nodes, and two seeds of which one has a forged content in its store and a key that makes others believe it.
-fn with_a_stolen_key(seed: u64) -> (World, Blob) {
-    let mut world = World::new(
-        seed,
-        Shape {
-            seeds: 2,
-            ..Shape::default()
-        },
-    );
+/// So many nodes, and two seeds of which one has a forged content in its store and a key that makes others believe it.
+fn with_a_stolen_key(seed: u64, nodes: usize, edit: fn(&mut Config)) -> (World, Blob) {
+    let shape = Shape {
+        nodes,
+        seeds: 2,
+        ..Shape::default()
+    };
+    let mut world = World::with(seed, shape, edit);
     let blob = world.blob(4 * MIB);
     // It says what it holds to a scheduler that knows nothing.
     world.kill("scheduler-0");
@@ -342,38 +343,42 @@ fn the_last_piece_came_from_the_registry(lied_to: &[Pull]) {
     }
 }
 
-/// Five seconds after a lie came out, everybody reads the truth.
-fn the_lie_is_over(mut world: World, blob: &Blob) {
+/// Five seconds after a lie came out, everybody reads the truth, those as well that come new.
+fn the_lie_is_over(mut world: World, blob: &Blob, nodes: usize) {
     world.run_for(Duration::from_secs(5));
     let before = world.origin_bytes(blob);
-    for node in 0..3 {
+    for node in 0..nodes {
         world.pull(node, blob);
     }
     world.settle(Duration::from_secs(20));
     let sent = world.origin_bytes(blob) - before;
     // At most each node for itself, and the honest seed.
-    assert!(sent <= 4 * blob.length(), "{sent} bytes");
+    assert!(sent <= (nodes as u64 + 1) * blob.length(), "{sent} bytes");
+    let late = world.add_node();
+    world.run_for(Duration::from_secs(1));
+    world.pull(late, blob);
+    world.settle(Duration::from_secs(20));
     world.finish();
 }
 
 #[test]
 fn one_pull_fails_by_a_seed_whose_key_was_stolen() {
     scripted("one_pull_fails_by_a_seed_whose_key_was_stolen", |seed| {
-        let (mut world, blob) = with_a_stolen_key(seed);
+        let (mut world, blob) = with_a_stolen_key(seed, 3, |_| {});
         world.pull(0, &blob);
         world.settle(Duration::from_secs(20));
         let lied_to: Vec<Pull> = world.pulls.drain(..).collect();
         assert!(lied_to[0].progress().wrong_bytes > 0, "the lie was told at all");
         the_last_piece_came_from_the_registry(&lied_to);
-        the_lie_is_over(world, &blob);
+        the_lie_is_over(world, &blob, 3);
     });
 }
 
 #[test]
 fn pulls_that_run_when_a_lie_comes_out_never_end_in_it() {
     scripted("pulls_that_run_when_a_lie_comes_out_never_end_in_it", |seed| {
-        let (mut world, blob) = with_a_stolen_key(seed);
-        for node in 0..3 {
+        let (mut world, blob) = with_a_stolen_key(seed, 6, |_| {});
+        for node in 0..6 {
             world.pull(node, &blob);
         }
         world.settle(Duration::from_secs(20));
@@ -384,6 +389,59 @@ fn pulls_that_run_when_a_lie_comes_out_never_end_in_it() {
             .collect();
         assert!(!lied_to.is_empty(), "the lie was told at all");
         the_last_piece_came_from_the_registry(&lied_to);
-        the_lie_is_over(world, &blob);
+        the_lie_is_over(world, &blob, 6);
     });
+}
+
+/// Whether one of so many nodes received more than the blob has bytes: some were dropped, for they did not fit.
+fn was_told_the_lie(world: &World, blob: &Blob, nodes: usize) -> bool {
+    let received = |node: usize| {
+        let node = world.node(&format!("node-{node}"));
+        node.metric("darter_proxy_received_bytes_total", "")
+    };
+    (0..nodes).any(|node| received(node) > blob.length())
+}
+
+#[test]
+fn no_pull_fails_by_a_stolen_key_where_clients_wait_for_the_proof() {
+    scripted(
+        "no_pull_fails_by_a_stolen_key_where_clients_wait_for_the_proof",
+        |seed| {
+            let proved = |config: &mut Config| config.pull.release = Release::Proved;
+            let (mut world, blob) = with_a_stolen_key(seed, 6, proved);
+            for node in 0..6 {
+                world.pull(node, &blob);
+            }
+            world.settle(Duration::from_secs(20));
+            assert!(was_told_the_lie(&world, &blob, 6), "the lie was told at all");
+            for pull in &world.pulls {
+                let progress = pull.progress();
+                let alone = (progress.hand_overs, progress.broken_bodies, progress.direct_bytes);
+                assert_eq!(alone, (0, 0, 0), "through {}: {progress:?}", pull.node);
+            }
+            // That all is there and nothing wrong says the oracle, of these pulls as well.
+            the_lie_is_over(world, &blob, 6);
+        },
+    );
+}
+
+#[test]
+fn the_first_pull_of_a_forged_content_ends_well_where_clients_wait_for_the_proof() {
+    scripted(
+        "the_first_pull_of_a_forged_content_ends_well_where_clients_wait_for_the_proof",
+        |seed| {
+            let proved = |config: &mut Config| config.pull.release = Release::Proved;
+            let (mut world, blob) = with_a_stolen_key(seed, 3, proved);
+            world.pull(0, &blob);
+            world.settle(Duration::from_secs(20));
+            assert!(was_told_the_lie(&world, &blob, 1), "the lie was told at all");
+            let progress = world.pulls[0].progress();
+            assert_eq!(
+                (progress.hand_overs, progress.direct_bytes),
+                (0, 0),
+                "{progress:?}"
+            );
+            the_lie_is_over(world, &blob, 3);
+        },
+    );
 }

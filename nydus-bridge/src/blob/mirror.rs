@@ -17,6 +17,8 @@ const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const REFUSAL_BYTES_MAX: u64 = 64 * 1024;
 /// Tells the mirror that a request can wait.
 const PRIORITY: &str = "x-darter-priority";
+/// Tells the mirror that what comes is checked here, so that it waits for no proof of the whole blob.
+const RELEASE: &str = "x-darter-release";
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -157,6 +159,7 @@ impl Mirror {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::try_from(format!("bytes={}-{last}", range.start));
         headers.extend(value.into_iter().map(|value| (header::RANGE, value)));
+        headers.insert(RELEASE, HeaderValue::from_static("linked"));
         if background {
             headers.insert(PRIORITY, HeaderValue::from_static("background"));
         }

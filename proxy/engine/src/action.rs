@@ -87,8 +87,8 @@ pub enum Action {
         /// The state before it.
         before: ChainState,
     },
-    /// A piece is here, but attested only: keep what attests it, tell whoever asks. Readers of ranges may have it, readers of
-    /// the whole may not. Once it is linked, [`Action::Have`] follows.
+    /// A piece is here, but attested only: keep what attests it, tell whoever asks. Readers of ranges may have it (by
+    /// [`crate::Release::Proved`], those who check what they read), readers of the whole may not. Once it is linked, [`Action::Have`] follows.
     HaveApart {
         /// The piece.
         piece: PieceNumber,
@@ -120,13 +120,19 @@ pub enum Action {
     },
     /// Readers may have these pieces.
     Release(PieceRun),
-    /// Readers of ranges may have this piece, though the whole is not proved.
+    /// Readers of ranges, by [`crate::Release::Proved`] those who check what they read, may have this piece, though the whole is
+    /// not proved.
     ReleaseToRanges(PieceNumber),
     /// Readers may have the bytes of the piece that is just arriving, up to here.
     ReleaseBytes {
         /// Offset behind the last byte.
         offset: u64,
     },
+    /// Bytes came from the origin that readers may not have yet: those who wait for them wait for something.
+    BytesCame,
+    /// A chain of others was wrong, and nothing of it was given away: nothing that others say of this content is believed any
+    /// more, and the task fetches it from the origin alone. [`Action::Forget`] follows.
+    OriginOnly,
     /// States of the chain that an author of trust vouched for, or that belong to a content which is about to be
     /// [`Action::Proved`]: keep them, for a later [`crate::Task::restore`] trusts them. They join those kept before.
     KeepStates {

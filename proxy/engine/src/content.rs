@@ -1,8 +1,9 @@
 //! What is known of a content once its length is: cut, chain, and which pieces are where.
 //!
 //! What must hold: a piece is released only if it is present and either linked by an author of trust or read from
-//! the origin by this node; the last piece only when the whole is proved, but to readers of ranges. A piece that is only attested
-//! is apart: never present, and for readers of ranges alone.
+//! the origin by this node; the last piece only when the whole is proved, but to readers of ranges. Where [`Release::Proved`] is the
+//! rule, what holds of the last piece holds of all. A piece that is only attested is apart: never present, and for readers of ranges
+//! alone.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,11 @@ use darter_types::{
     Chain, ChainError, ChainState, Digest, PieceLayout, PieceNumber, PieceProof, PieceRun, PieceSet,
 };
 
+use crate::Release;
+
 #[derive(Debug)]
 pub(crate) struct Content {
+    rule: Release,
     pub(crate) chain: Chain,
     /// Borders `0..trusted` were vouched for by an author of trust.
     pub(crate) trusted: u32,
@@ -25,8 +29,8 @@ pub(crate) struct Content {
     /// In the store since before a restart, not linked since.
     pub(crate) claimed: PieceSet,
     pub(crate) released: PieceSet,
-    /// Readers of ranges have the last piece, though the whole is not proved.
-    last_to_ranges: bool,
+    /// Linked pieces that readers of ranges have and others wait for: the last one, or by the rule all.
+    to_ranges: PieceSet,
     /// Here, attested, not linked yet.
     pub(crate) apart: PieceSet,
     /// What authors of trust say of pieces that are not linked; this node is one for itself.
@@ -54,9 +58,10 @@ fn behind(run: PieceRun, first: PieceNumber) -> Option<PieceRun> {
 pub(crate) type States = (u32, Vec<ChainState>);
 
 impl Content {
-    pub(crate) fn new(digest: Digest, layout: PieceLayout) -> Self {
+    pub(crate) fn new(digest: Digest, layout: PieceLayout, rule: Release) -> Self {
         let none = PieceSet::new(layout.piece_count());
         Self {
+            rule,
             chain: Chain::new(digest, layout),
             trusted: 1,
             kept: 1,
@@ -65,7 +70,7 @@ impl Content {
             vouched: none.clone(),
             claimed: none.clone(),
             released: none.clone(),
-            last_to_ranges: false,
+            to_ranges: none.clone(),
             apart: none,
             attested: BTreeMap::new(),
             doubts_attestations: false,
@@ -235,8 +240,8 @@ impl Content {
             self.present.remove(piece);
             self.vouched.remove(piece);
             self.released.remove(piece);
+            self.to_ranges.remove(piece);
         }
-        self.last_to_ranges &= self.present.contains(self.layout().last_piece());
         runs
     }
 
@@ -347,21 +352,31 @@ impl Content {
 
     /// Whether readers may have it.
     pub(crate) fn may_release(&self, piece: PieceNumber) -> bool {
-        let may = self.present.contains(piece) && piece != self.layout().last_piece();
-        self.is_proved() || (may && self.is_trusted(piece))
+        let held_back = self.rule == Release::Proved || piece == self.layout().last_piece();
+        self.is_proved() || (!held_back && self.present.contains(piece) && self.is_trusted(piece))
     }
 
-    /// Whether readers of ranges may have it: the last one as well, for who wants a part may never prove the whole.
+    /// Whether readers of ranges may have it: what waits for the proof as well, for who wants a part may never prove the whole.
     pub(crate) fn may_release_to_ranges(&self, piece: PieceNumber) -> bool {
         let linked = self.present.contains(piece) && self.is_trusted(piece);
         self.is_proved() || self.apart.contains(piece) || linked
     }
 
-    /// The last piece, once it became fit for readers of ranges alone.
-    pub(crate) fn take_last_for_ranges(&mut self) -> Option<PieceNumber> {
-        let last = self.layout().last_piece();
-        let fit = !self.is_proved() && self.present.contains(last) && self.is_trusted(last);
-        (fit && !std::mem::replace(&mut self.last_to_ranges, true)).then_some(last)
+    /// The piece, once it became fit for readers of ranges alone.
+    pub(crate) fn release_one_to_ranges(&mut self, piece: PieceNumber) -> Option<PieceNumber> {
+        let linked = self.present.contains(piece) && self.is_trusted(piece);
+        let fit = linked && !self.may_release(piece);
+        (fit && self.to_ranges.insert(piece)).then_some(piece)
+    }
+
+    /// All that became fit for readers of ranges alone.
+    pub(crate) fn release_to_ranges(&mut self) -> Vec<PieceNumber> {
+        let pieces: Vec<PieceNumber> = match self.rule {
+            Release::Linked => vec![self.layout().last_piece()],
+            Release::Proved => self.present.iter().collect(),
+        };
+        let fit = |piece| self.release_one_to_ranges(piece);
+        pieces.into_iter().filter_map(fit).collect()
     }
 
     /// Marks what became releasable and returns it as runs.

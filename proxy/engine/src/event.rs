@@ -69,6 +69,9 @@ pub enum Event {
         reader: ReaderId,
         /// What it will read, in order.
         range: ByteRange,
+        /// It checks what it reads, so that a part may be given to it before the whole is proved, whatever
+        /// [`crate::Release`] says.
+        checks: bool,
     },
     /// A reader took everything before `offset`.
     ReaderMoved {

@@ -1,6 +1,7 @@
 //! What must hold after every event: each invariant one predicate, used by `debug_assert!`, by the property tests and
 //! by the simulation's oracle.
 
+use crate::Release;
 use crate::content::Content;
 use crate::task::Task;
 
@@ -10,12 +11,16 @@ type Check = (&'static str, fn(&Task) -> bool);
 impl Task {
     /// The first invariant that does not hold, by name.
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let checks: [Check; 8] = [
+        let checks: [Check; 9] = [
             ("released pieces are present", released_is_present),
             ("released pieces were vouched for", released_was_vouched_for),
             (
                 "the last piece is released only when all is proved",
                 last_piece_needs_proof,
+            ),
+            (
+                "where the proof is waited for, nothing is released before it",
+                proof_is_waited_for,
             ),
             ("no more requests than the limit", requests_are_bounded),
             (
@@ -53,6 +58,12 @@ fn last_piece_needs_proof(task: &Task) -> bool {
     task.content.as_ref().is_none_or(|content| {
         content.is_proved() || !content.released.contains(content.layout().last_piece())
     })
+}
+
+fn proof_is_waited_for(task: &Task) -> bool {
+    let waits = task.settings.release == Release::Proved;
+    let holds = |content: &Content| !waits || content.is_proved() || content.released.is_empty();
+    task.content.as_ref().is_none_or(holds)
 }
 
 fn requests_are_bounded(task: &Task) -> bool {

@@ -24,4 +24,4 @@ pub use action::{Action, Failure};
 pub use event::{Event, FetchFailure, FetchId, OriginFailure, ParentFailure, ParentOffer, ReaderId};
 pub use limits::Limits;
 pub use offers::Offers;
-pub use task::{Settings, Task};
+pub use task::{Release, Settings, Task};

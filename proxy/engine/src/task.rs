@@ -4,6 +4,7 @@ mod apart;
 mod arrivals;
 mod forget;
 mod origin;
+mod origin_only;
 mod plan;
 mod requests;
 
@@ -16,11 +17,22 @@ use darter_types::{
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use self::origin_only::refuse;
 use crate::content::Content;
 use crate::event::{Event, FetchId, ReaderId};
 use crate::gate::{Gate, Links};
 use crate::parents::Parents;
 use crate::{Action, Limits};
+
+/// When readers get bytes of a content that comes from others. Readers of ranges who check what they read are not concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// As pieces are linked by the word of an author of trust; the last one when the whole is proved.
+    #[default]
+    Linked,
+    /// Not one before the whole is proved.
+    Proved,
+}
 
 /// What a task is told when it is made.
 #[derive(Clone, Debug)]
@@ -31,6 +43,8 @@ pub struct Settings {
     pub whole: bool,
     /// Fetch it though nobody reads it: a seed's duty, or a preheat.
     pub background: bool,
+    /// When readers get bytes.
+    pub release: Release,
     /// Bounds.
     pub limits: Limits,
     /// Seed of its randomness.
@@ -40,7 +54,10 @@ pub struct Settings {
 #[derive(Debug)]
 struct Reader {
     range: ByteRange,
+    /// The next byte that it needs. One that waits for the proof of the whole: the next one that is not here.
     offset: u64,
+    /// It checks what it reads.
+    checks: bool,
     /// When it came, or came to where it is.
     since: Moment,
     /// It was far ahead of the chain when the whole began to be fetched: it goes on being served out of order.
@@ -113,6 +130,8 @@ pub struct Task {
     /// Requests to parents that the node leaves to this task.
     requests_share: usize,
     rng: SmallRng,
+    /// A chain of others was wrong: nothing that others say counts any more.
+    origin_only: bool,
     over: bool,
 }
 
@@ -142,6 +161,7 @@ impl Task {
             next_fetch: 0,
             requests_share: usize::MAX,
             rng,
+            origin_only: false,
             over: false,
         }
     }
@@ -156,7 +176,7 @@ impl Task {
         claimed: &PieceSet,
         present: &PieceSet,
     ) {
-        let mut content = Content::new(self.settings.digest, layout);
+        let mut content = Content::new(self.settings.digest, layout, self.settings.release);
         content.restore(states, claimed, present);
         self.start_content(content);
     }
@@ -243,6 +263,9 @@ impl Task {
         if self.over {
             return;
         }
+        if self.origin_only && event.is_of_others() {
+            return refuse(&event, actions);
+        }
         let minor = matches!(event, Event::OriginBytes { .. } | Event::ReaderMoved { .. });
         // News of one parent changes only what that one may be asked: with many neighbours most events are such.
         let only = match &event {
@@ -258,7 +281,11 @@ impl Task {
 
     fn take(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::ReaderOpened { reader, range } => self.reader_opened(now, reader, range, actions),
+            Event::ReaderOpened {
+                reader,
+                range,
+                checks,
+            } => self.reader_opened(now, reader, (range, checks), actions),
             Event::ReaderMoved { reader, offset } => {
                 if let Some(reader) = self.readers.get_mut(&reader)
                     && offset > reader.offset

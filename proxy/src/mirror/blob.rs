@@ -25,6 +25,9 @@ use super::{Answer, Ask, CONTENT_DIGEST, KnownContent, Mirror, OpenContent, Repl
 const OCTETS: &str = "application/octet-stream";
 /// Says of a request, with the value `background`, that nobody waits for its answer yet. Heard from this machine alone.
 const PRIORITY: HeaderName = HeaderName::from_static("x-darter-priority");
+/// Says of a request, with the value `linked`, that who sent it checks what it reads, and waits for no proof of the whole. Heard from
+/// this machine alone.
+const RELEASE: HeaderName = HeaderName::from_static("x-darter-release");
 
 /// What is sent: the head's own lines and the parts of the body.
 struct Plan {
@@ -37,8 +40,16 @@ struct Plan {
 impl Ask {
     /// Whether somebody waits for the answer.
     fn is_urgent(&self) -> bool {
-        let here = self.client.as_ref().is_some_and(Client::is_of_this_machine);
-        !here || self.text(PRIORITY) != Some("background")
+        !self.is_of_this_machine() || self.text(PRIORITY) != Some("background")
+    }
+
+    /// Whether who asks checks what it reads.
+    fn checks(&self) -> bool {
+        self.is_of_this_machine() && self.text(RELEASE) == Some("linked")
+    }
+
+    fn is_of_this_machine(&self) -> bool {
+        self.client.as_ref().is_some_and(Client::is_of_this_machine)
     }
 }
 
@@ -150,6 +161,7 @@ impl Mirror {
             .open(PullRequest {
                 whole: !ask.headers.contains_key(RANGE),
                 urgent: ask.is_urgent(),
+                checks: ask.checks(),
                 ..self.pull_request(content, permit, length, vouched)
             })
             .map_err(|problem| refuse(ask.pull_error(&problem)))
@@ -173,6 +185,7 @@ impl Mirror {
             asked: permit.is_about(content),
             whole: true,
             urgent: true,
+            checks: false,
         }
     }
 

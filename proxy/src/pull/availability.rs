@@ -46,9 +46,10 @@ struct Ready {
     present: PieceSet,
     /// Clients may have them.
     released: PieceSet,
-    /// Attested, if not linked since: other nodes, and clients that read ranges, may have them. The last piece is here as well
-    /// when it is linked and the whole is not proved.
+    /// Attested, if not linked since: other nodes, and clients that read parts, may have them.
     apart: PieceSet,
+    /// Linked, and held back until the whole is proved: clients that read parts may have them.
+    parts: PieceSet,
     /// Which of the present ones another node sent.
     from_peers: PieceSet,
     /// Which of the present ones the store had before this pull.
@@ -116,6 +117,7 @@ impl Availability {
                 present: none.clone(),
                 released: none.clone(),
                 apart: none.clone(),
+                parts: none.clone(),
                 from_peers: none.clone(),
                 from_store: none,
                 partial,
@@ -135,6 +137,7 @@ impl Availability {
             present: all.clone(),
             released: all.clone(),
             apart: PieceSet::new(layout.piece_count()),
+            parts: PieceSet::new(layout.piece_count()),
             from_peers: PieceSet::new(layout.piece_count()),
             from_store: all,
             partial,
@@ -202,6 +205,7 @@ impl Availability {
                 ready.present.remove(piece);
                 ready.released.remove(piece);
                 ready.apart.remove(piece);
+                ready.parts.remove(piece);
                 ready.from_peers.remove(piece);
                 ready.from_store.remove(piece);
             }
@@ -351,11 +355,16 @@ impl Availability {
         self.change_ready(|ready| ready.released.insert_run(run));
     }
 
-    /// Readers of ranges may have a piece that is present.
+    /// Readers of parts may have a piece that is present.
     pub(crate) fn release_to_ranges(&self, piece: PieceNumber) {
         self.change_ready(|ready| {
-            ready.apart.insert(piece);
+            ready.parts.insert(piece);
         });
+    }
+
+    /// Bytes came that nobody may read yet: whoever waits sees that something happens.
+    pub(crate) fn bytes_came(&self) {
+        self.version.changed();
     }
 
     /// Bytes of the arriving piece up to `offset` may be read.
@@ -393,14 +402,15 @@ impl Availability {
             .map(|ready| (Arc::clone(&ready.stored), ready.layout))
     }
 
-    /// What can be read at `offset` by who reads `range`.
-    pub(crate) fn readable(&self, offset: u64, range: ByteRange) -> Readable {
+    /// What can be read at `offset` by who reads `range`. If that is a part of the content and he takes `parts`, what is not linked
+    /// yet, or held back until the whole is proved, is for him as well.
+    pub(crate) fn readable(&self, offset: u64, range: ByteRange, parts: bool) -> Readable {
         let end = range.end;
         let state = self.lock();
         let until = state
             .ready
             .as_ref()
-            .map_or(offset, |ready| ready.readable_until(offset, range))
+            .map_or(offset, |ready| ready.readable_until(offset, range, parts))
             .min(end);
         match (&state.ready, &state.outcome) {
             (Some(ready), _) if until > offset => {
@@ -427,12 +437,13 @@ impl Ready {
         self.present.contains(piece) || self.apart.contains(piece)
     }
 
-    fn readable_until(&self, offset: u64, range: ByteRange) -> u64 {
+    fn readable_until(&self, offset: u64, range: ByteRange, parts: bool) -> u64 {
         let piece = self.layout.piece_at(offset);
-        let of_range = range.start > 0 || range.end < self.layout.length();
+        let of_part = parts && (range.start > 0 || range.end < self.layout.length());
         let mut next = self.released.next_missing(piece);
-        while of_range && self.apart.contains(next) {
-            next = self.released.next_missing(self.apart.next_missing(next));
+        while of_part && (self.apart.contains(next) || self.parts.contains(next)) {
+            next = self.parts.next_missing(self.apart.next_missing(next));
+            next = self.released.next_missing(next);
         }
         let released = if next > piece {
             self.layout.piece_range(next - 1).end
@@ -473,7 +484,7 @@ mod tests {
     }
 
     fn until(availability: &Availability, offset: u64) -> Option<u64> {
-        match availability.readable(offset, ByteRange::new(0, u64::MAX)) {
+        match availability.readable(offset, ByteRange::new(0, u64::MAX), true) {
             Readable::Bytes(_, range) => Some(range.end),
             _ => None,
         }
@@ -541,7 +552,7 @@ mod tests {
         availability.set_apart(1, BytesFrom::Origin);
         availability.set_apart(2, BytesFrom::Peer);
         availability.release(PieceRun::one(3));
-        let until = |range: ByteRange| match availability.readable(MIB / 4, range) {
+        let until = |range: ByteRange| match availability.readable(MIB / 4, range, true) {
             Readable::Bytes(_, range) => Some(range.end),
             _ => None,
         };
@@ -563,9 +574,26 @@ mod tests {
         availability.set_present(3, BytesFrom::Origin);
         availability.release_to_ranges(3);
         let start = 3 * MIB / 4;
-        let is_there = |range| matches!(availability.readable(start, range), Readable::Bytes(..));
+        let is_there = |range| matches!(availability.readable(start, range, true), Readable::Bytes(..));
         assert!(is_there(ByteRange::new(start, MIB)));
         assert!(!is_there(ByteRange::new(0, MIB)));
+    }
+
+    #[test]
+    fn what_waits_for_the_proof_goes_to_who_takes_parts_and_to_nobody_else() {
+        let availability = available(MIB);
+        for piece in 0..3 {
+            availability.set_present(piece, BytesFrom::Peer);
+            availability.release_to_ranges(piece);
+        }
+        let is_there = |range, parts| matches!(availability.readable(0, range, parts), Readable::Bytes(..));
+        let (part, whole) = (ByteRange::new(0, 3 * MIB / 4), ByteRange::new(0, MIB));
+        assert!(is_there(part, true));
+        assert!(!is_there(part, false) && !is_there(whole, true) && !is_there(whole, false));
+        availability.release(PieceRun { first: 0, count: 4 });
+        assert!(is_there(part, false) && is_there(whole, true) && is_there(whole, false));
+        availability.withdraw(&[PieceRun { first: 0, count: 4 }], 1);
+        assert!(!is_there(part, true));
     }
 
     #[test]
@@ -597,7 +625,7 @@ mod tests {
         availability.end(Ok(()));
         assert_eq!(until(&availability, 0), Some(MIB / 4));
         assert!(matches!(
-            availability.readable(MIB / 4, ByteRange::new(0, MIB)),
+            availability.readable(MIB / 4, ByteRange::new(0, MIB), true),
             Readable::Failed(PullError::WrongContent)
         ));
     }

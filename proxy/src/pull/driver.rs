@@ -4,6 +4,7 @@
 //! report through one bounded channel; nothing that the driver does waits.
 
 mod apart;
+mod outcome;
 mod perform;
 mod report;
 
@@ -83,6 +84,7 @@ impl Driver {
             digest: request.locator.digest,
             whole: request.whole || !env.on_demand,
             background,
+            release: env.config.release.into(),
             limits: env.limits.clone(),
             seed: env.next_seed(),
         };

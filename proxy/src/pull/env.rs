@@ -43,7 +43,9 @@ pub struct PullConfig {
     /// Contents that are fetched at the same time. Further ones are answered 503, which makes containerd go to its
     /// next host.
     pub pulls_max: usize,
-    /// How long a reader waits for its next byte before its stream is ended and the client goes elsewhere.
+    /// When clients get bytes. Default `linked`.
+    pub release: Release,
+    /// How long a reader waits while nothing comes before its stream is ended and the client goes elsewhere.
     pub reader_patience: Period,
     /// Requests to all parents of one content together. More keeps more links busy, but each piece then takes longer
     /// to arrive whole, and only whole pieces are passed on.
@@ -59,6 +61,26 @@ pub struct PullConfig {
     /// Most bytes a second of contents that nobody waits for: no client of this node reads them, and no other node
     /// listens. Absent = no limit.
     pub background_bytes_per_second_max: Option<ByteSize>,
+}
+
+/// When clients get bytes of a content that other nodes vouch for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Release {
+    /// As pieces are linked; the last one when the whole is proved.
+    #[default]
+    Linked,
+    /// Not one before the whole is proved, but to clients that say that they check what they read.
+    Proved,
+}
+
+impl From<Release> for darter_engine::Release {
+    fn from(release: Release) -> Self {
+        match release {
+            Release::Linked => Self::Linked,
+            Release::Proved => Self::Proved,
+        }
+    }
 }
 
 /// Who fetches pieces out of order.
@@ -77,6 +99,7 @@ impl Default for PullConfig {
         let limits = Limits::default();
         Self {
             pulls_max: 4096,
+            release: Release::default(),
             reader_patience: Period::from(Duration::from_secs(10)),
             requests_max: limits.requests_max,
             requests_total_max: 24,
@@ -278,9 +301,14 @@ impl Env {
             .is_some_and(|since| since.elapsed() < BLOCKED)
     }
 
-    /// Nothing that others say of this content is believed for a while, and nothing of it stays.
-    pub(super) fn distrust(&self, task: TaskId) {
+    /// Nothing that others say of this content is believed for a while.
+    pub(super) fn disbelieve(&self, task: TaskId) {
         remember(&self.distrusted, task);
+    }
+
+    /// The same, and nothing of it stays.
+    pub(super) fn distrust(&self, task: TaskId) {
+        self.disbelieve(task);
         self.forget_version(task);
         self.recent.forget(task);
         if let Err(error) = self.store.remove(task) {

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use super::availability::Readable;
 use super::changes::Changes;
 use super::quiet::Quiet;
-use super::readers::Registration;
-use super::{PullError, Shared};
+use super::readers::{Manner, Registration};
+use super::{PullError, Release, Shared};
 use crate::metrics::PullMetrics;
 
 /// Longest slice handed out at once, in bytes: bounds how long one connection keeps a core.
@@ -39,8 +39,9 @@ pub struct Reader {
 /// Where a reader stands among all of this node.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// It cannot wait.
-    pub(super) urgent: bool,
+    pub(super) manner: Manner,
+    /// When it gets bytes.
+    pub(super) release: Release,
     pub(super) quiet: Quiet,
 }
 
@@ -55,11 +56,15 @@ impl Reader {
         Self {
             offset: range.start,
             range,
-            registration: place.urgent.then(|| shared.register(range, true)).flatten(),
+            registration: place
+                .manner
+                .urgent
+                .then(|| shared.register(range, place.manner))
+                .flatten(),
             shared: Arc::clone(shared),
             metrics,
             patience,
-            begun: place.urgent,
+            begun: place.manner.urgent,
             place,
             failed: false,
         }
@@ -96,9 +101,10 @@ impl Reader {
         let mut changes = availability.watch();
         let mut waits = None;
         let began = Instant::now();
+        let parts = self.place.manner.checks || self.place.release == Release::Linked;
         loop {
             changes.mark_seen();
-            match availability.readable(self.offset, self.range) {
+            match availability.readable(self.offset, self.range, parts) {
                 Readable::Bytes(stored, range) => {
                     let range = ByteRange::new(range.start, range.end.min(range.start + SLICE_BYTES_MAX));
                     return stored
@@ -108,7 +114,7 @@ impl Reader {
                 Readable::Failed(error) => return Err(error),
                 Readable::NotYet => {}
             }
-            if self.place.urgent {
+            if self.place.manner.urgent {
                 waits.get_or_insert_with(|| self.place.quiet.disturb());
             } else if !self.begun {
                 self.begin(began, &mut changes).await;
@@ -130,6 +136,6 @@ impl Reader {
         }
         self.begun = true;
         let rest = ByteRange::new(self.offset, self.range.end);
-        self.registration = self.shared.register(rest, false);
+        self.registration = self.shared.register(rest, self.place.manner);
     }
 }

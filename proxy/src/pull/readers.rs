@@ -14,7 +14,16 @@ use tokio::sync::Notify;
 struct Position {
     range: ByteRange,
     offset: u64,
-    urgent: bool,
+    manner: Manner,
+}
+
+/// How a content is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// It cannot wait.
+    pub(crate) urgent: bool,
+    /// Who reads checks it.
+    pub(crate) checks: bool,
 }
 
 /// Where the numbers of readers begin that can wait: along the chain the engine goes by them, and serves these last.
@@ -40,9 +49,9 @@ impl Readers {
     }
 
     /// Signs a reader in; dropping the result signs it out. One that is not urgent counts for nothing where others wait.
-    pub(crate) fn register(self: &Arc<Self>, range: ByteRange, urgent: bool) -> Registration {
+    pub(crate) fn register(self: &Arc<Self>, range: ByteRange, manner: Manner) -> Registration {
         let mut state = self.lock();
-        let id = ReaderId(if urgent {
+        let id = ReaderId(if manner.urgent {
             state.next
         } else {
             BACKGROUND | state.next
@@ -53,7 +62,7 @@ impl Readers {
             Position {
                 range,
                 offset: range.start,
-                urgent,
+                manner,
             },
         );
         self.changed.notify_one();
@@ -74,7 +83,7 @@ impl Readers {
         state
             .positions
             .values()
-            .filter(|position| position.urgent)
+            .filter(|position| position.manner.urgent)
             .count()
     }
 }
@@ -118,6 +127,7 @@ impl Told {
                 None => events.push(Event::ReaderOpened {
                     reader: *reader,
                     range: position.range,
+                    checks: position.manner.checks,
                 }),
                 Some(before) if before.offset != position.offset => {
                     events.push(Event::ReaderMoved {
@@ -137,14 +147,31 @@ impl Told {
 mod tests {
     use super::*;
 
+    const URGENT: Manner = Manner {
+        urgent: true,
+        checks: false,
+    };
+    const CAN_WAIT: Manner = Manner {
+        urgent: false,
+        checks: true,
+    };
+
     #[test]
     fn tells_the_engine_each_change_once() {
         let readers = Arc::new(Readers::default());
         let mut told = Told::default();
         let range = ByteRange::new(5, 10);
-        let one = readers.register(range, true);
+        let one = readers.register(range, URGENT);
         let reader = ReaderId(0);
-        assert_eq!(told.update(&readers), [Event::ReaderOpened { reader, range }]);
+        let checks = false;
+        assert_eq!(
+            told.update(&readers),
+            [Event::ReaderOpened {
+                reader,
+                range,
+                checks
+            }]
+        );
         assert_eq!(told.update(&readers), []);
         one.moved(7);
         one.moved(8);
@@ -158,9 +185,9 @@ mod tests {
     fn who_can_wait_comes_last_and_is_not_urgent() {
         let readers = Arc::new(Readers::default());
         let range = ByteRange::new(5, 10);
-        let can_wait = readers.register(range, false);
+        let can_wait = readers.register(range, CAN_WAIT);
         assert_eq!((readers.count(), readers.urgent()), (1, 0));
-        let cannot = readers.register(range, true);
+        let cannot = readers.register(range, URGENT);
         assert_eq!((readers.count(), readers.urgent()), (2, 1));
         assert!(cannot.id < can_wait.id, "though it came later");
     }

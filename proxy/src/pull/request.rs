@@ -28,6 +28,8 @@ pub struct PullRequest {
     pub whole: bool,
     /// Whether somebody waits for it. What can wait makes room for all that cannot.
     pub urgent: bool,
+    /// Whether who reads checks each part, so that it may have what nothing proves yet, whatever [`super::Release`] says.
+    pub checks: bool,
 }
 
 impl PullRequest {

@@ -11,7 +11,7 @@ use darter_types::{ByteRange, OriginLocator, PieceHasher, PieceLayout};
 use tokio::sync::mpsc;
 
 use super::availability::Availability;
-use super::readers::{Readers, Registration};
+use super::readers::{Manner, Readers, Registration};
 use super::{PullError, PullRequest, Right};
 use crate::mirror::Source;
 
@@ -125,8 +125,8 @@ impl Shared {
     }
 
     /// Signs a reader in, if anybody needs to know.
-    pub(super) fn register(&self, range: ByteRange, urgent: bool) -> Option<Registration> {
-        (!self.complete).then(|| self.readers.register(range, urgent))
+    pub(super) fn register(&self, range: ByteRange, manner: Manner) -> Option<Registration> {
+        (!self.complete).then(|| self.readers.register(range, manner))
     }
 
     /// Waits until the length is known and the store is ready. Cancel safe.

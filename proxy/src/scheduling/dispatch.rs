@@ -113,6 +113,7 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         asked: false,
         whole: !on_demand,
         urgent: false,
+        checks: false,
     };
     let granted = (!on_demand).then_some(Event::LeaseGranted { epoch, runs });
     let asked = (on_demand || !first.is_empty()).then_some(Event::PiecesAsked { epoch, runs: first });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use darter_engine::{FetchId, Limits, Offers, Settings, Task};
+use darter_engine::{FetchId, Limits, Offers, Release, Settings, Task};
 use darter_types::{Digest, HostId, Moment, PieceNumber, PieceRun, PieceSet};
 
 use super::agenda::{Nanos, NodeIndex};
@@ -53,6 +53,7 @@ impl Node {
             digest,
             whole: true,
             background,
+            release: Release::Linked,
             limits,
             seed,
         };

@@ -173,6 +173,7 @@ impl World {
                     Event::ReaderOpened {
                         reader: ReaderId(0),
                         range,
+                        checks: false,
                     },
                 );
             }

@@ -16,15 +16,16 @@ use super::{Apart, Reader, Task};
 use crate::content::Content;
 use crate::event::FetchId;
 use crate::gate::Lease;
-use crate::{Action, Failure, Limits};
+use crate::{Action, Limits, Release};
 
 /// How often at most the scheduler is told which pieces are waited for.
 const NAMES_PAUSE: Duration = Duration::from_millis(50);
 
 impl Reader {
-    /// Whether it reads a part of a content of that length: then it may have what is only attested.
-    pub(super) fn is_of_range(&self, length: u64) -> bool {
-        self.range.start > 0 || self.range.end < length
+    /// Whether it reads a part of a content of that length, and may have what is only linked, or attested.
+    pub(super) fn is_of_range(&self, length: u64, rule: Release) -> bool {
+        let part = self.range.start > 0 || self.range.end < length;
+        part && (self.checks || rule == Release::Linked)
     }
 }
 
@@ -136,6 +137,7 @@ impl Task {
             Source::Origin(_) | Source::Store => None,
         };
         actions.push(Action::HaveApart { piece, sum, from });
+        self.move_readers(now);
         self.answer_asked(piece, actions);
         self.cancel_idle(piece, fetch, actions);
     }
@@ -182,7 +184,7 @@ impl Task {
         let border = piece.saturating_add(1);
         if content.learn(border, &[state], true).is_err() {
             // Readers got other bytes by the chain that was forgotten, or this piece is not what attests it.
-            return self.fail(Failure::WrongContent, actions);
+            return self.contradicted(now, actions);
         }
         self.publish_trusted(actions);
         self.piece_here(now, piece, Source::Store, actions);
@@ -218,7 +220,7 @@ impl Task {
         let Some(length) = self.layout().map(|layout| layout.length()) else {
             return;
         };
-        if !self.settings.whole && self.has_doubtful_reader() {
+        if !self.settings.whole && (self.has_waiting_reader() || self.has_doubtful_reader()) {
             self.settings.whole = true;
         }
         if !self.settings.whole {
@@ -286,7 +288,7 @@ impl Task {
         let (layout, limits) = (content.layout(), &self.settings.limits);
         let short = reader.range.len() <= limits.apart_range_max;
         let may = !self.settings.whole || short || reader.ahead;
-        if !reader.is_of_range(layout.length()) || !may {
+        if !reader.is_of_range(layout.length(), self.settings.release) || !may {
             return 0..0;
         }
         let end = reader

@@ -18,7 +18,7 @@ impl Task {
         &mut self,
         now: Moment,
         reader: ReaderId,
-        range: ByteRange,
+        (range, checks): (ByteRange, bool),
         actions: &mut Vec<Action>,
     ) {
         if !self.has_demand() {
@@ -29,10 +29,12 @@ impl Task {
             Reader {
                 range,
                 offset: range.start,
+                checks,
                 since: now,
                 ahead: false,
             },
         );
+        self.move_readers(now);
         if !self.settings.whole && self.gate.is_scheduler_up() {
             self.want(now, actions);
         }
@@ -66,7 +68,8 @@ impl Task {
         let Ok(layout) = PieceLayout::of(length) else {
             return false;
         };
-        self.start_content(Content::new(self.settings.digest, layout));
+        let content = Content::new(self.settings.digest, layout, self.settings.release);
+        self.start_content(content);
         actions.push(Action::Prepare { length });
         true
     }
@@ -128,7 +131,7 @@ impl Task {
         if !self.cut(length, actions) {
             if trusted {
                 // Two lengths of one digest: one of them lies, and only the origin can say which.
-                self.fail(Failure::WrongContent, actions);
+                self.contradicted(now, actions);
             }
             return;
         }
@@ -142,7 +145,7 @@ impl Task {
                 self.release(actions);
             }
             // Two authors disagree. Who is right shows only at the origin.
-            Err(ChainError::Conflict { .. }) => self.fail(Failure::WrongContent, actions),
+            Err(ChainError::Conflict { .. }) => self.contradicted(now, actions),
             // States before these got lost on the way: what is known is told with the want.
             Err(ChainError::Gap { .. }) => self.want(now, actions),
             Err(ChainError::Malformed { .. }) => {}
@@ -158,7 +161,8 @@ impl Task {
     pub(super) fn release(&mut self, actions: &mut Vec<Action>) {
         if let Some(content) = self.content.as_mut() {
             actions.extend(content.release().into_iter().map(Action::Release));
-            actions.extend(content.take_last_for_ranges().map(Action::ReleaseToRanges));
+            let to_ranges = content.release_to_ranges();
+            actions.extend(to_ranges.into_iter().map(Action::ReleaseToRanges));
         }
     }
 
@@ -207,7 +211,8 @@ impl Task {
         } else {
             content.release_one(piece)
         };
-        let to_ranges = content.take_last_for_ranges();
+        let last = content.layout().last_piece();
+        let to_ranges = [piece, last].map(|piece| content.release_one_to_ranges(piece));
         let fetch = source.fetch();
         let from = match source {
             Source::Parent(_, host) => Some(host),
@@ -216,7 +221,8 @@ impl Task {
         self.keep_states(actions);
         actions.push(Action::Have { piece, from });
         actions.extend(released.map(Action::Release));
-        actions.extend(to_ranges.map(Action::ReleaseToRanges));
+        actions.extend(to_ranges.into_iter().flatten().map(Action::ReleaseToRanges));
+        self.move_readers(now);
         self.answer_asked(piece, actions);
         self.cancel_idle(piece, fetch, actions);
     }

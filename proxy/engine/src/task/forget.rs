@@ -31,6 +31,7 @@ impl Task {
             content.claimed.remove(*piece);
         }
         let runs = content.forget(kept);
+        self.move_readers_back(now);
         self.gate.forget_reached();
         self.last_progress = now;
         actions.push(Action::Forget {

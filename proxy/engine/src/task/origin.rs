@@ -9,7 +9,7 @@ use super::{Apart, Fetch, Task};
 use crate::content::Content;
 use crate::event::{FetchId, OriginFailure};
 use crate::gate::Lease;
-use crate::{Action, Failure};
+use crate::{Action, Failure, Release};
 
 impl Task {
     // === what events do ===
@@ -78,7 +78,7 @@ impl Task {
         let news = border >= content.chain.known();
         if content.learn(border, &[state], true).is_err() {
             // What the origin gave over TLS contradicts the chain that others published.
-            return self.fail(Failure::WrongContent, actions);
+            return self.contradicted(now, actions);
         }
         if news && (epoch.is_none() || border >= content.trusted) {
             // Alone, or behind states of doubtful authors: this node's word covers only its own.
@@ -118,7 +118,12 @@ impl Task {
             return;
         }
         if digest != self.settings.digest {
-            return self.fail(Failure::WrongContent, actions);
+            // All of it was read here: then it is the origin that is wrong.
+            let own = self.content.as_ref().map_or(0, Content::own_pieces);
+            return match own == last {
+                true => self.fail(Failure::WrongContent, actions),
+                false => self.contradicted(now, actions),
+            };
         }
         self.piece_here(now, last, Source::Origin(fetch), actions);
     }
@@ -141,6 +146,9 @@ impl Task {
         };
         self.last_progress = now;
         self.gate.reached(offset);
+        if self.settings.release == Release::Proved {
+            return actions.push(Action::BytesCame);
+        }
         // The last piece waits for the proof of the whole.
         let offset = offset.min(layout.piece_range(layout.last_piece()).start);
         if offset > layout.piece_range(run.first).start {

@@ -148,7 +148,7 @@ impl Task {
     pub(super) fn is_blocked(&self, reader: &Reader) -> bool {
         let Some(content) = &self.content else { return true };
         let next = content.layout().piece_at(reader.offset);
-        let released = match reader.is_of_range(content.layout().length()) {
+        let released = match reader.is_of_range(content.layout().length(), self.settings.release) {
             true => content.may_release_to_ranges(next),
             false => content.may_release(next),
         };

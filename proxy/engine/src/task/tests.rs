@@ -4,6 +4,7 @@ mod apart;
 mod chaos;
 mod forget;
 mod parents;
+mod proved;
 mod trust;
 mod world;
 
@@ -15,7 +16,9 @@ use darter_types::{
     PieceRun, PieceSet,
 };
 
-use super::{Settings, Task};
+use proptest::prelude::*;
+
+use super::{Release, Settings, Task};
 use crate::{Action, Event, Failure, FetchFailure, FetchId, Limits, OriginFailure, ParentOffer, ReaderId};
 
 const KIB: u64 = 1024;
@@ -77,6 +80,10 @@ fn offer(names: &[&str]) -> Event {
     Event::ParentsOffered(names.iter().map(parent).collect())
 }
 
+fn some_rule() -> impl Strategy<Value = Release> {
+    prop::sample::select(vec![Release::Linked, Release::Proved])
+}
+
 fn run(first: PieceNumber, count: u32) -> PieceRun {
     PieceRun { first, count }
 }
@@ -85,6 +92,7 @@ fn read_all() -> Event {
     Event::ReaderOpened {
         reader: READER,
         range: ByteRange::new(0, u64::MAX),
+        checks: false,
     }
 }
 
@@ -113,6 +121,7 @@ impl Script {
             digest: blob.digest,
             whole: true,
             background: false,
+            release: Release::Linked,
             // So that one request covers all pieces but the last.
             limits: Limits {
                 run_bytes: 1024 * KIB,
@@ -413,6 +422,7 @@ fn readers_of_ranges_get_what_they_read_and_nothing_else() {
     let opened = script.on(Event::ReaderOpened {
         reader: READER,
         range,
+        checks: false,
     });
     let fetch = FetchId(0);
     assert_eq!(
@@ -441,6 +451,7 @@ fn a_reader_of_a_range_is_not_comforted_by_what_others_get() {
         Event::ReaderOpened {
             reader: ReaderId(reader),
             range,
+            checks: false,
         }
     };
     assert_eq!(asked(&script.on(read(0, 0))), [(0, "a".into(), run(0, 1))]);

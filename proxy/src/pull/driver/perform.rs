@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
-use darter_origin::OriginError;
 use darter_proto::scheduler::{
     Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
 };
@@ -20,9 +19,6 @@ use crate::metrics::{BytesFrom, Unverified};
 use crate::peer::{PeerFetch, PeerWatch};
 use crate::pull::origin_fetch::OriginFetch;
 use crate::pull::{PullError, check};
-
-/// The epoch of no lease.
-const NO_LEASE: u64 = 0;
 
 impl Driver {
     pub(super) fn perform(&mut self, action: Action) {
@@ -53,6 +49,8 @@ impl Driver {
             Action::Release(run) => self.shared.availability.release(run),
             Action::ReleaseToRanges(piece) => self.shared.availability.release_to_ranges(piece),
             Action::ReleaseBytes { offset } => self.shared.availability.release_bytes(offset),
+            Action::BytesCame => self.shared.availability.bytes_came(),
+            Action::OriginOnly => self.origin_only(),
             Action::KeepStates { first, states } => self.keep_states(first, &states),
             Action::Forget { runs, claims, first } => self.forget(&runs, &claims, first),
             Action::Publish { epoch, first, states } => self.publish(epoch, first, states, false),
@@ -420,7 +418,7 @@ impl Driver {
         );
     }
 
-    fn end_lease(&mut self, epoch: u64, failure: Option<Failure>) {
+    pub(super) fn end_lease(&mut self, epoch: u64, failure: Option<Failure>) {
         self.send_report();
         let outcome = match failure {
             None => LeaseOutcome::Done,
@@ -445,49 +443,5 @@ impl Driver {
                 status,
             }),
         );
-    }
-
-    /// The registry's failure, if it changed the content: then its bytes were never compared with the digest.
-    fn changed(&self) -> Option<Arc<OriginError>> {
-        let error = self.shared.origin_error()?;
-        matches!(*error, OriginError::Changed { .. }).then_some(error)
-    }
-
-    /// The whole does not end in its digest.
-    fn wrong_content(&mut self, failure: Failure) -> PullError {
-        self.env.metrics.unverified(Unverified::Chain);
-        if self.is_shared() {
-            // Under a lease this was said already, and says nothing more.
-            self.end_lease(NO_LEASE, Some(failure));
-        }
-        PullError::WrongContent
-    }
-
-    // === the end ===
-
-    fn proved(&mut self) {
-        if let Some(stored) = &self.stored {
-            stored.record_proved();
-        }
-        self.env.forget_version(self.request.task());
-        self.end(Ok(()));
-    }
-
-    fn failed(&mut self, failure: Failure) {
-        let error = match failure {
-            Failure::WrongContent => {
-                self.env.distrust(self.request.task());
-                match self.changed() {
-                    Some(error) => PullError::Origin(error),
-                    None => self.wrong_content(failure),
-                }
-            }
-            Failure::Store => PullError::Store("the store could not take the bytes".to_owned()),
-            Failure::Refused | Failure::Absent | Failure::Unavailable => self
-                .shared
-                .origin_error()
-                .map_or(PullError::Stalled(std::time::Duration::ZERO), PullError::Origin),
-        };
-        self.end(Err(error));
     }
 }

@@ -6,6 +6,7 @@ fn read(reader: u64, start: u64, end: u64) -> Event {
     Event::ReaderOpened {
         reader: ReaderId(reader),
         range: ByteRange::new(start, end),
+        checks: false,
     }
 }
 

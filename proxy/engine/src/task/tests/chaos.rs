@@ -69,7 +69,8 @@ fn some_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         (reader.clone(), offset.clone(), offset.clone()).prop_map(|(reader, a, b)| Event::ReaderOpened {
             reader,
-            range: ByteRange::new(a.min(b), a.max(b))
+            range: ByteRange::new(a.min(b), a.max(b)),
+            checks: a % 2 == 0,
         }),
         (reader.clone(), offset.clone()).prop_map(|(reader, offset)| Event::ReaderMoved { reader, offset }),
         reader.prop_map(|reader| Event::ReaderClosed { reader }),
@@ -123,6 +124,9 @@ struct Watchman {
     released: std::collections::BTreeSet<PieceNumber>,
     running: std::collections::BTreeSet<FetchId>,
     kept: u32,
+    release: Release,
+    /// Bytes of an arriving piece were released.
+    early: bool,
     over: bool,
 }
 
@@ -164,7 +168,17 @@ impl Watchman {
                     self.released.remove(&piece);
                 }
             }
-            Action::Proved | Action::Fail(_) => self.over = true,
+            Action::ReleaseBytes { .. } => self.early = true,
+            Action::Proved | Action::Fail(_) => {
+                assert!(
+                    self.release == Release::Linked || !self.early,
+                    "bytes before the proof"
+                );
+                assert!(
+                    *action == Action::Proved || self.release == Release::Linked || self.released.is_empty()
+                );
+                self.over = true;
+            }
             _ => {}
         }
     }
@@ -177,13 +191,14 @@ proptest! {
     fn any_order_of_events_keeps_the_invariants(
         whole in any::<bool>(),
         background in any::<bool>(),
+        release in some_rule(),
         seed in any::<u64>(),
         events in prop::collection::vec((some_event(), 0..900u64), 0..120),
     ) {
         let mut script = Script::with(LENGTH, |settings| {
-            *settings = Settings { whole, background, seed, ..settings.clone() };
+            *settings = Settings { whole, background, release, seed, ..settings.clone() };
         });
-        let mut watchman = Watchman::default();
+        let mut watchman = Watchman { release, ..Watchman::default() };
         for (event, ms) in events {
             if let Event::FetchEnded { fetch, .. } = &event {
                 watchman.running.remove(fetch);

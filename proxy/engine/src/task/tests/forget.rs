@@ -9,7 +9,7 @@ use super::*;
 use crate::ParentFailure;
 
 /// A content of the same length that differs in one byte of piece `at`, with its own honest chain.
-fn other_blob(at: PieceNumber) -> Blob {
+pub(super) fn other_blob(at: PieceNumber) -> Blob {
     let mut other = BLOB.clone();
     let range = other.layout.piece_range(at).indices();
     other.bytes[range.start + 99] ^= 1;
@@ -22,7 +22,7 @@ fn other_blob(at: PieceNumber) -> Blob {
     other
 }
 
-fn links_of(blob: &Blob, end: u32, trusted: bool) -> Event {
+pub(super) fn links_of(blob: &Blob, end: u32, trusted: bool) -> Event {
     Event::LinksCame {
         length: LENGTH,
         first: 1,
@@ -32,23 +32,33 @@ fn links_of(blob: &Blob, end: u32, trusted: bool) -> Event {
 }
 
 /// The shell around a task: a store, what readers may have, what other nodes may have.
-struct Shell {
-    script: Script,
-    store: Vec<u8>,
-    released: BTreeSet<PieceNumber>,
-    shown: BTreeSet<PieceNumber>,
+pub(super) struct Shell {
+    pub(super) script: Script,
+    pub(super) store: Vec<u8>,
+    pub(super) released: BTreeSet<PieceNumber>,
+    pub(super) shown: BTreeSet<PieceNumber>,
     states: Vec<ChainState>,
     /// Running requests to the parent, with their proofs, and the one to the origin.
-    peer: std::collections::BTreeMap<FetchId, (PieceRun, Vec<darter_types::PieceProof>)>,
-    origin: Option<(FetchId, PieceRun, ChainState)>,
+    pub(super) peer: std::collections::BTreeMap<FetchId, (PieceRun, Vec<darter_types::PieceProof>)>,
+    pub(super) origin: Option<(FetchId, PieceRun, ChainState)>,
+    /// How often the task went over to the origin alone.
+    pub(super) alone: u32,
     forgotten: Option<Vec<PieceNumber>>,
-    outcome: Option<Result<(), Failure>>,
+    pub(super) outcome: Option<Result<(), Failure>>,
 }
 
 impl Shell {
     fn new(seed: u64) -> Self {
+        Self::with(seed, Release::Linked)
+    }
+
+    pub(super) fn with(seed: u64, release: Release) -> Self {
         let mut shell = Self {
-            script: Script::with(LENGTH, |settings| settings.seed = seed),
+            script: Script::with(LENGTH, |settings| {
+                settings.seed = seed;
+                settings.release = release;
+            }),
+            alone: 0,
             store: vec![0; usize::try_from(LENGTH).unwrap()],
             released: BTreeSet::new(),
             shown: BTreeSet::new(),
@@ -64,7 +74,7 @@ impl Shell {
         shell
     }
 
-    fn on(&mut self, event: Event) {
+    pub(super) fn on(&mut self, event: Event) {
         for action in self.script.after(1, event) {
             self.perform(action);
         }
@@ -107,6 +117,7 @@ impl Shell {
                 self.states.truncate(first as usize - 1);
                 self.forgotten = Some(gone);
             }
+            Action::OriginOnly => self.alone += 1,
             Action::Proved => self.outcome = Some(Ok(())),
             Action::Fail(failure) => self.outcome = Some(Err(failure)),
             _ => {}
@@ -114,7 +125,7 @@ impl Shell {
     }
 
     /// The parent sends `piece` of `blob`, if it was asked for it.
-    fn send(&mut self, blob: &Blob, piece: PieceNumber) {
+    pub(super) fn send(&mut self, blob: &Blob, piece: PieceNumber) {
         let asked = self.peer.iter().find(|(_, (run, _))| run.contains(piece));
         let Some((fetch, (run, proofs))) = asked else {
             return;
@@ -128,7 +139,7 @@ impl Shell {
     }
 
     /// The origin sends the next `count` pieces of the request that it has.
-    fn read_origin(&mut self, count: u32) {
+    pub(super) fn read_origin(&mut self, count: u32) {
         let Some((fetch, run, before)) = self.origin else {
             return;
         };

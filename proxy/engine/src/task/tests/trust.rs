@@ -217,7 +217,8 @@ fn no_more_claims_are_checked_at_once_than_the_limit() {
     assert_eq!(
         checks(&script.on(Event::ReaderOpened {
             reader: READER,
-            range
+            range,
+            checks: false,
         })),
         [2, 3]
     );

@@ -35,8 +35,8 @@ enum Help {
     Silence,
     /// Names parents and sends a chain.
     Parents { trusted: bool },
-    /// The same, with a chain that is a lie from this border on.
-    Lies { border: u32 },
+    /// The same, with a chain that is a lie from this border on; perhaps by an author of trust.
+    Lies { border: u32, trusted: bool },
     /// Names parents, and gives the lease after this many ms.
     Lease { ms: u64 },
     /// Names parents, then dies after this many ms; the chain never comes.
@@ -51,6 +51,7 @@ struct Plan {
     cuts: u32,
     cut_at: u64,
     origin_works: bool,
+    release: Release,
     seed: u64,
 }
 
@@ -84,6 +85,7 @@ impl World {
     fn new(plan: Plan) -> Self {
         let script = Script::with(LENGTH, |settings| {
             settings.seed = plan.seed;
+            settings.release = plan.release;
             settings.limits.run_bytes = 512 * KIB;
         });
         let store = vec![0; script.blob.bytes.len()];
@@ -184,6 +186,12 @@ impl World {
             Action::FetchOrigin { fetch, run, before } => self.read_origin(fetch, run, before),
             Action::Cancel(fetch) => drop(self.running.remove(&fetch)),
             Action::Release(run) => {
+                let waits = self.plan.release == Release::Proved;
+                assert!(
+                    !waits || self.script.task.is_over(),
+                    "before the proof: {:?}",
+                    self.plan
+                );
                 let bytes = self.script.blob.layout.run_range(run).indices();
                 assert_eq!(
                     self.store[bytes.clone()],
@@ -212,7 +220,7 @@ impl World {
                     self.tell(LATENCY * u64::from(border), links);
                 }
             }
-            Help::Lies { border } => {
+            Help::Lies { border, trusted } => {
                 let mut states = self.script.blob.states[1..].to_vec();
                 states
                     .iter_mut()
@@ -224,7 +232,7 @@ impl World {
                         length: LENGTH,
                         first: 1,
                         states,
-                        trusted: false,
+                        trusted,
                     },
                 );
             }
@@ -350,7 +358,7 @@ fn some_help() -> impl Strategy<Value = Help> {
         Just(Help::None),
         Just(Help::Silence),
         any::<bool>().prop_map(|trusted| Help::Parents { trusted }),
-        (1..PIECES).prop_map(|border| Help::Lies { border }),
+        (1..PIECES, any::<bool>()).prop_map(|(border, trusted)| Help::Lies { border, trusted }),
         (0..3000u64).prop_map(|ms| Help::Lease { ms }),
         (0..3000u64).prop_map(|ms| Help::Dies { ms }),
     ]
@@ -364,16 +372,20 @@ fn some_plan() -> impl Strategy<Value = Plan> {
         0..3u32,
         0..LENGTH,
         prop::bool::weighted(0.8),
+        some_rule(),
         any::<u64>(),
     )
-        .prop_map(|(parents, help, cuts, cut_at, origin_works, seed)| Plan {
-            parents,
-            help,
-            cuts,
-            cut_at,
-            origin_works,
-            seed,
-        })
+        .prop_map(
+            |(parents, help, cuts, cut_at, origin_works, release, seed)| Plan {
+                parents,
+                help,
+                cuts,
+                cut_at,
+                origin_works,
+                release,
+                seed,
+            },
+        )
 }
 
 proptest! {
@@ -391,11 +403,15 @@ proptest! {
             }
             Some(Err(Failure::WrongContent)) => {
                 prop_assert!(matches!(plan.help, Help::Lies { .. }), "{:?}", plan);
+                prop_assert_eq!(plan.release, Release::Linked, "nothing wrong was given away: {:?}", plan);
             }
             Some(Err(Failure::Unavailable)) => prop_assert!(!plan.origin_works, "{:?}", plan),
             other => prop_assert!(false, "{:?}: {:?}", other, plan),
         }
-        let last = world.script.blob.layout.piece_range(PIECES - 1).start;
+        let last = match plan.release {
+            Release::Linked => world.script.blob.layout.piece_range(PIECES - 1).start,
+            Release::Proved => 0,
+        };
         prop_assert!(world.released_bytes <= last);
         let usual = !matches!(world.outcome, Some(Err(_)));
         prop_assert!(!usual || took < Duration::from_secs(30), "{:?}: {:?}", took, plan);
@@ -409,6 +425,7 @@ fn plan(parents: &[Manner], help: Help) -> Plan {
         cuts: 0,
         cut_at: 0,
         origin_works: true,
+        release: Release::Linked,
         seed: 1,
     }
 }
