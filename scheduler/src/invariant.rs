@@ -1,6 +1,6 @@
 //! What must hold between any two events, each rule one predicate. Tests and simulations ask [`broken`].
 
-use crate::resource::{Task, TaskKey};
+use crate::resource::{Named, Task, TaskKey};
 use crate::schedule::Scheduler;
 
 /// Tasks and hosts above which a whole check would be slower than all decisions together.
@@ -14,7 +14,7 @@ pub fn broken(scheduler: &Scheduler) -> Option<String> {
     if scheduler.tasks.len() > CHECKED_MAX || scheduler.hosts.len() > CHECKED_MAX {
         return None;
     }
-    let rules: [(&str, Rule); 8] = [
+    let rules: [(&str, Rule); 9] = [
         ("the holder of a lease is a live peer", lease_holder_is_live),
         (
             "neighbours are live peers, not the node itself",
@@ -29,6 +29,10 @@ pub fn broken(scheduler: &Scheduler) -> Option<String> {
         ),
         ("peers are connected and know the task", peers_are_connected),
         ("waiting and wants agree", wants_agree),
+        (
+            "the pieces that are named are those of the parked wants",
+            named_agree,
+        ),
     ];
     for (key, task) in scheduler.tasks.iter() {
         for (rule, holds) in rules {
@@ -124,6 +128,15 @@ pub fn wants_agree(_scheduler: &Scheduler, _key: TaskKey, task: &Task) -> bool {
     let waiting = task.peers.values().filter(|peer| peer.waits()).count();
     let wants = task.peers.values().filter(|peer| peer.want.is_some()).count();
     waiting == task.waiting.len() && wants == task.wants
+}
+
+/// What wants name is counted as a look at each of them finds it.
+pub fn named_agree(_scheduler: &Scheduler, _key: TaskKey, task: &Task) -> bool {
+    let mut named = Named::default();
+    for (host, peer) in &task.peers {
+        named.set(*host, peer.named());
+    }
+    named == task.named
 }
 
 /// The numbers of leases and parked wants are those of the tasks.

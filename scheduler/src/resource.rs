@@ -7,6 +7,7 @@
 pub mod coverage;
 pub mod host;
 pub mod index;
+pub mod named;
 pub mod peer;
 pub mod task;
 
@@ -24,6 +25,7 @@ pub struct Connection(pub u64);
 
 pub use coverage::Coverage;
 pub use host::{Exclusion, Host, Hosts};
+pub use named::Named;
 pub use peer::{Holding, OpenWant, Peer};
 pub use task::{KnownChain, Lease, Task, Tasks};
 

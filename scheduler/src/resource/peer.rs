@@ -6,6 +6,7 @@ use darter_proto::scheduler::Urgency;
 use darter_types::{OriginLocator, PieceNumber, PieceRun, PieceSet};
 
 use super::HostKey;
+use super::named::Part;
 
 /// The pieces that a peer holds, small for the two most common cases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -184,6 +185,19 @@ impl Peer {
     /// Whether it waits for something to be fetched.
     pub fn waits(&self) -> bool {
         self.want.as_ref().is_some_and(|want| !want.alone)
+    }
+
+    /// What its want adds to the pieces that are named, if it waits for some.
+    pub fn named(&self) -> Option<Part> {
+        let want = self
+            .want
+            .as_deref()
+            .filter(|want| !want.alone && want.is_special())?;
+        let missing = want.first_pieces().filter(|piece| !self.held.contains(*piece));
+        Some(Part {
+            pieces: missing.collect(),
+            only: want.on_demand,
+        })
     }
 
     /// Whether it has no part any more.

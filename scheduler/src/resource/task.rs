@@ -10,7 +10,7 @@ use darter_types::{
 use indexmap::IndexMap;
 
 use super::index::PeerIndex;
-use super::{Coverage, Holding, HostKey, Peer, Slab, TaskKey};
+use super::{Coverage, Holding, HostKey, Named, Peer, Slab, TaskKey};
 use crate::graph::Graph;
 
 /// The right to fetch a task from its origin.
@@ -78,8 +78,10 @@ pub struct Task {
     pub index: Option<Box<PeerIndex>>,
     /// The chain as far as it is known.
     pub chain: Option<Box<KnownChain>>,
-    /// What seeds said of pieces that they read out of order.
-    pub attested: BTreeMap<PieceNumber, Digest>,
+    /// What seeds said of pieces that they read out of order, and which one said it.
+    pub attested: BTreeMap<PieceNumber, (Digest, HostKey)>,
+    /// The pieces that parked wants name.
+    pub named: Named,
     /// Open wants that name pieces of their own, or want nothing else.
     pub special_wants: usize,
     /// The lease.
@@ -120,6 +122,7 @@ impl Task {
             chainless: BTreeMap::new(),
             contradicted_by: BTreeSet::new(),
             attested: BTreeMap::new(),
+            named: Named::default(),
             special_wants: 0,
             leases_in_vain: 0,
             waiting: BTreeSet::new(),
@@ -166,16 +169,15 @@ impl Task {
         if self.special_wants == 0 {
             return BTreeSet::new();
         }
-        let lacks = self.lacks();
-        let peers = self
-            .waiting
-            .iter()
-            .filter_map(|(_, _, host)| self.peers.get(host));
-        let wants = peers.filter_map(|peer| Some((&peer.held, peer.want.as_deref()?)));
-        wants
-            .flat_map(|(held, want)| want.first_pieces().filter(|piece| !held.contains(*piece)))
-            .filter(lacks)
-            .collect()
+        self.named.pieces().filter(self.lacks()).collect()
+    }
+
+    /// Counts anew what the want of a host names, after that or what the host holds has changed.
+    pub fn count_named(&mut self, host: HostKey) {
+        let part = self.peers.get(&host).and_then(Peer::named);
+        if part.is_some() || self.named.has(host) {
+            self.named.set(host, part);
+        }
     }
 
     /// Whether a piece is not held by anybody, or cannot be checked by the word of an author of trust.
@@ -212,7 +214,7 @@ impl Task {
 
     /// Whether nothing is wanted but pieces by name.
     pub fn is_on_demand(&self) -> bool {
-        self.special_wants > 0 && self.parked_wants().all(|want| want.on_demand)
+        self.special_wants > 0 && self.named.only() == self.waiting.len()
     }
 
     /// Whether every piece can be checked.
@@ -241,6 +243,7 @@ impl Task {
                 count: capacity,
             });
         }
+        self.count_named(host);
         true
     }
 
@@ -256,6 +259,7 @@ impl Task {
         if peer.counted {
             self.coverage.add(&peer.held, capacity);
         }
+        self.count_named(host);
     }
 
     /// Counts what a peer holds, or does not count it any more.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use darter_proto::limits::{RUNS_MAX, STATES_MAX};
 use darter_proto::scheduler::{Attested, SchedulerMessage, SourceLease};
-use darter_types::{Moment, OriginLocator, PieceNumber, PieceRun};
+use darter_types::{Digest, Moment, OriginLocator, PieceNumber, PieceRun};
 
 use super::{Outbox, Scheduler};
 use crate::resource::{Host, HostKey, Task, TaskKey};
@@ -97,6 +97,7 @@ impl Scheduler {
     fn ask_more(&mut self, now: Moment, key: TaskKey, lacking: &BTreeSet<PieceNumber>, out: &mut Outbox) {
         let deadline = now + self.settings.lease_first_byte;
         let Some(origin) = self.origin_of(key) else { return };
+        let rests = self.tasks.get(key).is_some_and(|task| self.is_lease_done(task));
         let Some(task) = self.tasks.get_mut(key) else {
             return;
         };
@@ -105,8 +106,9 @@ impl Scheduler {
         let news: BTreeSet<PieceNumber> = lacking.difference(&lease.first).copied().collect();
         let runs = runs_of(&news);
         lease.first.extend(runs.iter().flat_map(|run| run.pieces()));
-        if lease.on_demand {
-            lease.deadline = lease.deadline.max(deadline);
+        // One that owes earlier pieces gets no more time for them by being asked for others.
+        if lease.on_demand && rests {
+            lease.deadline = deadline;
         }
         let (holder, epoch) = (lease.holder, lease.epoch);
         let more = SourceLease {
@@ -157,7 +159,16 @@ impl Scheduler {
             .into_iter()
             .filter(|(piece, _)| *piece < pieces)
             .collect();
-        task.attested.extend(sums.iter().copied());
+        let differs = |(piece, sum): &(PieceNumber, Digest)| {
+            let known = task.attested.get(piece);
+            known.filter(|(known, _)| known != sum).map(|(_, author)| *author)
+        };
+        if let Some(author) = sums.iter().find_map(differs) {
+            return self.disagree(now, key, &[author, host], out);
+        }
+        for (piece, sum) in &sums {
+            task.attested.entry(*piece).or_insert((*sum, host));
+        }
         let (id, length) = (task.id, attested.length);
         let others: Vec<HostKey> = task
             .peers
@@ -186,7 +197,7 @@ impl Scheduler {
         };
         let sums: Vec<_> = want
             .first_pieces()
-            .filter_map(|piece| Some((piece, *task.attested.get(&piece)?)))
+            .filter_map(|piece| Some((piece, task.attested.get(&piece)?.0)))
             .take(STATES_MAX)
             .collect();
         let id = task.id;

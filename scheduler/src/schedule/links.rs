@@ -156,10 +156,17 @@ impl Scheduler {
             .tasks
             .get(key)
             .and_then(|task| Some(task.chain.as_ref()?.author));
+        let authors: Vec<HostKey> = author.into_iter().chain([host]).collect();
+        self.disagree(now, key, &authors, out);
+    }
+
+    /// What these authors said of a content does not go together: nothing of it counts any more, and none of them is an author
+    /// for a while.
+    pub(super) fn disagree(&mut self, now: Moment, key: TaskKey, authors: &[HostKey], out: &mut Outbox) {
         self.drop_chain(key, "two nodes disagree about its content", out);
-        for blamed in author.into_iter().chain([host]) {
-            self.deny_leases(now, blamed);
-            if self.holds_lease(key, blamed) {
+        for blamed in authors {
+            self.deny_leases(now, *blamed);
+            if self.holds_lease(key, *blamed) {
                 self.pass_lease(now, key, out);
             }
         }

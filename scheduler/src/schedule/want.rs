@@ -109,6 +109,7 @@ impl Scheduler {
         }
         task.waiting.insert((Reverse(opened.urgency), opened.turn, host));
         peer.want = Some(Box::new(opened));
+        task.count_named(host);
         self.parked += 1;
         self.turn += 1;
         self.tally.parked += 1;
@@ -145,6 +146,7 @@ impl Scheduler {
         self.parked -= usize::from(task.waiting.remove(&(Reverse(want.urgency), want.turn, host)));
         task.wants -= 1;
         task.special_wants -= usize::from(want.is_special());
+        task.count_named(host);
         if task.wants == 0 {
             task.last_wanted = now;
             self.unwanted.insert((now, key));
@@ -179,6 +181,7 @@ impl Scheduler {
         want.alone = true;
         let waited = task.waiting.remove(&(Reverse(want.urgency), want.turn, host));
         self.parked -= usize::from(waited);
+        task.count_named(host);
         waited
     }
 

@@ -151,3 +151,84 @@ fn beside_a_whole_that_nobody_of_trust_linked_single_pieces_are_asked_of_a_seed(
     assert_eq!(leases(&mut world, "seed").len(), 1);
     assert!(world.told("b").iter().all(|line| !line.starts_with("alone")));
 }
+
+#[test]
+fn asks_give_no_more_time_to_whoever_owes_earlier_pieces() {
+    let mut world = World::with(&["seed", "a"]);
+    let task = task(1);
+    world.say("a", on_demand(task, &[run(0, 1)]));
+    let epoch = world.lease(task).unwrap().1;
+    // It says nothing, while more and more is asked of it.
+    for piece in 1..9 {
+        world.pass(Duration::from_secs(5));
+        if world.lease(task).is_none() {
+            assert!(world.told("seed").contains(&format!("revoked {epoch}")));
+            return;
+        }
+        world.say("a", on_demand(task, &[run(0, piece + 1)]));
+    }
+    panic!("a holder that brings nothing has the lease after 40 seconds");
+}
+
+#[test]
+fn seeds_that_attest_different_bytes_are_believed_no_more() {
+    let mut world = World::with(&["seed", "seed-2", "a"]);
+    let task = task(1);
+    world.say("a", on_demand(task, &[run(5, 1)]));
+    let (holder, epoch) = world.lease(task).unwrap();
+    let other = if holder == "seed" { "seed-2" } else { "seed" };
+    world.say(&holder, attested(task, epoch, 5));
+    world.say(&holder, have(task, 10, &[run(5, 1)]));
+    assert!(world.told("a").contains(&"attested 5".to_owned()));
+    world.say(other, held(task, 10, &[run(6, 1)], 1));
+    let sums = vec![(5, Digest::of(Algorithm::Sha256, &[8]))];
+    let differing = darter_proto::scheduler::Attested {
+        task,
+        epoch: 0,
+        length: 10 * PIECE,
+        sums,
+    };
+    world.say(other, NodeMessage::Attested(differing));
+    let told = world.told("a");
+    assert!(told.contains(&"forget links".to_owned()), "{told:?}");
+    assert!(told.iter().any(|line| line.starts_with("alone")), "{told:?}");
+    assert_eq!(world.lease(task), None);
+    // Neither is an author for a while.
+    for liar in [&*holder, other] {
+        world.say(liar, attested(task, epoch, 5));
+    }
+    assert!(world.told("a").iter().all(|line| !line.starts_with("attested")));
+}
+
+/// What a node that comes costs at least, in time.
+fn cheapest_want(world: &mut World, nodes: std::ops::Range<u32>) -> Duration {
+    let first: Vec<PieceRun> = (0..64).map(|piece| run(2 * piece, 1)).collect();
+    let cost = |number| {
+        let name = format!("n{number}");
+        world.connect(&name);
+        let want = NodeMessage::Want(Want {
+            length: Some(200 * PIECE),
+            first: first.clone(),
+            on_demand: true,
+            ..want(task(1))
+        });
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what is measured is the time of the machine"
+        )]
+        let began = std::time::Instant::now();
+        world.say(&name, want);
+        began.elapsed()
+    };
+    nodes.map(cost).min().unwrap()
+}
+
+#[test]
+fn a_want_costs_no_more_with_many_that_wait() {
+    let mut world = World::with(&["seed"]);
+    cheapest_want(&mut world, 0..100);
+    let few = cheapest_want(&mut world, 100..150);
+    cheapest_want(&mut world, 150..2000);
+    let many = cheapest_want(&mut world, 2000..2050);
+    assert!(many < 5 * few, "{few:?} with 100 that wait, {many:?} with 2000");
+}
