@@ -12,6 +12,7 @@ mod check;
 mod contents;
 mod driver;
 mod env;
+mod mail;
 mod origin_fetch;
 mod past;
 mod quiet;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use darter_engine::Event;
 use darter_origin::Credentials;
 use darter_store::{ContentFacts, StoredTask};
-use darter_types::{ByteRange, ChainState, OriginLocator, PieceSet, TaskId};
+use darter_types::{ByteRange, ChainState, OriginLocator, PieceRun, PieceSet, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
@@ -237,35 +238,35 @@ impl Pulls {
     /// Hands what the scheduler says of a task to its driver; false if there is none.
     pub(crate) fn deliver(&self, task: TaskId, event: Event) -> bool {
         // A full queue loses the message; the want is told again while it is not met. A lease is not: see `lease`.
-        self.deliver_all(task, vec![event])
-    }
-
-    /// All of it, or nothing.
-    fn deliver_all(&self, task: TaskId, events: Vec<Event>) -> bool {
         let sender = self.env.running().get(&task).map(|shared| shared.events.clone());
-        let Some(sender) = sender else { return false };
-        let Ok(places) = sender.try_reserve_many(events.len()) else {
-            return false;
-        };
-        for (place, event) in places.zip(events) {
-            place.send(event);
-        }
-        true
+        sender.is_some_and(|sender| sender.try_send(event).is_ok())
     }
 
-    /// Fetches for the cluster, under a lease.
-    pub(crate) fn lease(&self, request: PullRequest, events: Vec<Event>) -> Result<(), PullError> {
+    /// A lease is over, where it was given.
+    pub(crate) fn lease_revoked(&self, task: TaskId, epoch: u64) {
+        if let Some(shared) = self.env.running().get(&task) {
+            shared.lease_ended(epoch);
+        }
+    }
+
+    /// Fetches for the cluster, under the lease `epoch`: what `granted` says, and the pieces `first` before all else, where
+    /// they are given.
+    pub(crate) fn lease(
+        &self,
+        request: PullRequest,
+        epoch: u64,
+        granted: Option<Event>,
+        first: Option<&[PieceRun]>,
+    ) -> Result<(), PullError> {
         let task = request.task();
         let runs = self.env.running().contains_key(&task);
         // What runs asks the origin for its own callers.
         if !runs {
             self.start(request, true)?;
         }
-        match self.deliver_all(task, events) {
-            true => Ok(()),
-            // Whoever gave it would wait for what was never heard here.
-            false => Err(PullError::Busy { limit: EVENTS_MAX }),
-        }
+        let shared = self.env.running().get(&task).cloned();
+        let shared = shared.ok_or(PullError::Stopping)?;
+        shared.take_lease(epoch, granted, first)
     }
 
     /// Tells every driver that its scheduler came or went.

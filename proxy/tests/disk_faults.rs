@@ -170,6 +170,61 @@ async fn ranges_are_right_past_a_full_store_as_well() {
     world.stop().await;
 }
 
+/// The ranges of the requests for bytes that came to the registry; `None` = without one.
+fn asked(world: &World, digest: &str) -> Vec<Option<String>> {
+    let log = world.origin.log();
+    let gets = log
+        .iter()
+        .filter(|record| record.method == "GET" && record.digest.as_deref() == Some(digest));
+    gets.map(|record| record.header("range").map(str::to_owned))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_costs_one_request_for_just_what_is_read() {
+    let world = world().await;
+    let (digest, truth) = world.add(1);
+    world.faults.no_space_after(0);
+    let ranges = ["bytes=700000-700999", "bytes=1300000-1500000", "bytes=0-9"];
+    for (range, expected) in ranges.iter().zip([700_000..701_000, 1_300_000..1_500_001, 0..10]) {
+        let answer = world.get(&digest, &[("range", range)]).await;
+        assert_eq!((answer.status, answer.end), (206, End::Complete), "{range}");
+        assert!(answer.body == truth[expected], "{range}");
+    }
+    // The end of the content needs no name.
+    let expected = ["bytes=700000-700999", "bytes=1300000-", "bytes=0-9"];
+    assert_eq!(
+        asked(&world, &digest),
+        expected.map(|range| Some(range.to_owned()))
+    );
+    let (whole, truth) = world.add(2);
+    world.pull(&whole, &truth).await;
+    assert_eq!(asked(&world, &whole), [None]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_fills_up_under_a_content_costs_one_request_a_range_as_well() {
+    let world = world().await;
+    let (digest, truth) = world.add(1);
+    let read = async |range: std::ops::Range<usize>| {
+        let text = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = world.get(&digest, &[("range", &text)]).await;
+        assert_eq!((answer.status, answer.end), (206, End::Complete), "{text}");
+        assert!(answer.body == truth[range], "{text}");
+        text
+    };
+    read(300_000..300_010).await;
+    let before = asked(&world, &digest).len();
+    world.faults.no_space_after(0);
+    // What was read before is here; the rest is not taken.
+    read(300_005..300_020).await;
+    assert_eq!(asked(&world, &digest).len(), before);
+    let text = read(1_000_000..1_000_100).await;
+    assert_eq!(asked(&world, &digest)[before..], [Some(text)]);
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn a_registry_that_lies_is_found_out_past_the_store_too() {
     let world = world().await;

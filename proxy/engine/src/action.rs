@@ -106,6 +106,13 @@ pub enum Action {
         /// Its SHA-256.
         sum: Digest,
     },
+    /// Tell the scheduler what a piece is that this node read from the origin in order: by the SHA-256 of its stored bytes.
+    AttestStored {
+        /// The lease under which it is told.
+        epoch: u64,
+        /// The piece.
+        piece: PieceNumber,
+    },
     /// The content is cut and this many bytes long: make room for it.
     Prepare {
         /// Its length in bytes.
@@ -117,6 +124,8 @@ pub enum Action {
         piece: PieceNumber,
         /// Which parent it came from; `None` = the origin, or it was here before.
         from: Option<HostId>,
+        /// [`Action::HaveApart`] said of it before that it is here.
+        was_apart: bool,
     },
     /// Readers may have these pieces.
     Release(PieceRun),

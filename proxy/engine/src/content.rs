@@ -340,9 +340,18 @@ impl Content {
 
     /// Whether an author of trust, or this node's own reading, stands for what links the piece.
     pub(crate) fn is_trusted(&self, piece: PieceNumber) -> bool {
+        self.is_linked_by_trust(piece) || self.vouched.contains(piece)
+    }
+
+    /// Whether an author of trust stands for what links the piece.
+    pub(crate) fn is_linked_by_trust(&self, piece: PieceNumber) -> bool {
         let is_last = piece == self.layout().last_piece();
-        let linked = piece.saturating_add(1) < self.trusted || (is_last && piece < self.trusted);
-        linked || self.vouched.contains(piece)
+        piece.saturating_add(1) < self.trusted || (is_last && piece < self.trusted)
+    }
+
+    /// Takes a piece back that only doubtful authors linked; false if it is another one. No reader has it.
+    pub(crate) fn lose_doubtful(&mut self, piece: PieceNumber) -> bool {
+        !self.is_trusted(piece) && !self.is_proved() && self.present.remove(piece)
     }
 
     /// The same, or it was attested.

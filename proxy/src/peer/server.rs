@@ -381,11 +381,8 @@ impl Story {
         if leave == Leave::Yes
             && let Some(availability) = self.server.find(self.task)
         {
-            if self.on_demand {
-                availability.show_all();
-            }
             if let Some(child) = &self.child {
-                availability.child_joined(child);
+                availability.child_joined(child, self.on_demand);
             }
             self.listening = Some(availability);
             return Some(Bytes::from_static(b"ping\n"));
@@ -479,7 +476,7 @@ mod tests {
         let busy = Arc::clone(&availability);
         let changes = async {
             loop {
-                busy.child_joined(&other);
+                busy.child_joined(&other, false);
                 tokio::time::sleep(PING / 5).await;
             }
         };

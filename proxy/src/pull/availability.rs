@@ -29,12 +29,12 @@ pub struct Availability {
 #[derive(Debug, Default)]
 struct State {
     ready: Option<Ready>,
-    /// Nodes that listen to what this one has.
+    /// Nodes that listen to what this one has, but for `on_demand`.
     children: BTreeSet<HostId>,
+    /// Those that wait for single pieces: they see all that is here, and exchange nothing first.
+    on_demand: BTreeSet<HostId>,
     /// This node reads the origin: it shows each piece to one child first.
     source: bool,
-    /// A child waits for single pieces: all see all.
-    open: bool,
     outcome: Option<Result<(), PullError>>,
 }
 
@@ -166,7 +166,7 @@ impl Availability {
             let Some(ready) = state
                 .ready
                 .as_mut()
-                .filter(|ready| state.source && !state.open && ready.offers.is_none())
+                .filter(|ready| state.source && ready.offers.is_none())
             else {
                 return;
             };
@@ -180,16 +180,6 @@ impl Availability {
                 .iter()
                 .for_each(|piece| offers.piece_arrived(piece, now));
             ready.offers = Some(offers);
-        });
-    }
-
-    /// A child waits for single pieces: nothing is held back from it any more, to be exchanged first.
-    pub(crate) fn show_all(&self) {
-        self.change(|state| {
-            state.open = true;
-            if let Some(ready) = &mut state.ready {
-                ready.offers = None;
-            }
         });
     }
 
@@ -259,9 +249,14 @@ impl Availability {
 
     // === the peer server's side ===
 
-    pub(crate) fn child_joined(&self, child: &HostId) {
+    /// A child listens; one that wants single pieces (`on_demand`) sees all, and no piece is shown to it for the others.
+    pub(crate) fn child_joined(&self, child: &HostId, on_demand: bool) {
         let now = self.now();
         self.change(|state| {
+            if on_demand {
+                state.on_demand.insert(child.clone());
+                return;
+            }
             state.children.insert(child.clone());
             if let Some(offers) = state.ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
                 offers.child_joined(child.clone(), now);
@@ -272,6 +267,9 @@ impl Availability {
     pub(crate) fn child_left(&self, child: &HostId) {
         let now = self.now();
         self.change(|state| {
+            if state.on_demand.remove(child) {
+                return;
+            }
             state.children.remove(child);
             if let Some(offers) = state.ready.as_mut().and_then(|ready| ready.offers.as_mut()) {
                 offers.child_left(child, now);
@@ -281,7 +279,8 @@ impl Availability {
 
     /// Whether another node waits for what comes here.
     pub(crate) fn has_children(&self) -> bool {
-        !self.lock().children.is_empty()
+        let state = self.lock();
+        !(state.children.is_empty() && state.on_demand.is_empty())
     }
 
     /// A piece went out whole.
@@ -337,7 +336,8 @@ impl Availability {
         let state = self.lock();
         let ready = state.ready.as_ref()?;
         let mut visible = ready.present.clone();
-        if let (Some(offers), Some(child)) = (&ready.offers, child) {
+        let held_back = child.filter(|child| !state.on_demand.contains(*child));
+        if let (Some(offers), Some(child)) = (&ready.offers, held_back) {
             ready
                 .present
                 .iter()
@@ -597,24 +597,30 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_back_once_a_child_waits_for_single_pieces() {
-        let children: [HostId; 2] = ["a".parse().unwrap(), "b".parse().unwrap()];
+    fn nothing_is_held_back_from_a_child_that_waits_for_single_pieces() {
+        let [a, b, single]: [HostId; 3] = ["a", "b", "single"].map(|name| name.parse().unwrap());
+        let children = [a, b];
         let availability = available(MIB);
         let seen = |child| {
             let (seen, _) = availability.visible_to(Some(child)).unwrap();
             seen.len()
         };
-        children.iter().for_each(|child| availability.child_joined(child));
+        children
+            .iter()
+            .for_each(|child| availability.child_joined(child, false));
+        availability.child_joined(&single, true);
         availability.become_source();
         (0..4).for_each(|piece| availability.set_present(piece, BytesFrom::Origin));
-        assert!(
-            children.iter().all(|child| seen(child) < 4),
-            "each is shown to one first"
+        assert_eq!(seen(&single), 4);
+        assert_eq!(
+            children.iter().map(seen).sum::<u32>(),
+            4,
+            "each is shown to one first, and none for the sake of the child that sees all"
         );
-        availability.show_all();
-        // A source that reads on does not begin anew.
-        availability.become_source();
-        assert!(children.iter().all(|child| seen(child) == 4));
+        children.iter().for_each(|child| availability.child_left(child));
+        assert!(availability.has_children());
+        availability.child_left(&single);
+        assert!(!availability.has_children());
     }
 
     #[test]

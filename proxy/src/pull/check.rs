@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use darter_store::{StoreError, StoredTask};
-use darter_types::{ByteRange, ChainState, PieceHasher, PieceProof};
+use darter_types::{ByteRange, ChainState, Digest, PieceHasher, PieceProof};
 
 /// Whether the stored bytes of the piece still link.
 pub(crate) fn links(stored: &dyn StoredTask, proof: &PieceProof) -> bool {
@@ -23,6 +23,12 @@ fn links_by(proof: &PieceProof, read: impl Fn(ByteRange) -> Result<Bytes, StoreE
 pub(super) fn walk(stored: &dyn StoredTask, piece: ByteRange, before: ChainState) -> Option<ChainState> {
     let hasher = PieceHasher::resume(before, piece.start);
     hash(hasher, piece.end, |range| stored.read(range))?.state()
+}
+
+/// The SHA-256 of the stored bytes of a piece.
+pub(super) fn sum(stored: &dyn StoredTask, piece: ByteRange) -> Option<Digest> {
+    let hasher = PieceHasher::alone(piece.start);
+    Some(hash(hasher, piece.end, |range| stored.read(range))?.digest())
 }
 
 fn hash(

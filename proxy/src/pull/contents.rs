@@ -110,7 +110,13 @@ impl OpenContent for Content {
                                 let rest = ByteRange::new(range.end - reader.remaining(), range.end);
                                 env.metrics.past_store();
                                 let from = shared.frontier(rest.start);
-                                way = Way::Past(past::read(Arc::clone(&env), request.clone(), from, rest));
+                                way = Way::Past(past::read(
+                                    Arc::clone(&env),
+                                    request.clone(),
+                                    from,
+                                    range,
+                                    rest,
+                                ));
                             }
                             next => {
                                 let next = next.map_err(|error| told(shared, &request, error));

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use darter_engine::{Action, Event, FetchId, Settings, Task};
+use darter_engine::{Action, Event, Failure, FetchId, Settings, Task};
 use darter_store::StoredTask;
-use darter_types::{HostId, Moment, PieceNumber, PieceSet};
+use darter_types::{HostId, Moment, PieceLayout, PieceRun, PieceSet};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -48,8 +48,8 @@ pub(super) struct Driver {
     stored: Option<Arc<dyn StoredTask>>,
     /// Pieces of an earlier life that the store had at the start.
     claims: PieceSet,
-    /// Pieces that are attested and not linked yet.
-    apart: BTreeSet<PieceNumber>,
+    /// The lease that ended last where it was given: word of it may still be in the queue.
+    revoked: Option<u64>,
     fetches: BTreeMap<FetchId, Running>,
     watches: BTreeMap<HostId, CancellationToken>,
     report: Report,
@@ -98,7 +98,7 @@ impl Driver {
             told: Told::default(),
             stored: None,
             claims: PieceSet::new(0),
-            apart: BTreeSet::new(),
+            revoked: None,
             fetches: BTreeMap::new(),
             watches: BTreeMap::new(),
             report: Report::default(),
@@ -169,6 +169,9 @@ impl Driver {
     }
 
     fn apply(&mut self, event: Event) {
+        if self.ended || self.is_of_revoked_lease(&event) {
+            return;
+        }
         if matches!(event, Event::ParentAlive(_)) {
             self.shared.set_hopeful(true);
         }
@@ -186,8 +189,25 @@ impl Driver {
         let mut actions = Vec::new();
         self.engine.apply(self.now(), event, &mut actions);
         for action in actions {
+            // One that was performed may have ended the pull, which the engine does not know: then nothing begins any more.
+            if self.ended {
+                return;
+            }
             self.perform(action);
         }
+    }
+
+    /// Whether it grants a lease that has ended since, where it was given. Another scheduler numbers its own.
+    fn is_of_revoked_lease(&mut self, event: &Event) -> bool {
+        match event {
+            Event::SchedulerUp | Event::SchedulerDown => self.revoked = None,
+            Event::LeaseRevoked { epoch } => self.revoked = Some(*epoch),
+            Event::LeaseGranted { epoch, .. } | Event::PiecesAsked { epoch, .. } => {
+                return self.revoked == Some(*epoch);
+            }
+            _ => {}
+        }
+        false
     }
 
     /// Ends the span of the first want with what came of it.
@@ -210,6 +230,9 @@ impl Driver {
 
     fn readers_changed(&mut self) {
         for event in self.told.update(&self.shared.readers) {
+            self.apply(event);
+        }
+        for event in self.shared.mail.take() {
             self.apply(event);
         }
     }
@@ -244,9 +267,44 @@ impl Driver {
             token.cancel();
         }
         self.send_report();
+        self.give_leases_back(outcome.is_ok());
         self.env.scheduling.unwant(self.request.task());
         self.finished(&outcome);
         self.shared.availability.end(outcome);
+    }
+
+    /// Whether the store takes the first piece of a run. Otherwise nothing is asked for that it would refuse when it came.
+    fn has_room(&self, run: PieceRun) -> bool {
+        let facts = self.stored.as_ref().map(|stored| stored.facts());
+        let bytes = match &facts {
+            // Its room was taken when it was created.
+            Some(facts) if facts.whole => return true,
+            Some(facts) => facts.layout.piece_range(run.first).len(),
+            None => u64::from(PieceLayout::PIECE_MIN),
+        };
+        self.env.has_room(&self.request.locator.registry, bytes)
+    }
+
+    /// Tells that leases are over of which the engine will hear no more: whoever gave them would wait.
+    fn give_leases_back(&mut self, done: bool) {
+        let mut epochs: BTreeSet<u64> = self.engine.lease_epoch().into_iter().collect();
+        let mut unheard = self.shared.mail.take();
+        self.events.close();
+        while let Ok(event) = self.events.try_recv() {
+            unheard.push(event);
+        }
+        for event in unheard {
+            match event {
+                Event::LeaseGranted { epoch, .. } | Event::PiecesAsked { epoch, .. } => {
+                    epochs.insert(epoch);
+                }
+                Event::LeaseRevoked { epoch } => drop(epochs.remove(&epoch)),
+                _ => {}
+            }
+        }
+        for epoch in epochs {
+            self.end_lease(epoch, (!done).then_some(Failure::Store));
+        }
     }
 
     /// One line a pull that says where its bytes came from.

@@ -11,7 +11,7 @@ use darter_service::config::{ByteSize, Period};
 use darter_service::limit::Limiter;
 use darter_service::supervise::Tasks;
 use darter_store::{ContentFacts, PieceStore};
-use darter_types::{HostId, Moment, OriginLocator, TaskId};
+use darter_types::{HostId, Moment, OriginLocator, RegistryName, TaskId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -289,6 +289,19 @@ impl Env {
             tracing::debug!(%task, %error, "a content that cannot be read could not be dropped");
         }
         self.scheduling.withdraw(task);
+    }
+
+    /// Whether the store takes `bytes` more of what comes from `registry`, if need be once it has dropped what nobody uses.
+    pub(super) fn has_room(&self, registry: &RegistryName, bytes: u64) -> bool {
+        let has_room = || self.store.has_room(Some(registry), bytes);
+        if has_room() {
+            return true;
+        }
+        self.recent.clear();
+        for task in self.store.make_room(bytes) {
+            self.scheduling.withdraw(task);
+        }
+        has_room()
     }
 
     pub(super) fn block(&self, host: HostId) {

@@ -1,14 +1,15 @@
 //! Reading past the store: when the disk is full, broken or too slow, a client gets its bytes from the registry all the same.
 //!
-//! The registry is read from where its bytes went into the store last, or from the first byte on, and hashed as it comes,
-//! whatever range is wanted, so that the last piece is given away only when the digest is right. Nothing is kept or shown to other nodes, and each reader reads for itself: it is
-//! what keeps pulls going, not what makes them fast.
+//! A reader of the whole gets it by one request, from where the registry's bytes went into the store last, or from the first
+//! byte on; it is hashed as it comes, so that the last piece is given away only when the digest is right. A reader of a part
+//! gets just that by one request, as the registry sends it: no digest proves a part. Nothing is kept or shown to other nodes,
+//! and each reader reads for itself: it is what keeps pulls going, not what makes them fast.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_origin::{Fetch, OriginError, Version};
+use darter_origin::{Fetch, OriginError, Reading, Version};
 use darter_types::{ByteRange, PieceHasher, PieceLayout};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,13 +35,62 @@ pub(super) async fn known(env: &Env, request: &PullRequest) -> Result<KnownConte
     if let Some(length) = request.length {
         return Ok(known(length, request.media_type.clone()));
     }
+    let head = env.origins.head(&request.locator, &request.credentials);
+    let head = head.await.map_err(failed)?;
+    if let Some(length) = head.length {
+        return Ok(known(length, head.media_type));
+    }
+    // It tells no length by HEAD. The answer to GET does, and what comes behind its head is left.
     let fetch = env.origins.fetch(&request.locator, 0, None, &request.credentials);
     let fetch = fetch.await.map_err(failed)?;
     Ok(known(fetch.length, fetch.media_type.clone()))
 }
 
-/// The bytes of a range. What lies before `from`, where that is given, was hashed already.
+/// The rest of what somebody reads, `rest` of `range`. What lies before `from`, where that is given, was hashed already.
 pub(super) fn read(
+    env: Arc<Env>,
+    request: PullRequest,
+    from: Option<PieceHasher>,
+    range: ByteRange,
+    rest: ByteRange,
+) -> ContentStream {
+    let all = range.start == 0 && request.length.is_none_or(|length| range.end >= length);
+    match all {
+        true => read_whole(env, request, from, rest),
+        false => read_part(env, request, rest),
+    }
+}
+
+/// A part, from one request, or further ones for what is left where that breaks off.
+fn read_part(env: Arc<Env>, request: PullRequest, range: ByteRange) -> ContentStream {
+    let slot = Arc::clone(&env.past).try_acquire_owned().ok();
+    let version = env.version(request.task());
+    let reading = env
+        .origins
+        .read(&request.locator, range.start, Some(range.end), request.length);
+    let part = Part {
+        env,
+        request,
+        slot,
+        reading: reading.of_version(version),
+        resumes: 0,
+    };
+    Box::pin(stream::unfold(Some(part), |part| async move {
+        let mut part = part?;
+        match part.next().await {
+            Ok(Some(bytes)) => {
+                let metrics = &part.env.metrics;
+                metrics.origin_bytes(bytes.len());
+                metrics.served(BytesFrom::Origin, bytes.len() as u64);
+                Some((Ok(bytes), Some(part)))
+            }
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}
+
+fn read_whole(
     env: Arc<Env>,
     request: PullRequest,
     from: Option<PieceHasher>,
@@ -82,7 +132,38 @@ pub(super) fn room() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(PAST_MAX))
 }
 
-/// Where a reader stands.
+/// A reader of a part.
+struct Part {
+    env: Arc<Env>,
+    request: PullRequest,
+    slot: Option<OwnedSemaphorePermit>,
+    reading: Reading,
+    resumes: u32,
+}
+
+impl Part {
+    async fn next(&mut self) -> Result<Option<Bytes>, PullError> {
+        if self.slot.is_none() {
+            return Err(PullError::Busy { limit: PAST_MAX });
+        }
+        loop {
+            let error = match self.reading.next(&self.request.credentials).await {
+                Ok(bytes) => {
+                    self.resumes = 0;
+                    return Ok(bytes);
+                }
+                Err(error) => error,
+            };
+            if matches!(error, OriginError::Changed { .. }) {
+                // Whichever is the right one: the next who asks gets all of it anew.
+                self.env.distrust(self.request.task());
+            }
+            pause(&mut self.resumes, error).await?;
+        }
+    }
+}
+
+/// Where a reader of the whole stands.
 struct Walk {
     env: Arc<Env>,
     request: PullRequest,
@@ -118,13 +199,6 @@ impl Walk {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) => {}
                 Err(error) => self.broken(error).await?,
-            }
-            // What lies behind the range proves nothing about bytes that are gone.
-            let before_last = self
-                .layout
-                .is_some_and(|layout| self.range.end <= last(layout).start);
-            if before_last && self.read >= self.range.end {
-                return Ok(None);
             }
         }
     }
@@ -205,14 +279,19 @@ impl Walk {
 
     async fn broken(&mut self, error: OriginError) -> Result<(), PullError> {
         self.fetch = None;
-        self.resumes += 1;
-        let passing = matches!(error, OriginError::Cut { .. } | OriginError::Silent { .. });
-        if !passing || self.resumes > RESUMES_MAX {
-            return Err(failed(error));
-        }
-        tokio::time::sleep(RESUME_PAUSE * 2u32.pow(self.resumes)).await;
-        Ok(())
+        pause(&mut self.resumes, error).await
     }
+}
+
+/// Waits before what broke off is asked for again; the error where that is of no use.
+async fn pause(resumes: &mut u32, error: OriginError) -> Result<(), PullError> {
+    *resumes += 1;
+    let passing = matches!(error, OriginError::Cut { .. } | OriginError::Silent { .. });
+    if !passing || *resumes > RESUMES_MAX {
+        return Err(failed(error));
+    }
+    tokio::time::sleep(RESUME_PAUSE * 2u32.pow(*resumes)).await;
+    Ok(())
 }
 
 fn last(layout: PieceLayout) -> ByteRange {

@@ -7,10 +7,12 @@ use darter_engine::Event;
 use darter_origin::{Credentials, OriginError, Origins};
 use darter_service::limit::Limiter;
 use darter_store::StoredTask;
-use darter_types::{ByteRange, OriginLocator, PieceHasher, PieceLayout};
+use darter_types::{ByteRange, OriginLocator, PieceHasher, PieceLayout, PieceRun};
 use tokio::sync::mpsc;
 
 use super::availability::Availability;
+use super::driver::EVENTS_MAX;
+use super::mail::Mail;
 use super::readers::{Manner, Readers, Registration};
 use super::{PullError, PullRequest, Right};
 use crate::mirror::Source;
@@ -65,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) availability: Arc<Availability>,
     pub(super) readers: Arc<Readers>,
     pub(super) events: mpsc::Sender<Event>,
+    /// Rung together with [`Readers::changed`].
+    pub(super) mail: Mail,
     origin: Mutex<OriginSide>,
     /// Held while the origin is asked whether it has the content; whether it said no.
     asking: tokio::sync::Mutex<bool>,
@@ -93,6 +97,7 @@ impl Shared {
             availability: Arc::new(Availability::new()),
             readers: Arc::default(),
             events,
+            mail: Mail::default(),
             origin: Mutex::new(OriginSide {
                 callers: vec![Caller::of(request)],
                 error: None,
@@ -114,6 +119,7 @@ impl Shared {
             availability: Arc::new(Availability::complete(stored, facts.layout)),
             readers: Arc::default(),
             events,
+            mail: Mail::default(),
             origin: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             right: None,
@@ -170,6 +176,34 @@ impl Shared {
     pub(super) fn frontier(&self, offset: u64) -> Option<PieceHasher> {
         let frontier = self.frontier.lock().unwrap_or_else(PoisonError::into_inner);
         frontier.clone().filter(|hasher| hasher.offset() <= offset)
+    }
+
+    /// Hands the lease `epoch` to the driver: what `granted` says, and the pieces `first` before all else, where they are given.
+    pub(super) fn take_lease(
+        &self,
+        epoch: u64,
+        granted: Option<Event>,
+        first: Option<&[PieceRun]>,
+    ) -> Result<(), PullError> {
+        if let Some(granted) = granted
+            && self.events.try_send(granted).is_err()
+        {
+            // Whoever gave it would wait for what was never heard here, and hears that it ended. So must the driver, which may
+            // have had it as one for less.
+            self.lease_ended(epoch);
+            return Err(PullError::Busy { limit: EVENTS_MAX });
+        }
+        if let Some(first) = first {
+            self.mail.ask(epoch, first);
+            self.readers.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// A lease is over, where it was given.
+    pub(super) fn lease_ended(&self, epoch: u64) {
+        self.mail.end(epoch);
+        self.readers.changed.notify_one();
     }
 
     /// Notes whether a node that can give the content was reached.
@@ -263,5 +297,46 @@ impl Shared {
     /// The last failure of the origin.
     pub(super) fn origin_error(&self) -> Option<Arc<OriginError>> {
         self.origin().error.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use darter_types::{Algorithm, ContentKind, Digest};
+
+    #[test]
+    fn a_full_queue_loses_no_ask_and_ends_a_grant_on_both_sides() {
+        let request = PullRequest {
+            locator: OriginLocator {
+                registry: "registry.test".parse().unwrap(),
+                repository: "team/app".parse().unwrap(),
+                kind: ContentKind::Blob,
+                digest: Digest::of(Algorithm::Sha256, b"x"),
+            },
+            length: None,
+            media_type: None,
+            credentials: Credentials::Anonymous,
+            public: true,
+            vouched: false,
+            asked: false,
+            whole: false,
+            urgent: false,
+            checks: false,
+        };
+        let (sender, _events) = mpsc::channel(1);
+        sender.try_send(Event::Tick).unwrap();
+        let shared = Shared::new(&request, request.source(), sender);
+        let runs = vec![PieceRun::one(5)];
+        assert!(shared.take_lease(3, None, Some(&runs)).is_ok());
+        let epoch = 3;
+        assert_eq!(shared.mail.take(), [Event::PiecesAsked { epoch, runs }]);
+        let granted = Event::LeaseGranted {
+            epoch,
+            runs: Vec::new(),
+        };
+        let taken = shared.take_lease(epoch, Some(granted), None);
+        assert!(matches!(taken, Err(PullError::Busy { .. })), "{taken:?}");
+        assert_eq!(shared.mail.take(), [Event::LeaseRevoked { epoch }]);
     }
 }

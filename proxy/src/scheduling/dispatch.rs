@@ -17,7 +17,7 @@ pub(super) fn dispatch(scheduling: &Scheduling, pulls: &Pulls, message: Schedule
         SchedulerMessage::Parents(parents) => offer(pulls, parents),
         SchedulerMessage::SourceLease(lease) => take_lease(scheduling, pulls, lease),
         SchedulerMessage::LeaseRevoked(task, epoch) => {
-            pulls.deliver(task, Event::LeaseRevoked { epoch });
+            pulls.lease_revoked(task, epoch);
         }
         SchedulerMessage::Links(links) => learn(pulls, links),
         SchedulerMessage::Attestations(task, length, sums) => {
@@ -116,8 +116,8 @@ fn take_lease(scheduling: &Scheduling, pulls: &Pulls, lease: SourceLease) {
         checks: false,
     };
     let granted = (!on_demand).then_some(Event::LeaseGranted { epoch, runs });
-    let asked = (on_demand || !first.is_empty()).then_some(Event::PiecesAsked { epoch, runs: first });
-    if let Err(error) = pulls.lease(request, granted.into_iter().chain(asked).collect()) {
+    let first = (on_demand || !first.is_empty()).then_some(&*first);
+    if let Err(error) = pulls.lease(request, epoch, granted, first) {
         tracing::warn!(%task, %error, "a lease could not be taken");
         end_lease(scheduling, task, epoch, LeaseOutcome::Failed);
     }

@@ -120,6 +120,15 @@ impl Account {
         false
     }
 
+    /// Whether [`Self::reserve`] would take `bytes`.
+    pub(crate) fn fits(&self, registry: Option<&RegistryName>, bytes: u64, free_bytes: u64) -> bool {
+        let counts = lock(&self.counts);
+        let within = counts.stored_bytes.saturating_add(bytes) <= counts.quota_bytes
+            && registry.is_none_or(|registry| counts.over_quota(registry, bytes) == 0)
+            && free_bytes >= counts.floor_bytes.saturating_add(bytes);
+        bytes == 0 || within
+    }
+
     /// Takes `bytes` that are there already, whatever the limits say.
     pub(crate) fn adopt(&self, registry: Option<&RegistryName>, bytes: u64) {
         lock(&self.counts).add(registry, bytes);

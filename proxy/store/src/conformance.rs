@@ -356,6 +356,10 @@ fn the_quota_binds_whole_and_lazy_tasks<S: Subject>() {
     put(&lazy, 70);
     lazy.write(70 * PIECE, &[1]).unwrap();
     assert_eq!(store.usage().stored_bytes, 2 * PIECE + 10);
+    let refused = store.usage().refusals;
+    assert!(!store.has_room(None, PIECE), "10 bytes are taken of the last one");
+    assert!(store.has_room(None, PIECE - 10) && store.has_room(None, 0));
+    assert_eq!(store.usage().refusals, refused, "a question is no refusal");
     assert!(matches!(lazy.write(0, &[1]), Err(StoreError::NoSpace { .. })));
     assert_eq!(store.make_room(PIECE), [], "both are open");
     drop(whole);

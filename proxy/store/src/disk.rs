@@ -347,6 +347,11 @@ impl PieceStore for DiskStore {
         }
     }
 
+    fn has_room(&self, registry: Option<&RegistryName>, bytes: u64) -> bool {
+        let free_bytes = self.shared.root.free_bytes();
+        self.shared.account.fits(registry, bytes, free_bytes)
+    }
+
     fn pace(&self, bytes: u64) -> Pace {
         self.shared.behind.pace(bytes)
     }

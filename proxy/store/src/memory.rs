@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use darter_types::TaskId;
+use darter_types::{RegistryName, TaskId};
 
 use crate::account::Account;
 use crate::evict::{self, Candidate};
@@ -192,6 +192,10 @@ impl PieceStore for MemoryStore {
             unwritten_bytes: 0,
             refusals: self.shared.account.refusals(),
         }
+    }
+
+    fn has_room(&self, _: Option<&RegistryName>, bytes: u64) -> bool {
+        self.shared.account.fits(None, bytes, self.shared.free_bytes())
     }
 
     fn pace(&self, _: u64) -> Pace {

@@ -217,6 +217,9 @@ pub trait PieceStore: Send + Sync + Debug + 'static {
     /// What it occupies now.
     fn usage(&self) -> Usage;
 
+    /// Whether `bytes` more of a content of `registry` would fit now, within quotas and floor. No refusal is counted.
+    fn has_room(&self, registry: Option<&RegistryName>, bytes: u64) -> bool;
+
     /// How a write of `bytes` would fare now. Those that cannot wait without harm ask before they write.
     fn pace(&self, bytes: u64) -> Pace;
 }

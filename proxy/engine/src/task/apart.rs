@@ -57,9 +57,11 @@ impl Task {
     }
 
     /// Says what a piece is that was asked for by name and is here: whoever asks knows of nobody who said it, and may have
-    /// forgotten it. What is linked was told with the chain, when the lease came.
+    /// forgotten it. What authors of trust linked was told with the chain, when the lease came. What others linked this node
+    /// cannot answer for: it is dropped, and read from the origin.
     pub(super) fn answer_asked(&mut self, piece: PieceNumber, actions: &mut Vec<Action>) {
-        let (Some(content), Some(epoch)) = (&self.content, self.lease_epoch()) else {
+        let epoch = self.lease_epoch();
+        let (Some(content), Some(epoch)) = (self.content.as_mut(), epoch) else {
             return;
         };
         if !self.asked.contains(piece) || !content.is_here(piece) {
@@ -68,6 +70,10 @@ impl Task {
         let sum = content.attestation(piece);
         if let Some(sum) = sum.filter(|_| content.apart.contains(piece)) {
             actions.push(Action::Attest { epoch, piece, sum });
+        } else if content.lose_doubtful(piece) {
+            return forget_one(piece, actions);
+        } else if !content.is_linked_by_trust(piece) {
+            actions.push(Action::AttestStored { epoch, piece });
         }
         self.asked.remove(piece);
     }

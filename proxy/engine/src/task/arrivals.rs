@@ -202,6 +202,7 @@ impl Task {
         let from_origin = matches!(source, Source::Origin(_));
         self.last_progress = now;
         self.gate.progressed(from_origin);
+        let was_apart = content.apart.contains(piece);
         if !content.arrived(piece, from_origin) {
             return;
         }
@@ -219,7 +220,11 @@ impl Task {
             Source::Origin(_) | Source::Store => None,
         };
         self.keep_states(actions);
-        actions.push(Action::Have { piece, from });
+        actions.push(Action::Have {
+            piece,
+            from,
+            was_apart,
+        });
         actions.extend(released.map(Action::Release));
         actions.extend(to_ranges.into_iter().flatten().map(Action::ReleaseToRanges));
         self.move_readers(now);

@@ -265,7 +265,12 @@ impl Task {
         let content = content.as_ref()?;
         let leased = |piece| gate.lease.as_ref().is_some_and(|lease| lease.names(asked, piece));
         // What is linked by the word of nobody in particular could not be given to a reader before the whole is proved.
-        let useful = |piece| settings.whole || content.is_vouched_for(piece);
+        // What others ask this node for by name it must be able to answer for.
+        let leads = gate.lease.is_some();
+        let useful = |piece| {
+            let enough = settings.whole && !(leads && asked.contains(piece));
+            enough || content.is_vouched_for(piece)
+        };
         let choice = Choice {
             layout: content.layout(),
             has: &parents.by_host.get(host)?.has,

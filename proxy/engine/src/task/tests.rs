@@ -292,14 +292,22 @@ fn a_lease_is_fetched_though_nobody_reads_and_ends_with_the_proof() {
                 first: piece + 1,
                 states: script.state(piece + 1),
             },
-            Action::Have { piece, from: None },
+            Action::Have {
+                piece,
+                from: None,
+                was_apart: false,
+            },
             Action::Release(PieceRun::one(piece)),
         ];
         let event = script.border(0, piece);
         assert_eq!(script.on(event), expected);
     }
     let expected = [
-        Action::Have { piece: 4, from: None },
+        Action::Have {
+            piece: 4,
+            from: None,
+            was_apart: false,
+        },
         Action::Release(PieceRun::one(4)),
         Action::EndLease {
             epoch: 9,
@@ -531,7 +539,14 @@ fn an_empty_content_is_proved_by_its_digest() {
     script.given([read_all(), Event::LengthKnown(0)]);
     let event = script.last(0);
     let actions = script.on(event);
-    assert_eq!(actions.first(), Some(&Action::Have { piece: 0, from: None }));
+    assert_eq!(
+        actions.first(),
+        Some(&Action::Have {
+            piece: 0,
+            from: None,
+            was_apart: false
+        })
+    );
     assert_eq!(actions.last(), Some(&Action::Proved));
 }
 

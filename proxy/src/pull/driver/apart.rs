@@ -23,7 +23,6 @@ impl Driver {
         if let Err(error) = stored.record_attestation(piece, sum) {
             tracing::debug!(task = %self.request.task(), piece, %error, "store did not record an attestation");
         }
-        self.apart.insert(piece);
         self.count(piece, from, bytes, source);
         self.shared.availability.set_apart(piece, source);
     }
@@ -48,6 +47,25 @@ impl Driver {
             let range = stored.facts().layout.piece_range(piece);
             let after = check::walk(&*stored, range, before);
             let _ = events.send(Event::Walked { piece, after }).await;
+        });
+    }
+
+    /// Says what a piece is that this node read from the registry along the chain: it is hashed alone for that.
+    pub(super) fn attest_stored(&self, epoch: u64, piece: PieceNumber) {
+        let Some(stored) = self.stored.clone() else { return };
+        let (task, scheduling) = (self.request.task(), self.env.scheduling.clone());
+        self.env.tasks.spawn("hash of a stored piece", async move {
+            let layout = stored.facts().layout;
+            let Some(sum) = check::sum(&*stored, layout.piece_range(piece)) else {
+                return tracing::debug!(%task, piece, "a piece could not be read to say what it is");
+            };
+            let attested = Attested {
+                task,
+                epoch,
+                length: layout.length(),
+                sums: vec![(piece, sum)],
+            };
+            scheduling.send(task, NodeMessage::Attested(attested));
         });
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use darter_engine::{Action, Event, Failure, FetchId, ParentFailure};
+use darter_engine::{Action, Event, Failure, FetchFailure, FetchId, ParentFailure};
 use darter_proto::scheduler::{
     Failed, FailureReason, LeaseEnded, LeaseOutcome, Links, NodeMessage, Urgency, Want,
 };
@@ -44,8 +44,13 @@ impl Driver {
             Action::Walk { piece, before } => self.walk(piece, before),
             Action::HaveApart { piece, sum, from } => self.have_apart(piece, sum, from),
             Action::Attest { epoch, piece, sum } => self.attest(epoch, piece, sum),
+            Action::AttestStored { epoch, piece } => self.attest_stored(epoch, piece),
             Action::Prepare { length } => self.prepare(length),
-            Action::Have { piece, from } => self.have(piece, from),
+            Action::Have {
+                piece,
+                from,
+                was_apart,
+            } => self.have(piece, from, was_apart),
             Action::Release(run) => self.shared.availability.release(run),
             Action::ReleaseToRanges(piece) => self.shared.availability.release_to_ranges(piece),
             Action::ReleaseBytes { offset } => self.shared.availability.release_bytes(offset),
@@ -104,7 +109,7 @@ impl Driver {
         self.stored = Some(stored);
     }
 
-    fn have(&mut self, piece: PieceNumber, from: Option<HostId>) {
+    fn have(&mut self, piece: PieceNumber, from: Option<HostId>, was_apart: bool) {
         let Some(stored) = &self.stored else { return };
         let bytes = stored.facts().layout.piece_range(piece).len();
         // A claim ends when other bytes are written over it.
@@ -117,7 +122,7 @@ impl Driver {
         if let Err(error) = stored.mark_present(piece) {
             tracing::debug!(task = %self.request.task(), piece, %error, "store did not record a piece");
         }
-        let was_apart = self.apart.remove(&piece);
+        // It was counted when it came.
         if !was_apart {
             self.count(piece, from, bytes, source);
         }
@@ -138,9 +143,6 @@ impl Driver {
     /// Readers first, then other nodes, then the store: nobody gets what rests on a chain that counts no more.
     fn forget(&mut self, runs: &[PieceRun], claims: &[PieceNumber], first: u32) {
         self.shared.availability.withdraw(runs, first);
-        for piece in runs.iter().flat_map(|run| run.pieces()) {
-            self.apart.remove(&piece);
-        }
         let task = self.request.task();
         if let Some(stored) = &self.stored {
             let pieces = runs.iter().flat_map(|run| run.pieces());
@@ -248,6 +250,10 @@ impl Driver {
     }
 
     fn fetch_origin(&mut self, fetch: FetchId, run: PieceRun, before: Option<ChainState>) {
+        if !self.has_room(run) {
+            let failure = Some(FetchFailure::Store);
+            return self.apply(Event::FetchEnded { fetch, failure });
+        }
         if self.engine.lease_epoch().is_some() {
             self.shared.availability.become_source();
         } else {

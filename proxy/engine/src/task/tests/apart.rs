@@ -234,3 +234,46 @@ fn a_new_lease_hears_the_chain_from_its_beginning() {
     };
     assert!(told.contains(&all), "{told:?}");
 }
+
+#[test]
+fn what_doubtful_authors_linked_is_read_again_when_it_is_asked_for_by_name() {
+    let mut script = Script::with(LENGTH, |settings| settings.background = true);
+    let links = script.links(1, 5, false);
+    script.given([
+        Event::SchedulerUp,
+        Event::LengthKnown(LENGTH),
+        offer(&["a"]),
+        links,
+    ]);
+    let asks = script.on(has("a", 3, 1));
+    assert_eq!(asked(&asks), [(0, "a".into(), run(3, 1))]);
+    script.given([linked(0, 3), ended(0)]);
+    let told = script.on(ask(1, 3, 1));
+    let dropped = |action: &Action| matches!(action, Action::Forget { runs, .. } if *runs == [run(3, 1)]);
+    assert!(told.iter().any(dropped), "{told:?}");
+    assert!(
+        told.contains(&script.origin_request(1, run(0, PIECES))),
+        "{told:?}"
+    );
+    assert_eq!(asked(&told), [], "no parent's word is worth more");
+    script.given((0..3).map(|piece| script.border(1, piece)).collect::<Vec<_>>());
+    let border = script.border(1, 3);
+    let told = script.on(border);
+    let with_chain = |action: &Action| matches!(action, Action::Publish { epoch: Some(1), first, states } if *first as usize + states.len() > 4);
+    assert!(told.iter().any(with_chain), "{told:?}");
+}
+
+#[test]
+fn what_is_read_behind_states_of_doubtful_authors_is_attested() {
+    let mut script = partial();
+    let links = script.links(1, 5, false);
+    script.given([offer(&["a"]), links, has("a", 0, PIECES)]);
+    let asks = script.on(ask(1, 3, 1));
+    assert!(asks.contains(&script.origin_request(0, run(3, 1))), "{asks:?}");
+    let border = script.border(0, 3);
+    let told = script.on(border);
+    let (epoch, piece) = (1, 3);
+    assert!(told.contains(&Action::AttestStored { epoch, piece }), "{told:?}");
+    // Once: the scheduler knows it now.
+    assert!(!asks_origin(&script.on(ended(0))));
+}

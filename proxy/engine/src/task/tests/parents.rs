@@ -125,7 +125,8 @@ fn a_content_of_one_piece_needs_no_link() {
         [
             Action::Have {
                 piece: 0,
-                from: Some(host("a"))
+                from: Some(host("a")),
+                was_apart: false,
             },
             Action::Release(run(0, 1)),
             Action::Proved

@@ -178,7 +178,14 @@ fn claims_of_an_earlier_life_are_linked_before_they_are_released() {
     assert_eq!(actions, [check(0), check(1), script.origin_request(0, run(2, 3))]);
     assert_eq!(
         script.on(Event::ClaimChecked { piece: 0, good: true }),
-        [Action::Have { piece: 0, from: None }, Action::Release(run(0, 1))]
+        [
+            Action::Have {
+                piece: 0,
+                from: None,
+                was_apart: false
+            },
+            Action::Release(run(0, 1))
+        ]
     );
     assert_eq!(
         script.on(Event::ClaimChecked {
