@@ -82,6 +82,11 @@ impl Setting {
         }
     }
 
+    /// Section `pull` of each node's configuration, the seed's too.
+    fn pull(&self) -> Value {
+        json!({ "onDemand": if self.always { "always" } else { "alone" } })
+    }
+
     /// A swarm, whose nodes fetch contents in order.
     pub fn swarm(nodes: u8) -> Self {
         Self {
@@ -156,7 +161,7 @@ impl Nodes {
         };
         let swarm = setting
             .swarm
-            .then(|| Swarm::start(&mut lab, &mut around))
+            .then(|| Swarm::start(&mut lab, &mut around, setting))
             .transpose()?;
         let (mut proxies, mut configs) = (Vec::new(), Vec::new());
         for index in 0..setting.nodes {
@@ -165,8 +170,7 @@ impl Nodes {
             let mut config = proxy_config(&host, Role::Peer, &folder.join("store"), &around);
             if let Some(config) = config.as_object_mut() {
                 config.insert("forward".to_owned(), json!({ "listen": FORWARD }));
-                let mode = if setting.always { "always" } else { "alone" };
-                config.insert("pull".to_owned(), json!({ "onDemand": mode }));
+                config.insert("pull".to_owned(), setting.pull());
             }
             proxies.push(Darter::configured_proxy(&host, &folder, &config)?);
             configs.push(config);
@@ -420,13 +424,18 @@ impl Drop for Mounted {
 }
 
 impl Swarm {
-    fn start(lab: &mut Lab, around: &mut Surroundings) -> Result<Self> {
+    fn start(lab: &mut Lab, around: &mut Surroundings, setting: &Setting) -> Result<Self> {
         let host = lab.host("scheduler", 2)?;
         let scheduler = Darter::scheduler(&host, &lab.folder_of("scheduler"))?;
         around.schedulers.push(host);
         let host = lab.host("seed", 3)?;
+        let folder = lab.memory_of("seed");
+        let mut config = proxy_config(&host, Role::Seed, &folder.join("store"), around);
+        if let Some(config) = config.as_object_mut() {
+            config.insert("pull".to_owned(), setting.pull());
+        }
         Ok(Self {
-            _seed: Darter::proxy(&host, Role::Seed, &lab.memory_of("seed"), around)?,
+            _seed: Darter::configured_proxy(&host, &folder, &config)?,
             scheduler,
         })
     }

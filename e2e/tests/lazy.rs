@@ -1,13 +1,14 @@
 //! Nydus images, converted and mounted lazily on several nodes through Darter, beside the real Nydus programs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use darter_e2e::clock::now;
 use darter_e2e::command::run;
-use darter_e2e::nydus::{Daemon, Kind, Mounted, Nodes, Through, Tree, tool, tree_of};
+use darter_e2e::nydus::{Daemon, Kind, Mounted, Nodes, Setting, Through, Tree, tool, tree_of};
 
 /// No read may hang longer, whatever is gone.
 const BOUND: Duration = Duration::from_secs(180);
@@ -66,6 +67,133 @@ fn an_image_is_read_on_all_nodes_and_leaves_the_registry_once() -> Result<()> {
         );
     }
     drop(mounts);
+    nodes.passed();
+    Ok(())
+}
+
+/// A container reads one in so many bytes of the image when it starts: well below half of it, with what is read ahead.
+const STARTS_WITH: u64 = 8;
+
+/// What a container reads when it starts: the first files of the image by name.
+fn start_files(source: &Path) -> Result<Vec<PathBuf>> {
+    let (mut folders, mut files) = (vec![source.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            match entry.file_type()? {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_file() => {
+                    let name = entry.path().strip_prefix(source)?.to_owned();
+                    files.push((name, entry.metadata()?.len()));
+                }
+                _ => {}
+            }
+        }
+    }
+    files.sort_unstable();
+    let all: u64 = files.iter().map(|(_, size)| size).sum();
+    let mut read = 0;
+    let starts = files.into_iter().take_while(|(_, size)| {
+        read += size;
+        read * STARTS_WITH <= all
+    });
+    Ok(starts.map(|(name, _)| name).collect())
+}
+
+/// Reads files of a mount; they must be those of the image.
+fn start_container(mounted: &Mounted, source: &Path, files: &[PathBuf]) -> Result<()> {
+    for name in files {
+        let found = std::fs::read(mounted.point().join(name));
+        let found = found.with_context(|| format!("{}", name.display()))?;
+        ensure!(
+            found == std::fs::read(source.join(name))?,
+            "{}: other bytes",
+            name.display()
+        );
+    }
+    Ok(())
+}
+
+/// Nodes that fetch only what is read, from the swarm.
+fn on_demand(nodes: u8) -> Result<Nodes> {
+    let nodes = Nodes::with(&Setting {
+        always: true,
+        ..Setting::swarm(nodes)
+    })?;
+    nodes.convert("nydus", &[])?;
+    Ok(nodes)
+}
+
+/// What the registry sent of the image's blobs, and what they have.
+fn sent_and_size(nodes: &Nodes) -> Result<(u64, u64)> {
+    let (sent, blobs) = (nodes.sent()?, nodes.blobs("nydus")?);
+    let sent = blobs.keys().filter_map(|digest| sent.get(digest));
+    Ok((sent.sum(), blobs.values().sum()))
+}
+
+/// What the registry sends for one node that starts the image.
+fn sent_for_one() -> Result<u64> {
+    let nodes = on_demand(1)?;
+    let files = start_files(nodes.source())?;
+    let mounted = nodes.mount(0, "nydus", &[])?;
+    start_container(&mounted, nodes.source(), &files)?;
+    drop(mounted);
+    let (sent, size) = sent_and_size(&nodes)?;
+    ensure!(sent * 2 < size, "{sent} bytes of {size}: all of it was fetched");
+    nodes.passed();
+    Ok(sent)
+}
+
+/// Nodes that start the same image fetch what they touch, and each piece of that leaves the registry once; also where one of them
+/// dies in the middle.
+#[test]
+fn nodes_that_start_an_image_fetch_what_they_touch_once_for_all() -> Result<()> {
+    let one = sent_for_one()?;
+    let mut nodes = on_demand(4)?;
+    let files = start_files(nodes.source())?;
+    let mut mounts = (0..4)
+        .map(|node| nodes.start_mount(node, "nydus", &[]))
+        .collect::<Result<Vec<_>>>()?;
+    mounts.iter_mut().try_for_each(Mounted::ready)?;
+    let (victim, source) = (mounts.pop().context("four mounts")?, nodes.source().to_owned());
+    let (first, rest) = files.split_at(files.len() / 2);
+    let halfway = Barrier::new(4);
+    let mut dying = nodes.proxies.pop().context("four proxies")?;
+    thread::scope(|scope| {
+        let (halfway, source, files) = (&halfway, &source, &files);
+        let readers: Vec<_> = mounts
+            .iter()
+            .map(|mounted| {
+                scope.spawn(move || {
+                    let read = start_container(mounted, source, first);
+                    halfway.wait();
+                    read.and_then(|()| start_container(mounted, source, rest))
+                })
+            })
+            .collect();
+        let dies = scope.spawn(|| {
+            let read = start_container(&victim, source, first);
+            halfway.wait();
+            read.and_then(|()| dying.process().kill())
+        });
+        let ended = readers.into_iter().chain([dies]);
+        ended
+            .map(|reader| {
+                reader
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a reader panicked")))
+            })
+            .collect::<Result<Vec<()>>>()
+            .map(drop)
+            .with_context(|| format!("{} files", files.len()))
+    })?;
+    drop((mounts, victim));
+    let (sent, size) = sent_and_size(&nodes)?;
+    println!("the registry sent {sent} bytes for four nodes, {one} for one, of {size}");
+    ensure!(
+        sent * 100 <= one * 102,
+        "the registry sent {sent} bytes for four nodes, {one} for one"
+    );
     nodes.passed();
     Ok(())
 }
