@@ -31,6 +31,7 @@ use crate::auth::password::Passwords;
 use crate::auth::secret::{self, Key};
 use crate::auth::throttle::Throttle;
 use crate::auth::{Policy, Principal, Role};
+use crate::console;
 use crate::metrics::Metrics;
 use crate::store::audit::Entry;
 use crate::store::{Millis, Store};
@@ -205,12 +206,13 @@ fn finish(routes: Routes) -> (Router<Shared>, OpenApi) {
     (router, document)
 }
 
-/// Everything under `/api/v1`.
+/// Everything under `/api/v1`, and the console, whose pages use it as any program does.
 pub fn router(shared: Shared) -> Router {
     let (router, document) = finish(routes(shared.clone()));
     let served = Json(document);
     router
         .route("/api/v1/openapi.json", get(move || async move { served.clone() }))
+        .merge(console::router())
         .fallback(async || Problem::not_found("there is no such page"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

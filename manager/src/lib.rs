@@ -2,6 +2,7 @@
 //!
 //! People and programs come by [`api`], each as somebody of [`auth`] who may do so much; what is to be kept lies in
 //! [`store`]. Which cluster a node belongs to is decided in [`placement`], a pure function that gives its reason.
+//! `console` has the pages that people see, which use the API as any program does.
 //! It is never on the way of a pull: nodes and schedulers go on without it.
 //!
 //! Where to start: [`app`].
@@ -10,6 +11,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod config;
+mod console;
 pub mod metrics;
 pub mod placement;
 pub mod run;

@@ -9,6 +9,9 @@ const POSTGRES: &str = "/usr/lib/postgresql";
 /// What Debian's Postgres reads when it is installed.
 const CREATE_CLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
 
+/// Programs that the tests of the manager's console start, and their packages.
+const CONSOLE: [(&str, &str); 3] = [("chromium", "chromium"), ("node", "nodejs"), ("npm", "npm")];
+
 /// Installs packages, as root; whether that went well.
 pub(crate) fn install(packages: &[&str]) -> bool {
     let apt_get = |arguments: &[&str]| {
@@ -38,6 +41,22 @@ pub(crate) fn install_postgres() {
         }
     }
     install(&["postgresql"]);
+}
+
+/// Installs what the tests of the manager's console need: a browser, and what drives it. Where that cannot be done, they say so.
+pub(crate) fn install_browser() {
+    let needed = CONSOLE.iter().filter(|(program, _)| !is_there(program));
+    let packages: Vec<&str> = needed.map(|(_, package)| *package).collect();
+    if !packages.is_empty() && is_root() {
+        install(&packages);
+    }
+}
+
+/// Whether a program is where Debian or an administrator puts it.
+fn is_there(program: &str) -> bool {
+    ["/usr/bin", "/usr/local/bin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists())
 }
 
 pub(crate) fn is_root() -> bool {

@@ -31,6 +31,7 @@ pub(crate) fn test(options: &E2eOptions) -> Result<bool> {
     openssl::install();
     apt::install_postgres();
     tools::install_for_operators(&folder("tools"));
+    apt::install_browser();
     let mut report = Report::default();
     fmt(&mut report)?;
     report.check("tidy", || tidy::problems(&root()))?;

@@ -21,6 +21,12 @@ pub struct Which {
     before: Option<String>,
     /// At most so many: 100 if nothing is said, 500 at most.
     count: Option<u32>,
+    /// Those of this user, by the whole name.
+    #[serde(default)]
+    actor: String,
+    /// Those whose action begins so, such as `cluster.`.
+    #[serde(default)]
+    action: String,
 }
 
 /// One line.
@@ -61,6 +67,11 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Line>>, Problem> {
     let Query(which) = which?;
     let count = which.count.unwrap_or(100).min(COUNT_MAX);
-    let entries = shared.store.entries(which.before.as_deref(), count).await?;
+    let filter = audit::Filter {
+        before: which.before,
+        actor: which.actor,
+        action: which.action,
+    };
+    let entries = shared.store.entries(&filter, count).await?;
     Ok(Json(entries.into_iter().map(Line::from).collect()))
 }

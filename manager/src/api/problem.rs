@@ -96,6 +96,15 @@ impl Problem {
         }
     }
 
+    /// Says which field it is about, if the error's source does.
+    fn of_field(mut self, error: &dyn std::error::Error) -> Self {
+        let said = error.source().map(ToString::to_string);
+        if let Some((field, message)) = said.as_deref().and_then(split) {
+            self.errors = Self::field(field, message).errors;
+        }
+        self
+    }
+
     pub(crate) fn later(status: StatusCode, detail: impl Into<String>, seconds: u64) -> Self {
         Self {
             retry_after: Some(seconds.max(1)),
@@ -120,7 +129,15 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Exists | StoreError::InUse(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            // Names alone are unique and chosen.
+            StoreError::Exists => {
+                let text = error.to_string();
+                Self {
+                    errors: Self::field("name", text.clone()).errors,
+                    ..Self::new(StatusCode::CONFLICT, text)
+                }
+            }
+            StoreError::InUse(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Absent => Self::not_found("there is none with this id"),
             StoreError::Migrate(_) | StoreError::Database(_) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -153,12 +170,45 @@ impl From<NoRandomness> for Problem {
 
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        let problem = Self::new(rejection.status(), rejection.body_text());
+        match rejection {
+            JsonRejection::JsonDataError(error) => problem.of_field(&error),
+            _ => problem,
+        }
     }
+}
+
+/// The field and what is wrong with it, of `scope.cidrs[0]: invalid IP address syntax at line 1 column 9`. A person who filled in a
+/// form knows nothing of lines and columns.
+fn split(said: &str) -> Option<(&str, &str)> {
+    let (field, message) = said.split_once(": ")?;
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message, |(message, _)| message);
+    let is_place = field.starts_with(|c: char| c.is_ascii_alphabetic()) && !field.contains(' ');
+    is_place.then_some((field, message))
 }
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        Self::new(rejection.status(), rejection.body_text()).of_field(&rejection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_in_a_body_is_said_of_its_field() {
+        let said = "scope.cidrs[0]: invalid IP address syntax at line 1 column 40";
+        assert_eq!(split(said), Some(("scope.cidrs[0]", "invalid IP address syntax")));
+        for other in [
+            "expected value at line 1 column 1",
+            ".: missing field",
+            "some words: and more",
+        ] {
+            assert_eq!(split(other), None, "{other}");
+        }
     }
 }

@@ -25,6 +25,17 @@ pub struct Entry {
     pub detail: String,
 }
 
+/// Which lines are asked for. Empty texts let all through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those before this line, by its id.
+    pub before: Option<String>,
+    /// Those of this user.
+    pub actor: String,
+    /// Those whose action begins so.
+    pub action: String,
+}
+
 impl FromRow<'_, AnyRow> for Entry {
     fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -67,17 +78,26 @@ impl Store {
         entry.write(&mut connection).await
     }
 
-    /// The newest lines before `before` (an entry's id), newest first.
+    /// The newest lines that fit, newest first.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn entries(&self, before: Option<&str>, count: u32) -> Result<Vec<Entry>, StoreError> {
-        let found = match before {
-            Some(before) => sqlx::query_as("SELECT * FROM audit WHERE id < $2 ORDER BY id DESC LIMIT $1")
-                .bind(i64::from(count))
-                .bind(before),
-            None => sqlx::query_as("SELECT * FROM audit ORDER BY id DESC LIMIT $1").bind(i64::from(count)),
+    pub async fn entries(&self, filter: &Filter, count: u32) -> Result<Vec<Entry>, StoreError> {
+        // Of a text that is empty each line's beginning is the same, so such a filter lets all through.
+        const FITS: &str = "($2 = '' OR actor = $2) AND substr(action, 1, length($3)) = $3";
+        let before = if filter.before.is_some() {
+            "AND id < $4"
+        } else {
+            ""
         };
+        let statement = format!("SELECT * FROM audit WHERE {FITS} {before} ORDER BY id DESC LIMIT $1");
+        let mut found = sqlx::query_as(AssertSqlSafe(statement))
+            .bind(i64::from(count))
+            .bind(&filter.actor)
+            .bind(&filter.action);
+        if let Some(before) = &filter.before {
+            found = found.bind(before);
+        }
         Ok(found.fetch_all(&self.pool).await?)
     }
 
@@ -125,13 +145,18 @@ mod tests {
             store.add_entry(&line(number, "session.refuse")).await.unwrap();
         }
         store.trim_entries(20).await.unwrap();
-        assert_eq!(store.entries(None, 100).await.unwrap().len(), 20);
+        assert_eq!(store.entries(&Filter::default(), 100).await.unwrap().len(), 20);
         store.trim_entries(4).await.unwrap();
-        let kept = store.entries(None, 100).await.unwrap();
+        let kept = store.entries(&Filter::default(), 100).await.unwrap();
         let times: Vec<i64> = kept.iter().map(|entry| entry.at).collect();
         assert_eq!(times, [19, 18, 17, 16, 5, 4, 3, 2]);
         assert_eq!(kept[0].detail.len(), DETAIL_CHARS_MAX);
-        let next = store.entries(Some(&kept[5].id), 1).await.unwrap();
+        let before = Some(kept[5].id.clone());
+        let filter = Filter {
+            before,
+            ..Filter::default()
+        };
+        let next = store.entries(&filter, 1).await.unwrap();
         assert_eq!(next[0].at, 3);
     }
 }

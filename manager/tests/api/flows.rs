@@ -514,3 +514,112 @@ fn nothing_on_disk(folder: &Path, secrets: &[&str]) {
     }
     assert!(looked > 4096);
 }
+
+/// The console's files are for everybody, know nothing, and let a browser run and load only themselves; what a browser has is not
+/// sent again.
+pub(crate) async fn the_console_is_served_with_a_strict_policy(home: &Home) {
+    let manager = Manager::start(home).await;
+    for (place, kind, begins) in [
+        ("/", "text/html; charset=utf-8", "<!doctype html>"),
+        ("/console/main.js", "text/javascript; charset=utf-8", "// "),
+        ("/console/pages/users.js", "text/javascript; charset=utf-8", "// "),
+        ("/console/base.css", "text/css; charset=utf-8", "/* "),
+        ("/console/icon.svg", "image/svg+xml", "<svg "),
+    ] {
+        let answer = manager.send(Method::GET, place, &[], None).await;
+        assert_eq!(answer.status, 200, "{place}");
+        assert!(answer.text.starts_with(begins), "{place}: {}", answer.text);
+        let policy = &answer.headers["content-security-policy"];
+        for part in [
+            "default-src 'none'",
+            "script-src 'self';",
+            "style-src 'self';",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(policy.contains(part), "{place}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{place}: {policy}");
+        for (name, value) in [
+            ("content-type", kind),
+            ("cache-control", "no-cache"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{place}");
+        }
+        let tag = answer.headers["etag"].as_str();
+        let again = manager
+            .send(Method::GET, place, &[("if-none-match", tag)], None)
+            .await;
+        assert_eq!((again.status.as_u16(), again.text.as_str()), (304, ""), "{place}");
+        assert!(again.headers.contains_key("content-security-policy"), "{place}");
+        assert_eq!(
+            manager.send(Method::POST, place, &[], None).await.status,
+            405,
+            "{place}"
+        );
+    }
+    manager
+        .send(Method::GET, "/console/../Cargo.toml", &[], None)
+        .await
+        .is(404);
+    manager.send(Method::GET, "/console/", &[], None).await.is(404);
+    manager.stop().await;
+}
+
+/// Lines of the audit are found by who did them and what they did.
+pub(crate) async fn the_audit_is_filtered(home: &Home) {
+    let manager = Manager::start(home).await;
+    let admin = manager.admin().await;
+    let (_, otto) = admin.user("otto", "operator").await;
+    for name in ["one", "two"] {
+        otto.post("/api/v1/clusters", json!({ "name": name }))
+            .await
+            .is(201);
+    }
+    for (query, lines) in [
+        ("actor=otto&action=cluster.", 2),
+        ("actor=otto&action=cluster.&count=1", 1),
+        ("actor=otto", 3),
+        ("actor=admin&action=user.", 1),
+        ("actor=ot", 0),
+        ("action=luster.", 0),
+        ("action=%25", 0),
+    ] {
+        let found = admin.get(&format!("/api/v1/audit?{query}")).await.is(200);
+        assert_eq!(found.as_array().unwrap().len(), lines, "{query}: {found}");
+    }
+    let newest = admin.get("/api/v1/audit?actor=otto&count=1").await.is(200);
+    let before = newest[0]["id"].as_str().unwrap();
+    let next = admin
+        .get(&format!(
+            "/api/v1/audit?actor=otto&action=cluster.&before={before}"
+        ))
+        .await;
+    assert_eq!(next.is(200)[0]["object"], "one");
+    manager.stop().await;
+}
+
+/// What is wrong is said of the field that it is in, for forms to show it there.
+pub(crate) async fn what_is_wrong_is_said_of_its_field(home: &Home) {
+    let manager = Manager::start(home).await;
+    let admin = manager.admin().await;
+    let body = json!({ "name": "a", "scope": { "cidrs": ["10.0.0.0/8", "10.0.0.0/99"] } });
+    let refused = admin.post("/api/v1/clusters", body).await.is(422);
+    assert_eq!(refused["errors"][0]["field"], "scope.cidrs[1]");
+    assert_eq!(refused["errors"][0]["message"], "invalid IP address syntax");
+    admin
+        .post("/api/v1/clusters", json!({ "name": "a" }))
+        .await
+        .is(201);
+    let refused = admin
+        .post("/api/v1/clusters", json!({ "name": "a" }))
+        .await
+        .is(409);
+    assert_eq!(refused["errors"][0]["field"], "name");
+    let refused = admin.get("/api/v1/placement?address=here").await.is(400);
+    assert_eq!(refused["errors"][0]["field"], "address");
+    manager.stop().await;
+}

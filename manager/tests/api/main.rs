@@ -6,6 +6,7 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+mod console;
 mod flows;
 mod home;
 mod postgres;
@@ -70,6 +71,21 @@ async fn what_a_user_may_have_is_bounded() {
 #[tokio::test]
 async fn only_names_of_users_are_written_down() {
     flows::only_names_of_users_are_written_down(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn the_console_is_served_with_a_strict_policy() {
+    flows::the_console_is_served_with_a_strict_policy(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn the_audit_is_filtered() {
+    flows::the_audit_is_filtered(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_of_its_field() {
+    flows::what_is_wrong_is_said_of_its_field(&Home::folder()).await;
 }
 
 /// A start that fails makes nobody whose password is never told.

@@ -139,6 +139,8 @@ async fn everything_holds_on_postgres() {
     flows::a_new_password_ends_the_sessions(&server.home("flow_9")).await;
     flows::what_a_user_may_have_is_bounded(&server.home("flow_10")).await;
     flows::only_names_of_users_are_written_down(&server.home("flow_11")).await;
+    flows::the_audit_is_filtered(&server.home("flow_12")).await;
+    flows::what_is_wrong_is_said_of_its_field(&server.home("flow_13")).await;
 }
 
 #[tokio::test]
