@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/darter/scheduler/v1/scheduler.proto"];
+    let files = [
+        "proto/darter/manager/v1/manager.proto",
+        "proto/darter/scheduler/v1/scheduler.proto",
+    ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -109,6 +109,8 @@ enum Role {
     Seed,
     /// A scheduler
     Scheduler,
+    /// A manager
+    Manager,
 }
 
 impl From<Role> for CertificateRole {
@@ -117,6 +119,7 @@ impl From<Role> for CertificateRole {
             Role::Peer => Self::Peer,
             Role::Seed => Self::Seed,
             Role::Scheduler => Self::Scheduler,
+            Role::Manager => Self::Manager,
         }
     }
 }

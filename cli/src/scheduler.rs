@@ -86,7 +86,7 @@ impl Scheduler {
 fn run(config: Config, log: &LogArguments) -> Result<()> {
     system::run_until_signalled(async |stop| {
         let installed = log.install(&config.log, &config.traces, "scheduler")?;
-        let mut parts = parts(config, installed.handle.clone(), stop.stop);
+        let mut parts = parts(config, installed.handle.clone(), stop.stop)?;
         parts.notify = system::notifier()?;
         let ended = run::run(parts, |_| {}).await;
         installed.shut_down().await;
@@ -95,8 +95,9 @@ fn run(config: Config, log: &LogArguments) -> Result<()> {
 }
 
 /// What this process gives to a scheduler.
-pub(crate) fn parts(config: Config, log: LogHandle, stop: CancellationToken) -> RunParts {
-    RunParts {
+pub(crate) fn parts(config: Config, log: LogHandle, stop: CancellationToken) -> Result<RunParts> {
+    Ok(RunParts {
+        host: system::host_name()?,
         network: Arc::new(TokioNetwork),
         incarnation: system::random(),
         seed: system::random(),
@@ -104,5 +105,5 @@ pub(crate) fn parts(config: Config, log: LogHandle, stop: CancellationToken) -> 
         config,
         log,
         stop,
-    }
+    })
 }

@@ -111,7 +111,7 @@ pub(crate) fn reachable(listen: &str) -> String {
 async fn run(proxy: ProxyConfig, scheduler: SchedulerConfig, log: &LogArguments, stop: Stop) -> Result<()> {
     let installed = log.install(&proxy.log, &proxy.traces, "up")?;
     let store = proxy.store.clone();
-    let scheduler = scheduler::parts(scheduler, installed.handle.clone(), stop.stop.clone());
+    let scheduler = scheduler::parts(scheduler, installed.handle.clone(), stop.stop.clone())?;
     let mut proxy = proxy::parts(proxy, installed.handle.clone(), stop.clone())?;
 
     let (tell, started) = oneshot::channel();

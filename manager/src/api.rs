@@ -6,6 +6,9 @@
 pub mod audit;
 pub mod caller;
 pub mod clusters;
+pub mod configuration;
+pub mod join_tokens;
+pub mod members;
 pub mod problem;
 pub mod session;
 pub mod tokens;
@@ -18,6 +21,7 @@ use axum::routing::get;
 use axum::{Json, Router, middleware};
 use darter_service::config::Period;
 use ipnet::IpNet;
+use tokio::sync::Notify;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{
@@ -65,6 +69,10 @@ pub struct Parts {
     pub session_lifetime: Period,
     pub token_lifetime_max: Period,
     pub throttle: Mutex<Throttle>,
+    /// How long an instance may be silent and still count, in milliseconds.
+    pub silence_max: Millis,
+    /// Wakes whoever tells instances what changed.
+    pub changed: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -191,6 +199,15 @@ fn routes(shared: Shared) -> Routes {
     .add(operator, routes!(clusters::change))
     .add(operator, routes!(clusters::remove))
     .add(viewer, routes!(clusters::place))
+    .add(viewer, routes!(members::list))
+    .add(operator, routes!(join_tokens::list))
+    .add(operator, routes!(join_tokens::create))
+    .add(operator, routes!(join_tokens::remove))
+    .add(viewer, routes!(configuration::get))
+    .add(operator, routes!(configuration::change))
+    .add(viewer, routes!(configuration::history))
+    .add(viewer, routes!(configuration::diff))
+    .add(operator, routes!(configuration::roll_back))
     .add(admin, routes!(audit::list))
 }
 

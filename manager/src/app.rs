@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +12,7 @@ use darter_service::config::{Problems, Secret, Validate as _};
 use darter_service::http_server::{HttpServer, Limits, Plain};
 use darter_service::net::{Listener, Network, OpenError, PeerAddr, open};
 use darter_service::supervise::{Supervisor, Tasks};
+use darter_service::tls::TlsError;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
@@ -27,6 +28,7 @@ use crate::auth::secret::{self, Key, NoRandomness};
 use crate::auth::throttle::Throttle;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::roles::{self, Roles, RolesError};
 use crate::store::audit::{ENTRIES_MAX, Entry};
 use crate::store::clusters::Cluster;
 use crate::store::users::User;
@@ -64,6 +66,9 @@ pub enum AppError {
     /// Others can read the file.
     #[error("others can read the database {0}, in which secrets are: run chmod 600 on it")]
     Exposed(String),
+    /// The section `roles.tls` cannot be used. No port is open then.
+    #[error("roles.tls")]
+    Tls(#[from] TlsError),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -75,11 +80,21 @@ pub enum AppError {
     Randomness(#[from] NoRandomness),
 }
 
-/// A manager whose port is open and which serves nobody yet.
+impl From<RolesError> for AppError {
+    fn from(error: RolesError) -> Self {
+        match error {
+            RolesError::Open(error) => Self::Open(error),
+            RolesError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A manager whose ports are open and which serves nobody yet.
 #[derive(Debug)]
 pub struct App {
     listener: Box<dyn Listener>,
     address: String,
+    roles: Roles,
     shared: Shared,
     connections_max: usize,
     tasks: Tasks,
@@ -108,6 +123,8 @@ impl App {
                 .map(|(key, what)| format!("{key}: {what}"));
             return Err(AppError::Problems(lines.collect::<Vec<_>>().join("; ")));
         }
+        // Before a port is open: there is no way from files that cannot be used to a plain connection.
+        let identity = roles::identity(&config.roles, registry)?;
         let place = config.database.place();
         make_file(&place)?;
         let store = Store::open(&place).await?;
@@ -123,13 +140,17 @@ impl App {
             session_lifetime: config.sign_in.session_lifetime,
             token_lifetime_max: config.sign_in.token_lifetime_max,
             throttle: Mutex::new(Throttle::default()),
+            silence_max: config.roles.silence_ms(),
+            changed: Arc::default(),
         });
         let (listener, address) = open(network, &config.web.listen, "the web").await?;
+        let roles = Roles::bind(&config.roles, network, &shared, identity).await?;
         // Last: a password that was made is to be told, which a start that fails does not.
         let first_password = begin(&shared).await?;
         Ok(Self {
             listener,
             address,
+            roles,
             shared,
             connections_max: config.web.connections_max,
             tasks,
@@ -142,6 +163,11 @@ impl App {
         &self.address
     }
 
+    /// Where schedulers and nodes join.
+    pub fn roles_address(&self) -> &str {
+        &self.roles.address
+    }
+
     /// What it keeps: to be closed when its components have ended.
     pub fn store(&self) -> Store {
         self.shared.store.clone()
@@ -149,6 +175,7 @@ impl App {
 
     /// Adds its components to a supervisor that stops with `stop`.
     pub fn add_to(self, supervisor: &mut Supervisor, stop: &CancellationToken) {
+        self.roles.add_to(supervisor, stop);
         let router = api::router(self.shared.clone());
         let server = HttpServer {
             name: "web",

@@ -1,16 +1,23 @@
 //! The manager's configuration: every key with its default and why.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use darter_service::config::{Period, Problems, Secret, Validate};
 use darter_service::log::LogConfig;
 use darter_service::net::Address;
+use darter_service::tls::TlsConfig;
 use darter_service::traces::TracesConfig;
 use darter_service::watchdog::WatchdogConfig;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Place;
+use crate::store::{Millis, Place};
+
+/// Instances say that they are alive three times in the time that they may be silent.
+const SILENCE_MIN: Duration = Duration::from_secs(3);
+/// Who is dead is known no later than this.
+const SILENCE_MAX: Duration = Duration::from_secs(3600);
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +27,8 @@ pub struct Config {
     pub version: u32,
     /// Where people and programs come, by HTTP.
     pub web: WebConfig,
+    /// Where schedulers and nodes join, by gRPC.
+    pub roles: RolesConfig,
     /// Where everything is kept.
     pub database: DatabaseConfig,
     /// Who signs in, and for how long.
@@ -46,6 +55,23 @@ pub struct WebConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Most connections at a time; further ones are answered 503.
     pub connections_max: usize,
+}
+
+/// Where schedulers and nodes join, by gRPC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct RolesConfig {
+    /// `ip:port`; all addresses by default, for they are other machines.
+    pub listen: Address,
+    /// Whether those may join from other machines whose connection is not encrypted, which shows their join token to whoever
+    /// listens. Without it and without `tls` only this machine may.
+    pub plain: bool,
+    /// Certificates: with them whoever joins proves who it is, and needs no join token.
+    pub tls: TlsConfig,
+    /// Most connections at a time; further ones are closed.
+    pub connections_max: usize,
+    /// How long an instance may be silent until it is not handed out any more.
+    pub silence_max: Period,
 }
 
 /// Where everything is kept: a file of SQLite, or a Postgres for several managers.
@@ -81,6 +107,7 @@ impl Default for Config {
         Self {
             version: 1,
             web: WebConfig::default(),
+            roles: RolesConfig::default(),
             database: DatabaseConfig::default(),
             sign_in: SignInConfig::default(),
             admin: Admin::default(),
@@ -99,6 +126,25 @@ impl Default for WebConfig {
             trusted_proxies: Vec::new(),
             connections_max: 4096,
         }
+    }
+}
+
+impl Default for RolesConfig {
+    fn default() -> Self {
+        Self {
+            listen: Address::Tcp("0.0.0.0:65003".into()),
+            plain: false,
+            tls: TlsConfig::default(),
+            connections_max: 32_768,
+            silence_max: Period::secs(30),
+        }
+    }
+}
+
+impl RolesConfig {
+    /// How long an instance may be silent, in milliseconds.
+    pub(crate) fn silence_ms(&self) -> Millis {
+        i64::try_from(self.silence_max.as_duration().as_millis()).unwrap_or(i64::MAX)
     }
 }
 
@@ -164,6 +210,16 @@ impl Validate for Config {
             "web.connectionsMax",
             "write a number above zero",
         );
+        check(
+            self.roles.connections_max > 0,
+            "roles.connectionsMax",
+            "write a number above zero",
+        );
+        check(
+            (SILENCE_MIN..=SILENCE_MAX).contains(&self.roles.silence_max.as_duration()),
+            "roles.silenceMax",
+            "write a time from 3s to 1h",
+        );
         let database = self.database.url.expose();
         check(
             database.is_empty()
@@ -183,6 +239,9 @@ impl Validate for Config {
         ] {
             check(!period.is_zero(), key, "write a time above zero");
         }
+        problems.within("roles", |problems| {
+            problems.within("tls", |problems| self.roles.tls.validate(problems));
+        });
         problems.within("watchdog", |problems| self.watchdog.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));
         problems.within("traces", |problems| self.traces.validate(problems));

@@ -5,6 +5,7 @@ use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// The status of an answer.
@@ -19,12 +20,23 @@ struct Limit {
     limit: &'static str,
 }
 
+/// What instances do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRole {
+    role: &'static str,
+}
+
+/// All roles of instances.
+const ROLES: [&str; 3] = ["scheduler", "seed", "peer"];
+
 /// Its counters. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     sign_ins: Family<Answered, Counter>,
     refusals: Family<Answered, Counter>,
     cut: Family<Limit, Counter>,
+    instances: Family<ByRole, Gauge>,
+    joins_refused: Counter,
 }
 
 impl Metrics {
@@ -47,7 +59,32 @@ impl Metrics {
             "Connections that a limit ended",
             metrics.cut.clone(),
         );
+        registry.register(
+            "instances",
+            "Schedulers and nodes of all clusters that were heard of lately, by any manager",
+            metrics.instances.clone(),
+        );
+        registry.register(
+            "joins_refused",
+            "Schedulers and nodes that may not join",
+            metrics.joins_refused.clone(),
+        );
         metrics
+    }
+
+    /// So many of each role live.
+    pub(crate) fn instances(&self, counts: &[(String, i64)]) {
+        for role in ROLES {
+            let count = counts
+                .iter()
+                .find(|(of, _)| of == role)
+                .map_or(0, |(_, count)| *count);
+            self.instances.get_or_create(&ByRole { role }).set(count);
+        }
+    }
+
+    pub(crate) fn join_refused(&self) {
+        self.joins_refused.inc();
     }
 
     /// Connections that a limit ended.

@@ -47,6 +47,8 @@ impl std::fmt::Debug for RunParts {
 pub struct Started {
     /// Where people and programs reach it.
     pub web: String,
+    /// Where schedulers and nodes join.
+    pub roles: String,
     /// Its admin port.
     pub admin: String,
     /// The password of the user `admin`, when there was nobody before: said this once.
@@ -106,6 +108,7 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Started)) -> Result<(), Ru
     .await?;
     let started = Started {
         web: app.address().to_owned(),
+        roles: app.roles_address().to_owned(),
         admin: admin.address(),
         first_password: app.first_password.clone(),
     };
@@ -123,7 +126,12 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Started)) -> Result<(), Ru
         grace: STOP_GRACE,
     };
     let ready = || {
-        tracing::info!(listen = started.web, admin = started.admin, "manager is ready");
+        tracing::info!(
+            listen = started.web,
+            roles = started.roles,
+            admin = started.admin,
+            "manager is ready"
+        );
         ready(&started);
     };
     let ended = role.run(parts.stop, ready).await;

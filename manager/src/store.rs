@@ -5,6 +5,9 @@
 
 pub mod audit;
 pub mod clusters;
+pub mod configurations;
+pub mod instances;
+pub mod join_tokens;
 pub mod sessions;
 pub mod tokens;
 pub mod users;

@@ -5,12 +5,14 @@
 //! becomes the mildest one where a newer release may have added it, and is refused where guessing would do
 //! harm; what is mapped is said at each place.
 
+mod manager;
 mod node;
 mod scheduler;
 #[cfg(test)]
 mod tests;
 mod words;
 
+pub use manager::{fuzz_instance, fuzz_membership};
 use prost::Message as _;
 use thiserror::Error;
 

@@ -1,10 +1,11 @@
 //! What Darter's roles say to each other: the `.proto` files, the code generated from them, and checked
 //! conversions into the words of `darter-types`. No logic.
 //!
-//! Roles use [`scheduler`]'s types; the generated ones ([`pb`]) stay at the edge, where tonic wants them.
+//! Roles use the types of [`scheduler`] and [`manager`]; the generated ones ([`pb`]) stay at the edge, where tonic wants them.
 
 pub mod convert;
 pub mod limits;
+pub mod manager;
 pub mod ring;
 pub mod scheduler;
 
@@ -17,6 +18,13 @@ pub mod scheduler;
     missing_debug_implementations
 )]
 pub mod pb {
+    /// `darter.manager.v1`
+    pub mod manager {
+        /// Version 1 of the protocol.
+        pub mod v1 {
+            tonic::include_proto!("darter.manager.v1");
+        }
+    }
     /// `darter.scheduler.v1`
     pub mod scheduler {
         /// Version 1 of the protocol.

@@ -14,5 +14,7 @@ pub const SCHEDULERS_MAX: usize = 1_024;
 pub const TEXT_BYTES_MAX: usize = 1_024;
 /// Most sources in one `Have`, and costs in one `Load`.
 pub const SOURCES_MAX: usize = 256;
+/// Longest dynamic configuration of a cluster, in bytes of JSON.
+pub const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 /// Largest gRPC message that either side accepts, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -67,6 +67,10 @@ pub struct Node {
     pub pulls: Pulls,
     /// Its streams to schedulers.
     pub scheduling: Scheduling,
+    /// What a stream to a scheduler takes.
+    pub(crate) links: LinkParts,
+    /// The rate of what it sends to other nodes, which may be changed.
+    pub(crate) upload_rate: Limiter,
     /// Its role, which may change.
     pub role: CurrentRole,
     /// Where its mirror listens.
@@ -115,11 +119,9 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let secure = Secure::load(&config, &host)?;
     let (mirror_listeners, mirror_address) = bind_mirror(&config, &*network).await?;
     let (peer_listener, peer_address) = open(&*network, &config.peer.listen, "other nodes").await?;
-
-    registry.register_collector(Box::new(StoreCollector::new(Arc::clone(&store))));
-    let (metrics, role) = register(registry, config.role);
+    let (metrics, role) = register(registry, config.role, &store);
     let (tls_server, tls_peers, tls) = follow(secure, registry, &config, &tasks, &stop);
-    let rate = Limiter::of(config.pull.bytes_per_second_max, &metrics.pull.delayed("all"));
+    let rate = Limiter::adjustable(config.pull.bytes_per_second_max, &metrics.pull.delayed("all"));
     let (sockets, all) = (Arc::clone(&network), rate.clone());
     let origins = Origins::with_metrics(&config.origin, sockets, rng.random(), metrics.origin, all)?;
     let scheduling = Scheduling::new(config.scheduler.clone());
@@ -127,7 +129,7 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     let peers = Peers::new(&config.peer, &host, &network, tls_peers, &tasks, rate, counts);
     let env = Env::new(EnvParts {
         config: config.pull.clone(),
-        alone: config.scheduler.addresses.is_empty(),
+        alone: config.is_alone(),
         origins: origins.clone(),
         store,
         peers: peers.clone(),
@@ -138,19 +140,16 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
         seed: rng.random(),
     });
     let pulls = pulls_of(&config, env, &tasks, &stop);
-
-    let instance = rng.random();
-    let own = origins.clone();
-    let mirror = mirror_of(&config, &pulls, own, metrics.mirror, instance, &secret);
-    registry.register_collector(Box::new(MemoryCollector::new(mirror.clone())));
+    let (own, instance) = (origins.clone(), rng.random());
+    let mirror = mirror_of(registry, &config, &pulls, own, metrics.mirror, instance, &secret);
     let forward = forward(&config, &mirror, origins, registry, &tasks, &secret)?;
     let forward_address = serve_forward(forward, &config, &*network, &tasks, &stop).await?;
     serve_mirror(&mirror, mirror_listeners, &zero_copy, &tasks, &stop);
     let peer_server = PeerServer::new(&config.peer, pulls.clone(), Arc::clone(&metrics.peer));
+    let upload_rate = peer_server.upload_rate();
     let peer_port = PeerPort::new(&config.peer, &metrics.peer, &tasks, &stop);
     peer_port.open(peer_server, peer_listener, tls_server, zero_copy);
-
-    scheduling.start(LinkParts {
+    let links = scheduling.start(LinkParts {
         network,
         tls,
         tasks,
@@ -164,6 +163,8 @@ pub async fn start(parts: NodeParts<'_>) -> Result<Node, StartError> {
     Ok(Node {
         pulls,
         scheduling,
+        links,
+        upload_rate,
         role,
         mirror_address,
         peer_address,
@@ -190,7 +191,8 @@ struct Metrics {
     origin: OriginMetrics,
 }
 
-fn register(registry: &mut Registry, role: NodeRole) -> (Metrics, CurrentRole) {
+fn register(registry: &mut Registry, role: NodeRole, store: &Arc<dyn PieceStore>) -> (Metrics, CurrentRole) {
+    registry.register_collector(Box::new(StoreCollector::new(Arc::clone(store))));
     let own = registry.sub_registry_with_prefix("darter_proxy");
     let metrics = Metrics {
         pull: Arc::new(PullMetrics::register(own)),
@@ -238,6 +240,7 @@ fn follow(
 }
 
 fn mirror_of(
+    registry: &mut Registry,
     config: &Config,
     pulls: &Pulls,
     origins: Origins,
@@ -248,7 +251,7 @@ fn mirror_of(
     let hash_key = keyed_hash(secret, b"callers");
     let access = Access::new(Arc::new(origins.clone()), config.access.clone(), hash_key);
     let contents = Arc::new(pulls.clone());
-    Mirror::new(
+    let mirror = Mirror::new(
         config.mirror.clone(),
         contents,
         access,
@@ -256,7 +259,9 @@ fn mirror_of(
         metrics,
         instance,
     )
-    .recording(pulls.journal().clone())
+    .recording(pulls.journal().clone());
+    registry.register_collector(Box::new(MemoryCollector::new(mirror.clone())));
+    mirror
 }
 
 /// The forward proxy, where one is wanted.

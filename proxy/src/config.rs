@@ -12,6 +12,7 @@ use std::time::Duration;
 use darter_origin::RegistriesConfig;
 use darter_proto::scheduler::Role;
 use darter_service::config::{ByteSize, Period};
+use darter_service::manager::ManagerConfig;
 use darter_service::net::Address;
 use darter_service::tls::TlsConfig;
 use darter_service::watchdog::WatchdogConfig;
@@ -110,6 +111,8 @@ pub struct Config {
     pub peer: PeerConfig,
     /// The schedulers of the cluster.
     pub scheduler: SchedulingConfig,
+    /// The manager, if there is one.
+    pub manager: ManagerConfig,
     /// Whether nodes and schedulers prove who they are. A node's certificate is for its name (`host`), a scheduler's for
     /// the host of its address.
     pub tls: TlsConfig,
@@ -141,6 +144,7 @@ impl Default for Config {
             pull: PullConfig::default(),
             peer: PeerConfig::default(),
             scheduler: SchedulingConfig::default(),
+            manager: ManagerConfig::default(),
             tls: TlsConfig::default(),
             store: StoreConfig::default(),
             admin: AdminConfig::default(),
@@ -149,6 +153,19 @@ impl Default for Config {
             log: darter_service::log::LogConfig::default(),
             traces: darter_service::traces::TracesConfig::default(),
         }
+    }
+}
+
+impl Config {
+    /// Schedulers and managers, to find the way to.
+    pub(crate) fn others(&self) -> Vec<String> {
+        let schedulers = self.scheduler.addresses.iter();
+        schedulers.chain(&self.manager.addresses).cloned().collect()
+    }
+
+    /// Whether there is nobody to exchange with: no scheduler, and no manager that knows any.
+    pub fn is_alone(&self) -> bool {
+        self.scheduler.addresses.is_empty() && self.manager.is_off()
     }
 }
 

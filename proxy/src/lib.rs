@@ -7,12 +7,12 @@
 //! puts them together. [`hosts`] tells containerd of it, [`journal`] remembers what happened.
 
 pub mod access;
-mod advertise;
 pub mod app;
 pub mod config;
 pub mod forward;
 pub mod hosts;
 pub mod journal;
+mod managed;
 pub mod metrics;
 pub mod mirror;
 pub mod peer;

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use darter_engine::Event;
 use darter_origin::Credentials;
+use darter_service::limit::Limiter;
 use darter_store::{ContentFacts, StoredTask};
 use darter_types::{ByteRange, ChainState, OriginLocator, PieceRun, PieceSet, TaskId};
 use tokio::sync::mpsc;
@@ -58,6 +59,11 @@ pub struct Pulls {
 }
 
 impl Pulls {
+    /// The rates of all downloads and of those that nobody waits for, which may be changed.
+    pub(crate) fn rates(&self) -> [Limiter; 2] {
+        self.env.rates()
+    }
+
     /// No pull yet. `stop` ends them all.
     pub fn new(env: Arc<Env>, stop: CancellationToken) -> Self {
         Self { env, stop }

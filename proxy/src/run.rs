@@ -13,7 +13,7 @@ use darter_service::admin::{Admin, AdminPort, AdminServer, Parts, Route};
 use darter_service::build_info;
 use darter_service::config::{ConfigError, to_yaml};
 use darter_service::log::LogHandle;
-use darter_service::net::{Network, OpenError as PortError};
+use darter_service::net::{Network, OpenError as PortError, advertised};
 use darter_service::notify::{Notifier, State};
 use darter_service::ready::Readiness;
 use darter_service::shutdown::Stop;
@@ -25,11 +25,11 @@ use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::advertise::advertised;
 use crate::app::{self, Node, NodeParts, StartError};
 use crate::config::{Config, StoreConfig};
 use crate::hosts::Hosts;
 use crate::journal;
+use crate::managed::Managed;
 use crate::role;
 use crate::sendfile::ZeroCopy;
 
@@ -137,15 +137,13 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
     let (tasks, serving) = (Tasks::new(), CancellationToken::new());
     let mut registry = metrics(&log);
 
-    if config.peer.advertise.is_none() {
-        // Without it: the host name, which not every cluster can resolve.
-        config.peer.advertise = advertised(&config.peer.listen.to_string(), &config.scheduler.addresses);
-    }
+    find_address(&mut config);
     let config_text = to_yaml(&config)?;
     let watchdog = config.watchdog.clone();
     warn_if_open(&config);
     let admin_port = AdminPort::bind(&*network, &config.admin.listen).await?;
     let store = open_store(&config.store, &tasks).await?;
+    let managed = Managed::new(&config, &host, &store, seed);
     let zero_copy = ZeroCopy::new(Some(store.mappings()));
     let node = app::start(NodeParts {
         host: host.clone(),
@@ -160,6 +158,7 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
         config,
     });
     let node = node.await?;
+    managed.start(&node);
     let ports = Ports {
         admin: admin_port.address(),
         mirror: node.mirror_address.clone(),
@@ -194,6 +193,14 @@ async fn serve(parts: RunParts, hosts: Option<Hosts>, ready: impl FnOnce(&Ports)
     admin.end().await;
     tracing::info!("proxy has stopped");
     failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// Where others reach this node, if its file does not say.
+fn find_address(config: &mut Config) {
+    if config.peer.advertise.is_none() {
+        // Without it: the host name, which not every cluster can resolve.
+        config.peer.advertise = advertised(&config.peer.listen.to_string(), &config.others());
+    }
 }
 
 impl From<Failure> for RunError {
@@ -247,7 +254,7 @@ fn announce(host: &HostId, ports: &Ports) {
 
 /// Alone, a node exchanges nothing.
 fn warn_if_open(config: &Config) {
-    if !config.tls.is_off() || config.scheduler.addresses.is_empty() {
+    if !config.tls.is_off() || config.is_alone() {
         return;
     }
     tracing::warn!(

@@ -60,6 +60,8 @@ pub struct Scheduling {
 struct Inner {
     config: SchedulingConfig,
     state: Mutex<State>,
+    /// Counts the changes of the ring: streams that stay up say anew what they have to say.
+    rings: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +72,8 @@ struct State {
     up: BTreeMap<String, mpsc::Sender<NodeMessage>>,
     /// Schedulers that somebody keeps a stream to.
     linked: BTreeMap<String, CancellationToken>,
+    /// Whether a manager says which schedulers there are: then they do not.
+    managed: bool,
 }
 
 /// What a link needs besides the handle.
@@ -111,6 +115,7 @@ impl Scheduling {
                     ring,
                     ..State::default()
                 }),
+                rings: watch::Sender::default(),
             }),
         }
     }
@@ -119,10 +124,11 @@ impl Scheduling {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a stream to every scheduler of the ring until `parts.stop`.
-    pub fn start(&self, parts: LinkParts) {
+    /// Keeps a stream to every scheduler of the ring until `parts.stop`; gives back what [`Self::set_ring`] takes.
+    pub fn start(&self, parts: LinkParts) -> LinkParts {
         let ring = self.state().ring.clone();
         self.link_all(&ring, &parts);
+        parts
     }
 
     /// The ring as a scheduler told it. It is believed if the scheduler itself is part of it.
@@ -130,8 +136,32 @@ impl Scheduling {
         if !ring.iter().any(|address| address == by) {
             return;
         }
-        self.state().ring = ring.to_vec();
+        {
+            let mut state = self.state();
+            if state.managed {
+                return;
+            }
+            state.ring = ring.to_vec();
+        }
         self.link_all(ring, parts);
+    }
+
+    /// The ring as a manager told it, from now on instead of what schedulers tell. Tasks that have another owner now are made known
+    /// to it.
+    pub fn set_ring(&self, ring: &[String], parts: &LinkParts) {
+        let mut ring = ring.to_vec();
+        ring.sort();
+        ring.dedup();
+        {
+            let mut state = self.state();
+            state.managed = true;
+            if state.ring == ring {
+                return;
+            }
+            state.ring.clone_from(&ring);
+        }
+        self.link_all(&ring, parts);
+        self.inner.rings.send_modify(|changes| *changes += 1);
     }
 
     fn link_all(&self, ring: &[String], parts: &LinkParts) {

@@ -8,7 +8,7 @@ use darter_service::net::{
     Address, AddressError, Limited, Listener, Network, OpenError, incoming, open, secure_incoming,
 };
 use darter_service::supervise::{Ended, Supervisor, Tasks};
-use darter_service::tls::{CertificateRole, Expected, NodeIdentity, Protocol, TlsError};
+use darter_service::tls::{CertificateRole, Expected, NodeIdentity, Protocol, TlsConnector, TlsError};
 use futures_util::stream::BoxStream;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -116,6 +116,13 @@ impl App {
     /// Where it listens.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What a manager changes in it, and with what it connects to one.
+    pub(crate) fn managed(&self) -> (Handle, Option<TlsConnector>) {
+        let identity = self.identity.as_ref();
+        let tls = identity.map(|identity| identity.connector(Protocol::Http2).to(CertificateRole::Manager));
+        (self.handle.clone(), tls)
     }
 
     /// Adds its components to a supervisor that stops with `stop`.

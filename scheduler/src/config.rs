@@ -3,6 +3,7 @@
 use darter_proto::limits::PARENTS_MAX;
 use darter_service::config::{Period, Problems, Validate};
 use darter_service::log::LogConfig;
+use darter_service::manager::ManagerConfig;
 use darter_service::tls::TlsConfig;
 use darter_service::traces::TracesConfig;
 use darter_service::watchdog::WatchdogConfig;
@@ -24,6 +25,8 @@ pub struct Config {
     /// All schedulers of the cluster, `host:port`, this one included, the same list on each. Tasks are spread
     /// over them by consistent hashing. Empty: this one alone.
     pub schedulers: Vec<String>,
+    /// The manager, if there is one.
+    pub manager: ManagerConfig,
     /// Whether nodes must prove who they are, and this scheduler proves it to them. Its certificate is for the host of
     /// the address under which nodes know it, and a node is believed to be what its own certificate is for.
     pub tls: TlsConfig,
@@ -107,6 +110,7 @@ impl Default for Config {
             listen: "0.0.0.0:8002".into(),
             advertise: String::new(),
             schedulers: Vec::new(),
+            manager: ManagerConfig::default(),
             tls: TlsConfig::default(),
             admin: Admin::default(),
             parents: ParentsConfig::default(),
@@ -268,6 +272,9 @@ impl Validate for Config {
         for problem in self.problems() {
             problems.add(problem.path, problem.what);
         }
+        problems.within("manager", |problems| {
+            self.manager.validate(!self.tls.is_off(), problems)
+        });
         problems.within("tls", |problems| self.tls.validate(problems));
         problems.within("watchdog", |problems| self.watchdog.validate(problems));
         problems.within("log", |problems| self.log.validate(problems));

@@ -79,7 +79,7 @@ pub fn edges_serve_a_want(_scheduler: &Scheduler, _key: TaskKey, task: &Task) ->
 pub fn degrees_are_capped(scheduler: &Scheduler, _key: TaskKey, task: &Task) -> bool {
     task.graph
         .members()
-        .all(|host| task.graph.degree(host) <= 2 * scheduler.settings.parents_max)
+        .all(|host| task.graph.degree(host) <= 2 * scheduler.parents_max_ever)
 }
 
 /// The coverage counts the holdings of live hosts and no others.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod evaluator;
 pub mod graph;
 pub mod invariant;
+mod managed;
 pub mod metrics;
 pub mod resource;
 pub mod run;

@@ -13,12 +13,14 @@ use darter_service::net::{Address, AddressError, Network, OpenError};
 use darter_service::notify::Notifier;
 use darter_service::role::Role;
 use darter_service::supervise::{Ended, Supervisor};
+use darter_types::HostId;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, AppError, STOP_GRACE};
 use crate::config::Config;
+use crate::managed::Managed;
 
 /// What a process gives to its scheduler.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct RunParts {
     pub incarnation: u64,
     /// Seed of all its randomness.
     pub seed: u64,
+    /// The machine's name.
+    pub host: HostId,
 }
 
 /// Where a scheduler that runs can be reached.
@@ -61,6 +65,11 @@ pub enum RunError {
     /// The system gives no thread.
     #[error("the watchdog cannot be started")]
     Watchdog(#[source] std::io::Error),
+    /// It is not known where nodes reach it.
+    #[error(
+        "the manager is to tell nodes where this scheduler is: set advertise to the host:port where they reach it"
+    )]
+    Unknown,
     /// The port cannot be opened, or a component failed.
     #[error(transparent)]
     App(#[from] AppError),
@@ -97,6 +106,14 @@ pub async fn run(parts: RunParts, ready: impl FnOnce(&Ports)) -> Result<(), RunE
     };
     let serving = CancellationToken::new();
     let mut supervisor = Supervisor::new(serving.clone());
+    let managed = Managed {
+        config: &config,
+        host: parts.host,
+        address: &ports.grpc,
+        network: parts.network,
+        seed: parts.seed,
+    };
+    managed.start(&app, &supervisor.tasks(), &serving)?;
     app.add_to(&mut supervisor, &serving);
     let role = Role {
         supervisor,

@@ -29,7 +29,7 @@ use darter_types::{HostId, Moment, TaskId};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
-pub use self::settings::{Settings, Tally};
+pub use self::settings::{Settings, Tally, Tuning};
 use self::timer::Timer;
 use crate::evaluator::history::Moving;
 use crate::graph::Changed;
@@ -75,14 +75,23 @@ pub struct Scheduler {
     turn: u64,
     epoch: u64,
     rng: SmallRng,
+    /// The most that `parents_max` ever was: neighbours beyond a smaller one stay until their pulls are over.
+    pub(crate) parents_max_ever: usize,
 }
 
 impl Scheduler {
+    /// Decides by these numbers from now on. Timers that run stay as they are.
+    pub fn tune(&mut self, tuning: Tuning) {
+        self.parents_max_ever = self.parents_max_ever.max(tuning.parents_max);
+        self.settings.tune(tuning);
+    }
+
     /// An empty scheduler that starts now.
     pub fn new(now: Moment, settings: Settings) -> Self {
         let rng = SmallRng::seed_from_u64(settings.seed);
         let grace_over = now + settings.lease_grace;
         Self {
+            parents_max_ever: settings.parents_max,
             settings,
             hosts: Hosts::default(),
             tasks: Tasks::default(),

@@ -32,7 +32,7 @@ use tracing::field::Empty;
 use crate::config::Limits;
 use crate::metrics::{Metrics, kind};
 use crate::resource::Connection;
-use crate::schedule::{Event, Outbox, Scheduler, Settings, Tally};
+use crate::schedule::{Event, Outbox, Scheduler, Settings, Tally, Tuning};
 
 /// How often time is told to the scheduler.
 const TICK: Duration = Duration::from_millis(100);
@@ -61,6 +61,7 @@ enum Command {
     Gone(Connection, HostId),
     ListTasks(Option<TaskId>, usize, oneshot::Sender<pb::ListTasksResponse>),
     GetTask(TaskId, oneshot::Sender<Option<pb::GetTaskResponse>>),
+    Tune(Tuning),
     ListHosts(Option<HostId>, usize, oneshot::Sender<pb::ListHostsResponse>),
 }
 
@@ -124,6 +125,11 @@ impl Handle {
 
     fn next_connection(&self) -> Connection {
         Connection(self.connections.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Decides by these numbers from now on; false when too much waits to be decided.
+    pub(crate) fn tune(&self, tuning: Tuning) -> bool {
+        self.inbox.try_send(Command::Tune(tuning)).is_ok()
     }
 
     async fn tell(&self, command: Command) -> Result<(), Status> {
@@ -208,6 +214,7 @@ impl Owner {
                 }
                 self.apply(Event::Disconnected(connection, host));
             }
+            Command::Tune(tuning) => self.scheduler.tune(tuning),
             // Whoever asked may be gone: then nobody misses the answer.
             Command::ListTasks(after, limit, answer) => {
                 let _ = answer.send(self.scheduler.list_tasks(after, limit));

@@ -9,6 +9,6 @@ mod problems;
 mod suggest;
 mod values;
 
-pub use load::{Sources, fuzz_config, load, to_yaml};
+pub use load::{Sources, from_value, fuzz_config, load, to_yaml};
 pub use problems::{ConfigError, Problem, Problems, Validate};
 pub use values::{ByteSize, Period, Secret, ValueError};

@@ -14,6 +14,7 @@ pub mod guardian;
 pub mod http_server;
 pub mod limit;
 pub mod log;
+pub mod manager;
 pub mod metrics;
 pub mod net;
 pub mod notify;

@@ -5,6 +5,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -25,7 +26,8 @@ pub struct Limiter {
 
 #[derive(Debug)]
 struct Bucket {
-    bytes_per_second: f64,
+    /// 0 lets everything pass.
+    bytes_per_second: AtomicU64,
     /// Held by who waits next. Tokio's mutex is fair.
     turn: tokio::sync::Mutex<()>,
     /// When everything that was let through so far has paid for itself.
@@ -59,15 +61,27 @@ impl Limiter {
         })
     }
 
+    /// As [`Self::of`], with a rate that [`Self::set`] changes, also to none and from none.
+    pub fn adjustable(rate: Option<ByteSize>, delayed_bytes: &Counter) -> Self {
+        let limiter = Self::counted(1, delayed_bytes.clone());
+        limiter.set(rate);
+        limiter
+    }
+
+    /// Lets `rate` bytes a second pass from now on, everything without one; what passed before is paid for by then. Nothing, if it
+    /// was not made to be changed.
+    pub fn set(&self, rate: Option<ByteSize>) {
+        if let Some(bucket) = &self.bucket {
+            let rate = rate.map_or(0, |rate| rate.as_u64().max(1));
+            bucket.bytes_per_second.store(rate, Ordering::Relaxed);
+            bucket.slower_than(Instant::now() + BURST);
+        }
+    }
+
     fn counted(rate: u64, delayed_bytes: Counter) -> Self {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a rate of more than 2^53 bytes a second is no limit"
-        )]
-        let bytes_per_second = rate.max(1) as f64;
         Self {
             bucket: Some(Arc::new(Bucket {
-                bytes_per_second,
+                bytes_per_second: AtomicU64::new(rate.max(1)),
                 turn: tokio::sync::Mutex::default(),
                 paid_until: Mutex::new(Instant::now()),
                 delayed_bytes,
@@ -77,7 +91,7 @@ impl Limiter {
 
     /// Whether everything passes at once.
     pub fn is_unlimited(&self) -> bool {
-        self.bucket.is_none()
+        self.bucket.as_ref().is_none_or(|bucket| bucket.rate() == 0)
     }
 
     /// Whether nobody else holds a clone.
@@ -113,6 +127,16 @@ impl Bucket {
         self.paid_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn rate(&self) -> u64 {
+        self.bytes_per_second.load(Ordering::Relaxed)
+    }
+
+    /// Debts of another rate do not hold back longer than `until`.
+    fn slower_than(&self, until: Instant) {
+        let mut paid_until = self.paid_until();
+        *paid_until = (*paid_until).min(until);
+    }
+
     /// When the next may pass, if not now.
     fn busy_until(&self) -> Option<Instant> {
         let paid_until = *self.paid_until();
@@ -120,11 +144,15 @@ impl Bucket {
     }
 
     fn charge(&self, bytes: u64) {
+        let rate = match self.rate() {
+            0 => return,
+            rate => rate,
+        };
         #[expect(
             clippy::cast_precision_loss,
-            reason = "one request has far fewer than 2^53 bytes"
+            reason = "one request has far fewer than 2^53 bytes, and a rate of more is no limit"
         )]
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let mut paid_until = self.paid_until();
         *paid_until = (*paid_until).max(Instant::now()) + cost;
     }
@@ -141,7 +169,8 @@ pub struct Pacer {
 impl Pacer {
     /// All of these limits count.
     pub fn new(limits: impl IntoIterator<Item = Limiter>) -> Self {
-        let limits = limits.into_iter().filter(|limit| !limit.is_unlimited());
+        // One that may be given a rate later counts from then on.
+        let limits = limits.into_iter().filter(|limit| limit.bucket.is_some());
         Self {
             limits: limits.collect(),
             paying: None,
@@ -200,6 +229,40 @@ mod tests {
         let started = Instant::now();
         Limiter::unlimited().take(u64::MAX).await;
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_changes_under_those_who_use_it() {
+        let limiter = Limiter::adjustable(None, &Counter::default());
+        let mut pacer = Pacer::new([limiter.clone()]);
+        let took = async |pacer: &mut Pacer| {
+            let started = Instant::now();
+            for _ in 0..100 {
+                pacer.came(1000);
+                pacer.ready().await;
+                limiter.take(1000).await;
+            }
+            started.elapsed()
+        };
+        assert!(limiter.is_unlimited());
+        assert_eq!(took(&mut pacer).await, Duration::ZERO);
+        limiter.set(Some(ByteSize::bytes(100_000)));
+        assert!(!limiter.is_unlimited());
+        let slow = took(&mut pacer).await;
+        assert!(
+            slow > Duration::from_millis(1_700) && slow < Duration::from_millis(2_100),
+            "{slow:?}"
+        );
+        // A debt of an hour at the rate that was.
+        limiter.take(360_000_000).await;
+        limiter.set(Some(ByteSize::bytes(200_000)));
+        let faster = took(&mut pacer).await;
+        assert!(
+            faster > Duration::from_millis(700) && faster < Duration::from_millis(1_100),
+            "{faster:?}"
+        );
+        limiter.set(None);
+        assert!(took(&mut pacer).await <= BURST);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 
 mod accept;
 mod address;
+mod advertise;
 mod grpc;
 mod limited;
 mod open;
@@ -23,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub use accept::Acceptor;
 pub use address::{Address, AddressError};
+pub use advertise::advertised;
 pub use grpc::{ConnectInfo, Connector, incoming, secure_incoming};
 pub use limited::Limited;
 pub use open::{OpenError, open};

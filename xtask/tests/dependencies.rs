@@ -16,7 +16,7 @@ use serde_json::Value;
 const MAY_USE: [(&str, &[&str]); 17] = [
     ("darter-types", &[]),
     ("darter-proto", &["darter-types"]),
-    ("darter-service", &["darter-types"]),
+    ("darter-service", &["darter-types", "darter-proto"]),
     ("darter-engine", &["darter-types"]),
     ("darter-store", &["darter-types"]),
     ("darter-origin", &["darter-types", "darter-service"]),
@@ -36,7 +36,10 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         "darter-scheduler",
         &["darter-types", "darter-proto", "darter-service"],
     ),
-    ("darter-manager", &["darter-service"]),
+    (
+        "darter-manager",
+        &["darter-types", "darter-proto", "darter-service"],
+    ),
     (
         "darter-nydus-bridge",
         &[

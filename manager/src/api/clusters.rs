@@ -160,6 +160,7 @@ pub(super) async fn create(
     };
     let entry = shared.entry(&who.name, "cluster.create", &cluster.name, detail(&cluster))?;
     shared.store.add_cluster(&cluster, entry).await?;
+    shared.changed.notify_one();
     Ok((StatusCode::CREATED, Json(cluster.into())))
 }
 
@@ -189,6 +190,7 @@ pub(super) async fn change(
     };
     let entry = shared.entry(&who.name, "cluster.change", &cluster.name, detail(&cluster))?;
     shared.store.change_cluster(&cluster, entry).await?;
+    shared.changed.notify_one();
     Ok(Json(cluster.into()))
 }
 
@@ -205,6 +207,7 @@ pub(super) async fn remove(
     let cluster = shared.store.cluster(&id).await?;
     let entry = shared.entry(&who.name, "cluster.remove", &cluster.name, String::new())?;
     shared.store.remove_cluster(&id, entry).await?;
+    shared.changed.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }
 

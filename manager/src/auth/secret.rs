@@ -11,6 +11,10 @@ use thiserror::Error;
 
 /// How tokens begin, so that scanners for leaked secrets know them.
 pub const TOKEN_PREFIX: &str = "darter_pat_";
+/// How join tokens begin.
+pub const JOIN_PREFIX: &str = "darter_join_";
+/// The purpose of the hash of a join token.
+pub const JOIN: &str = "join";
 /// Longest secret that is looked at, in bytes.
 const LENGTH_MAX: usize = 256;
 

@@ -123,6 +123,10 @@ impl Store {
             refuse_default(&mut change, id).await?;
             return Err(StoreError::Absent);
         }
+        sqlx::query("DELETE FROM join_tokens WHERE cluster_id = $1")
+            .bind(id)
+            .execute(&mut *change)
+            .await?;
         entry.write(&mut change).await?;
         Ok(change.commit().await?)
     }

@@ -33,6 +33,8 @@ impl Home {
 /// A manager that runs.
 pub(crate) struct Manager {
     address: String,
+    /// Where schedulers and nodes join.
+    pub(crate) roles: String,
     pub(crate) password: Option<String>,
     pub(crate) clock: Arc<AtomicI64>,
     stop: CancellationToken,
@@ -52,7 +54,7 @@ impl Manager {
             .await
             .unwrap();
         let (address, password) = (app.address().to_owned(), app.first_password.clone());
-        let store = app.store();
+        let (store, roles) = (app.store(), app.roles_address().to_owned());
         app.add_to(&mut supervisor, &stop);
         #[expect(clippy::disallowed_methods, reason = "the test is the supervisor's owner")]
         let ended = tokio::spawn(async move {
@@ -61,6 +63,7 @@ impl Manager {
         });
         Self {
             address,
+            roles,
             password: password.map(|password| password.expose().to_owned()),
             clock,
             stop,
@@ -77,6 +80,7 @@ impl Manager {
     ) -> Result<App, AppError> {
         let mut config = Config::default();
         config.web.listen = "127.0.0.1:0".parse().unwrap();
+        config.roles.listen = "127.0.0.1:0".parse().unwrap();
         match home {
             Home::Folder(dir) => config.database.file = dir.path().join("folder/manager.db"),
             Home::Postgres(url) => config.database.url = url.clone(),

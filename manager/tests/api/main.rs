@@ -6,10 +6,12 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+mod configuration;
 mod console;
 mod flows;
 mod home;
 mod postgres;
+mod roles;
 
 use home::Home;
 
@@ -100,4 +102,29 @@ async fn an_administrator_is_made_by_a_start_that_succeeds() {
     assert!(manager.password.is_some());
     manager.stop().await;
     taken.stop().await;
+}
+
+#[tokio::test]
+async fn every_version_is_kept_and_nobody_overwrites_another() {
+    configuration::every_version_is_kept_and_nobody_overwrites_another(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn join_tokens_are_shown_once_and_go_with_their_cluster() {
+    configuration::join_tokens_are_shown_once_and_go_with_their_cluster(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_node_finds_its_scheduler_and_outlives_the_manager() {
+    roles::a_node_finds_its_scheduler_and_outlives_the_manager(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_token_opens_its_own_cluster_for_as_long_as_it_is_there() {
+    roles::a_token_opens_its_own_cluster_for_as_long_as_it_is_there(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_silent_scheduler_is_not_handed_out_and_comes_back() {
+    roles::a_silent_scheduler_is_not_handed_out_and_comes_back(&Home::folder()).await;
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use darter_service::config::Secret;
 use tempfile::TempDir;
 
-use crate::flows;
 use crate::home::{Home, Manager};
+use crate::{configuration, flows, roles};
 
 /// Where Debian puts the programs of its package `postgresql`, one folder a version.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -141,6 +141,11 @@ async fn everything_holds_on_postgres() {
     flows::only_names_of_users_are_written_down(&server.home("flow_11")).await;
     flows::the_audit_is_filtered(&server.home("flow_12")).await;
     flows::what_is_wrong_is_said_of_its_field(&server.home("flow_13")).await;
+    configuration::every_version_is_kept_and_nobody_overwrites_another(&server.home("flow_14")).await;
+    configuration::join_tokens_are_shown_once_and_go_with_their_cluster(&server.home("flow_15")).await;
+    roles::a_node_finds_its_scheduler_and_outlives_the_manager(&server.home("flow_16")).await;
+    roles::a_token_opens_its_own_cluster_for_as_long_as_it_is_there(&server.home("flow_17")).await;
+    roles::a_silent_scheduler_is_not_handed_out_and_comes_back(&server.home("flow_18")).await;
 }
 
 #[tokio::test]
@@ -190,4 +195,11 @@ async fn managers_with_one_database_are_one() {
     }
     one.stop().await;
     other.stop().await;
+}
+
+/// A node at one manager hears of a scheduler at another, and of a change that was made at the other.
+#[tokio::test]
+async fn a_manager_tells_what_another_one_knows() {
+    let server = Server::start().await;
+    roles::a_manager_tells_what_another_one_knows(&server.home("roles")).await;
 }

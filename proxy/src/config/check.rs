@@ -40,6 +40,9 @@ impl Validate for Config {
         problems.within("scheduler", |problems| {
             check_scheduling(&self.scheduler, problems)
         });
+        problems.within("manager", |problems| {
+            self.manager.validate(!self.tls.is_off(), problems)
+        });
         problems.within("tls", |problems| self.tls.validate(problems));
         problems.within("store", |problems| {
             if !self.store.dir.is_absolute() {

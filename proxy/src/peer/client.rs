@@ -111,7 +111,7 @@ impl Peers {
     }
 
     /// The rate of all that the node receives.
-    pub(super) fn rate(&self) -> Limiter {
+    pub(crate) fn rate(&self) -> Limiter {
         self.inner.rate.clone()
     }
 

@@ -31,6 +31,11 @@ impl Rates {
         }
     }
 
+    /// That of all nodes together.
+    pub(super) fn all(&self) -> Limiter {
+        self.all.clone()
+    }
+
     /// What one answer to a node must pass, one after the other. A node is who has its address: a name could be anybody's.
     pub(super) fn of(&self, node: PeerAddr) -> [Limiter; 2] {
         [self.node(node), self.all.clone()]

@@ -88,7 +88,7 @@ impl Route {
 impl PeerServer {
     /// Serves what `pulls` fetches and has stored.
     pub fn new(config: &PeerConfig, pulls: Pulls, metrics: Arc<PeerMetrics>) -> Self {
-        let all = Limiter::of(config.upload_bytes_per_second_max, &metrics.delayed("all"));
+        let all = Limiter::adjustable(config.upload_bytes_per_second_max, &metrics.delayed("all"));
         let rates = Rates::new(
             all,
             config.upload_bytes_per_second_max_per_node,
@@ -106,6 +106,11 @@ impl PeerServer {
                 serving: Mutex::default(),
             }),
         }
+    }
+
+    /// The rate of all that is sent, which may be changed.
+    pub(crate) fn upload_rate(&self) -> Limiter {
+        self.inner.rates.all()
     }
 
     /// Answers one request of a node.

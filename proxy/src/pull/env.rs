@@ -180,6 +180,11 @@ pub struct EnvParts {
 }
 
 impl Env {
+    /// The rates of all downloads and of those that nobody waits for, which may be changed.
+    pub(crate) fn rates(&self) -> [Limiter; 2] {
+        [self.peers.rate(), self.background.clone()]
+    }
+
     /// Puts the parts together.
     pub fn new(parts: EnvParts) -> Self {
         let on_demand = parts.alone || parts.config.on_demand == OnDemand::Always;
@@ -194,7 +199,7 @@ impl Env {
         let background = parts.config.background_bytes_per_second_max;
         Self {
             quiet: Quiet::default(),
-            background: Limiter::of(background, &parts.metrics.delayed("background")),
+            background: Limiter::adjustable(background, &parts.metrics.delayed("background")),
             config: parts.config,
             on_demand,
             limits,

@@ -15,7 +15,7 @@ use http::Uri;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +39,8 @@ pub(super) struct Link {
     parts: LinkParts,
     rng: SmallRng,
     incarnation: Option<u64>,
+    /// Tells of changes of the ring.
+    rings: watch::Receiver<u64>,
 }
 
 #[derive(Debug, Error)]
@@ -79,6 +81,7 @@ impl Link {
             .bytes()
             .fold(parts.seed, |sum, byte| sum.rotate_left(5) ^ u64::from(byte));
         Self {
+            rings: scheduling.inner.rings.subscribe(),
             scheduling,
             address,
             parts,
@@ -193,6 +196,8 @@ impl Link {
         tracing::info!(scheduler = self.address, forgot, "stream to the scheduler is up");
         self.scheduling
             .ring_told(&self.address, &welcome.schedulers, &self.parts);
+        // A change from here on is heard of by `listen`.
+        self.rings.borrow_and_update();
         for batch in self.holdings() {
             // The stream is being read: this waits for room, not for ever.
             let _ = sender.send(NodeMessage::Announce(batch)).await;
@@ -259,11 +264,22 @@ impl Link {
                     let hello = self.hello();
                     let _ = sender.send(NodeMessage::Hello(hello)).await;
                 }
+                Ok(()) = self.rings.changed() => self.take_over(&sender).await,
                 _ = loads.tick() => {
                     let _ = sender.try_send(NodeMessage::Load(self.parts.load.load()));
                 }
             }
         }
+    }
+
+    /// The ring has changed: what this scheduler owns now it may never have heard of.
+    async fn take_over(&self, sender: &mpsc::Sender<NodeMessage>) {
+        for batch in self.holdings() {
+            let _ = sender.send(NodeMessage::Announce(batch)).await;
+        }
+        self.parts
+            .pulls
+            .broadcast(&Event::SchedulerUp, |task| self.owns(task));
     }
 
     fn dispatch(&mut self, message: SchedulerMessage) {

@@ -47,6 +47,32 @@ pub struct Settings {
     pub weights: Weights,
 }
 
+/// Those of them that change while the scheduler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is what it is in `Settings`")]
+pub struct Tuning {
+    pub parents_max: usize,
+    pub lease_first_byte: Duration,
+    pub lease_stall: Duration,
+    pub lease_pause: Duration,
+    pub chain_idle: Duration,
+    pub block: Duration,
+    pub trial_after: Duration,
+}
+
+impl Settings {
+    /// What is in force from now on.
+    pub(crate) fn tune(&mut self, tuning: Tuning) {
+        self.parents_max = tuning.parents_max;
+        self.lease_first_byte = tuning.lease_first_byte;
+        self.lease_stall = tuning.lease_stall;
+        self.lease_pause = tuning.lease_pause;
+        self.chain_idle = tuning.chain_idle;
+        self.block = tuning.block;
+        self.trial_after = tuning.trial_after;
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

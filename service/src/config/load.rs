@@ -45,6 +45,19 @@ where
     assembly.finish()
 }
 
+/// A configuration of one value over the defaults, as a program gives it.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn from_value<T>(value: Value) -> Result<T, ConfigError>
+where
+    T: Serialize + DeserializeOwned + Default + Validate,
+{
+    let mut assembly = Assembly::<T>::new()?;
+    assembly.give("", &[], value);
+    assembly.finish()
+}
+
 /// The configuration as YAML, complete and with secrets hidden: for `/config` and for reading.
 ///
 /// # Errors

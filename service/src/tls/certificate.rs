@@ -25,11 +25,13 @@ pub enum CertificateRole {
     Seed,
     /// Tells nodes who has what.
     Scheduler,
+    /// Tells schedulers and nodes where they belong and what to do.
+    Manager,
 }
 
 impl CertificateRole {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Peer, Self::Seed, Self::Scheduler];
+    pub const ALL: [Self; 4] = [Self::Peer, Self::Seed, Self::Scheduler, Self::Manager];
 
     /// As it is written on a command line.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl CertificateRole {
             Self::Peer => "peer",
             Self::Seed => "seed",
             Self::Scheduler => "scheduler",
+            Self::Manager => "manager",
         }
     }
 
@@ -46,6 +49,7 @@ impl CertificateRole {
             Self::Peer => "darter://role/peer",
             Self::Seed => "darter://role/seed",
             Self::Scheduler => "darter://role/scheduler",
+            Self::Manager => "darter://role/manager",
         }
     }
 }

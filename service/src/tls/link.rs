@@ -120,6 +120,11 @@ impl TlsConnector {
         }
     }
 
+    /// Whether this side's own certificate is for `role`.
+    pub fn may_act_as(&self, role: CertificateRole) -> bool {
+        self.identity.certificate().may_act_as(role)
+    }
+
     /// Shakes hands with the node that `name`, a DNS name or an IP address, stands for. The caller sets the time limit.
     /// Dropping the future closes the connection.
     ///

@@ -284,7 +284,14 @@ async fn no_method_answers_a_stranger() {
     ];
     let address = (running.address.parse().unwrap(), "127.0.0.1");
     let (mut served, mut refused) = (0, 0);
-    for method in darter_proto::METHODS.iter().copied().chain(HEALTH) {
+    let methods: Vec<&str> = darter_proto::METHODS
+        .iter()
+        .copied()
+        .filter(|method| method.starts_with("/darter.scheduler."))
+        .chain(HEALTH)
+        .collect();
+    assert!(methods.len() > HEALTH.len());
+    for &method in &methods {
         let call = http::Request::post(format!("https://{}{method}", running.address))
             .header("content-type", "application/grpc")
             .body(tonic::body::Body::empty())
@@ -309,7 +316,7 @@ async fn no_method_answers_a_stranger() {
             refused += 1;
         }
     }
-    assert_eq!(served, darter_proto::METHODS.len() + HEALTH.len());
+    assert_eq!(served, methods.len());
     assert_eq!(refused, served * strangers.len());
     running.stop().await;
 }

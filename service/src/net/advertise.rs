@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 /// An address of TEST-NET-3 (RFC 5737): stands for "anywhere else". Nothing is ever sent to it.
 const ELSEWHERE: &str = "203.0.113.1:9";
 
-/// The address of this machine that the routing table chooses towards the first scheduler that is another machine, or
+/// The address of this machine that the routing table chooses towards the first of `others` that is another machine, or
 /// towards anywhere else. `None` without a network.
 ///
 /// Connecting a datagram socket only asks the routing table: no packet leaves.
-pub(crate) fn own_address(schedulers: &[String]) -> Option<IpAddr> {
-    let towards = schedulers.iter().map(String::as_str).chain([ELSEWHERE]);
+fn own_address(others: &[String]) -> Option<IpAddr> {
+    let towards = others.iter().map(String::as_str).chain([ELSEWHERE]);
     towards
         .filter_map(route)
         .find(|address| !address.is_loopback() && !address.is_unspecified())
@@ -25,14 +25,14 @@ fn route(to: &str) -> Option<IpAddr> {
     socket.local_addr().ok().map(|local| local.ip())
 }
 
-/// `host:port` for other nodes, given where this one listens.
-pub(crate) fn advertised(listen: &str, schedulers: &[String]) -> Option<String> {
+/// `host:port` for others, given where this one listens; `others` are some of them.
+pub fn advertised(listen: &str, others: &[String]) -> Option<String> {
     let listen: SocketAddr = listen
         .parse()
         .ok()
         .filter(|listen: &SocketAddr| listen.port() > 0)?;
     let address = if listen.ip().is_unspecified() {
-        own_address(schedulers)?
+        own_address(others)?
     } else {
         listen.ip()
     };
