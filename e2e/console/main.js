@@ -10,6 +10,7 @@ import { end } from './browser.js';
 
 await import('./tests/sign-in.js');
 await import('./tests/clusters.js');
+await import('./tests/members.js');
 await import('./tests/tokens.js');
 await import('./tests/users.js');
 await import('./tests/audit.js');

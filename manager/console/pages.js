@@ -4,8 +4,11 @@ import { overview } from './pages/overview.js';
 import { clusters } from './pages/clusters.js';
 import { cluster } from './pages/cluster.js';
 import { clusterForm } from './pages/cluster-form.js';
+import { members } from './pages/members.js';
+import { configuration } from './pages/configuration.js';
 import { placement } from './pages/placement.js';
 import { tokens } from './pages/tokens.js';
+import { joinTokens } from './pages/join-tokens.js';
 import { users } from './pages/users.js';
 import { audit } from './pages/audit.js';
 import { account } from './pages/account.js';
@@ -19,8 +22,11 @@ const PAGES = [
   { pattern: 'clusters/new', under: '#/clusters', title: 'Add a cluster', role: 'operator', show: clusterForm },
   { pattern: 'clusters/:id', under: '#/clusters', title: 'Cluster', show: cluster },
   { pattern: 'clusters/:id/edit', under: '#/clusters', title: 'Change a cluster', role: 'operator', show: clusterForm },
+  { pattern: 'clusters/:id/members', under: '#/clusters', title: 'Members', show: members },
+  { pattern: 'clusters/:id/configuration', under: '#/clusters', title: 'Configuration', show: configuration },
   { pattern: 'placement', place: '#/placement', title: 'Placement', show: placement },
   { pattern: 'tokens', place: '#/tokens', title: 'Tokens', show: tokens },
+  { pattern: 'join-tokens', place: '#/join-tokens', title: 'Join tokens', role: 'operator', show: joinTokens },
   { pattern: 'users', place: '#/users', title: 'Users', role: 'admin', show: users },
   { pattern: 'audit', place: '#/audit', title: 'Audit', role: 'admin', show: audit },
   { pattern: 'account', place: '#/account', title: 'Account', show: account },

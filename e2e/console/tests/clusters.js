@@ -27,6 +27,7 @@ inBrowser('a cluster is added, changed and deleted, and what is wrong is said at
   await page.getByRole('link', { name: 'Change' }).click();
   await page.getByLabel('Locations').fill('europe|berlin');
   await page.getByRole('button', { name: 'Save' }).click();
+  await sees(page.locator('.notice'), 'The cluster berlin is changed.');
   await sees(page, 'europe|berlin');
   const [kept] = (await api('GET', '/clusters')).filter((cluster) => cluster.name === 'berlin');
   assert.deepEqual(kept.scope, { cidrs: ['10.8.0.0/16'], hostnames: ['gpu-.*'], idcs: [], locations: ['europe|berlin'] });

@@ -11,16 +11,20 @@ const SHOTS = process.env.DARTER_CONSOLE_SHOTS;
 const FIRST_PAGE_MAX = 300_000;
 
 /// Pages by what pictures of them are called, where they are, and what is done before they are looked at.
-function pages(id) {
+function pages(ids) {
   return [
     ['overview', '#/'],
     ['clusters', '#/clusters'],
-    ['cluster', `#/clusters/${id}`],
-    ['cluster-form', `#/clusters/${id}/edit`],
-    ['cluster-delete', `#/clusters/${id}`, (one) => one.getByRole('button', { name: 'Delete' }).click()],
+    ['cluster', `#/clusters/${ids.made}`],
+    ['cluster-form', `#/clusters/${ids.made}/edit`],
+    ['cluster-delete', `#/clusters/${ids.made}`, (one) => one.getByRole('button', { name: 'Delete' }).click()],
+    ['members', `#/clusters/${ids.home}/members`],
+    ['configuration', `#/clusters/${ids.home}/configuration`, differs],
+    ['configuration-edit', `#/clusters/${ids.home}/configuration`, (one) => one.getByRole('button', { name: 'Change', exact: true }).click()],
     ['placement', '#/placement', place],
     ['tokens', '#/tokens'],
     ['token-form', '#/tokens', (one) => one.getByRole('button', { name: 'Make a token' }).click()],
+    ['join-tokens', '#/join-tokens'],
     ['users', '#/users'],
     ['user-form', '#/users', refuse],
     ['audit', '#/audit'],
@@ -33,6 +37,11 @@ async function place(one) {
   await one.getByLabel('Address').fill('10.99.4.7');
   await one.getByRole('button', { name: 'Find its cluster' }).click();
   await one.getByRole('heading', { name: /It belongs to/ }).waitFor();
+}
+
+async function differs(one) {
+  await one.getByRole('button', { name: 'What changed: version 1' }).click();
+  await one.getByRole('heading', { name: 'What version 1 changed' }).waitFor();
 }
 
 async function refuse(one) {
@@ -48,15 +57,17 @@ async function content() {
   await api('POST', '/clusters', { name: 'x'.repeat(64) });
   for (const [name, role, lifetime] of [['ci', 'operator', '720h'], ['dashboards', 'viewer', '24h']]) await api('POST', '/tokens', { name, role, lifetime });
   await api('POST', '/users', { name: 'mona', role: 'operator', password: 'the password of mona' });
-  return id;
+  await api('POST', '/join-tokens', { name: 'frankfurt-nodes', cluster: id, lifetime: '720h' });
+  const home = (await api('GET', '/clusters')).find((cluster) => cluster.isDefault);
+  return { made: id, home: home.id };
 }
 
-const id = { made: undefined };
+let ids;
 
 for (const width of [375, 1440]) {
   for (const colorScheme of ['light', 'dark']) {
     test(`every page can be read, and has its labels, at ${width} px, ${colorScheme}`, async () => {
-      id.made ??= await content();
+      ids ??= await content();
       const opened = await page({ viewport: { width, height: width === 375 ? 812 : 900 }, colorScheme, reducedMotion: 'reduce' });
       await opened.addInitScript({ path: AXE });
       await opened.goto(URL_BASE);
@@ -64,7 +75,7 @@ for (const width of [375, 1440]) {
       await look(opened, `sign-in-${width}-${colorScheme}`);
       await opened.context().addCookies((await signedIn(ADMIN.name, ADMIN.password)).cookies);
       await opened.reload();
-      for (const [name, at, prepare] of pages(id.made)) {
+      for (const [name, at, prepare] of pages(ids)) {
         // Away and back, so that a page which is open already is opened anew.
         await opened.goto(`${URL_BASE}/#/away`);
         await opened.getByRole('heading', { name: 'There is no such page' }).waitFor();

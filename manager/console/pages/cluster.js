@@ -16,10 +16,12 @@ export async function cluster({ parameters, may, signal, show, go }) {
       link('Change', `#/clusters/${encodeURIComponent(found.id)}/edit`, 'button primary'),
       button('Delete', () => ask(found, place, go), { kind: 'danger-plain', key: 'delete' }),
     ];
+    const within = (page) => `#/clusters/${encodeURIComponent(found.id)}/${page}`;
     show(
       h('p', { class: 'crumbs' }, link('Clusters', '#/clusters')),
       heading(found.name, actions),
       found.description && h('p', { class: 'lead' }, found.description),
+      h('ul', { class: 'row tabs' }, h('li', {}, link('Members', within('members'), 'button plain')), h('li', {}, link('Configuration', within('configuration'), 'button plain'))),
       section('About', facts([
         ['Default', found.isDefault ? badge('default', 'good') : 'no'],
         ['Added', moment(found.created)],

@@ -5,9 +5,10 @@ import { get, path, post, remove } from '../api.js';
 import { ask, confirm } from '../dialog.js';
 import { field } from '../form.js';
 import { live } from '../live.js';
-import { announce, done } from '../notice.js';
+import { done } from '../notice.js';
 import { badge, button, empty, heading, table } from '../parts.js';
 import { roleChoices } from '../roles.js';
+import { reveal } from '../secret.js';
 import { date, relative } from '../time.js';
 
 export async function tokens({ me, signal, show }) {
@@ -58,28 +59,7 @@ function make(me, host, again) {
     run: async ({ name, role, lifetime }) => {
       const made = await post('/tokens', { name, role, lifetime: `${Number(lifetime) * 24}h` });
       again.now();
-      return reveal(host, made);
+      return reveal(host, `The token ${made.name}`, made.secret);
     },
   });
-}
-
-/// Shows the secret: this once, and nowhere but on this page. Gives where it stands.
-function reveal(host, made) {
-  const secret = h('input', { class: 'secret', readonly: true, value: made.secret, 'aria-label': `The token ${made.name}`, on: { focus: () => secret.select() } });
-  const copy = button('Copy', async () => {
-    secret.select();
-    try {
-      await navigator.clipboard.writeText(made.secret);
-      done('The token is copied.');
-    } catch {
-      announce('The token is selected: copy it.');
-    }
-  });
-  const hide = button('I have it: hide it', () => {
-    replace(host);
-    document.querySelector('h1').focus();
-  });
-  replace(host, h('div', { class: 'result good', role: 'group', 'aria-label': 'The new token' }, h('h2', {}, `The token ${made.name} is made`), h('p', {}, 'Copy it now: it is shown this once, and the manager does not keep it.'), secret, h('div', { class: 'actions' }, copy, hide)));
-  announce(`The token ${made.name} is made. Copy it now: it is shown this once.`);
-  return secret;
 }

@@ -9,6 +9,7 @@ use darter_service::net::Address;
 use tokio::process::Command;
 
 use crate::home::{Home, Manager};
+use crate::roles;
 
 const NOT_THERE: &str = "install it with `apt-get install chromium nodejs npm`";
 
@@ -44,6 +45,7 @@ async fn the_console_works_in_a_browser() {
     let home = Home::folder();
     let manager = Manager::start(&home).await;
     manager.clock.store(now(), Ordering::Relaxed);
+    let members = roles::two_that_join(&manager).await;
     let Address::Tcp(address) = manager.address() else {
         panic!("it listens on TCP");
     };
@@ -62,5 +64,8 @@ async fn the_console_works_in_a_browser() {
         "{said}{}",
         String::from_utf8_lossy(&done.stderr)
     );
+    for member in members.running {
+        member.end().await;
+    }
     manager.stop().await;
 }

@@ -42,7 +42,7 @@ impl Member for Heard {
 }
 
 /// A role that runs.
-struct Role {
+pub(crate) struct Role {
     heard: Arc<Heard>,
     tasks: Tasks,
     stop: CancellationToken,
@@ -96,7 +96,7 @@ impl Role {
         *self.heard.count_max.lock().unwrap()
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.cancel();
         self.tasks.shut_down(Duration::from_secs(5)).await;
     }
@@ -121,6 +121,29 @@ async fn token(caller: &Caller<'_>, name: &str, cluster: Value) -> TempDir {
     std::fs::write(&file, made["secret"].as_str().unwrap()).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     dir
+}
+
+/// Roles that run, and what their token and what they saved lie in.
+pub(crate) struct Members {
+    pub(crate) running: [Role; 2],
+    _dir: TempDir,
+}
+
+/// A peer `node1` and a scheduler `scheduler1` in the default cluster, once both are there.
+pub(crate) async fn two_that_join(manager: &Manager) -> Members {
+    let admin = manager.admin().await;
+    let cluster = default_cluster(&admin).await;
+    let dir = token(&admin, "nodes", Value::Null).await;
+    let addresses = [manager.roles.as_str()];
+    let running = [
+        Role::start(&addresses, &dir, MemberRole::Peer, "node1:4001"),
+        Role::start(&addresses, &dir, MemberRole::Scheduler, "scheduler1:8002"),
+    ];
+    until("both are members", async || {
+        members(&admin, &cluster).await.len() == running.len()
+    })
+    .await;
+    Members { running, _dir: dir }
 }
 
 async fn members(caller: &Caller<'_>, cluster: &str) -> Vec<Value> {
