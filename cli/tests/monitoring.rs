@@ -260,7 +260,8 @@ impl Cluster {
             "database.file={}",
             dir.path().join("manager/manager.db").display()
         );
-        let (running, manager) = role("manager", &["web.listen=127.0.0.1:0".to_owned(), database]);
+        let listen = ["web", "roles"].map(|port| format!("{port}.listen=127.0.0.1:0"));
+        let (running, manager) = role("manager", &[&listen[..], &[database]].concat());
         roles.push(running);
         scraped.push(("darter-manager", address(&manager, "admin")));
         for host in ["seed", "a", "b"] {

@@ -8,5 +8,6 @@
 mod clock;
 mod flood;
 mod hosts;
+mod managed;
 mod role;
 mod watchdog;
