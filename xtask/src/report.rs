@@ -1,7 +1,8 @@
 //! Runs the steps of a task one after the other, times them, and adds up what the tests say.
 //!
-//! A step that fails does not stop the ones behind it: one run shows everything that is wrong. The last line
-//! is always `N passed, N failed`, where a failed step without tests of its own counts as one failure.
+//! A step that fails does not stop the ones behind it: one run shows everything that is wrong. What failed is
+//! named once more at the end, for whoever has only the end of the output. The last line is always `N passed, N failed`,
+//! where a failed step without tests of its own counts as one failure.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -16,6 +17,8 @@ use crate::suites::{self, Suite};
 pub(crate) struct Report {
     passed: u64,
     failed: u64,
+    /// Names of failed tests, or of what failed without saying a test's name.
+    failures: Vec<String>,
     steps: Vec<Step>,
 }
 
@@ -31,6 +34,10 @@ struct Step {
 struct Tally {
     passed: u64,
     failed: u64,
+    /// Names of the failed tests.
+    names: Vec<String>,
+    /// What stands below the last `failures:`. There are two: output of the failed tests, then their names.
+    listed: Option<Vec<String>>,
 }
 
 impl Report {
@@ -49,7 +56,7 @@ impl Report {
         let start = now();
         let built = suites::build(cargo_test);
         let good = built.is_ok();
-        self.failed += u64::from(!good);
+        self.judge(name, good);
         if let Err(error) = &built {
             println!("{error:#}");
         }
@@ -82,9 +89,9 @@ impl Report {
         let (tally, good) = stream(command).with_context(|| format!("'{name}' could not run"))?;
         self.passed += tally.passed;
         self.failed += tally.failed;
-        if !good && tally.failed == 0 {
-            self.failed += 1;
-        }
+        self.failures
+            .extend(tally.names.iter().map(|test| format!("{name}: {test}")));
+        self.judge(name, good || tally.failed > 0);
         Ok(good)
     }
 
@@ -97,22 +104,34 @@ impl Report {
             println!("{problem}");
         }
         let good = problems.is_empty();
-        self.failed += u64::from(!good);
+        self.judge(name, good);
         self.end(name, start, good);
         Ok(good)
+    }
+
+    /// Counts what failed without saying how many tests did.
+    fn judge(&mut self, name: &str, good: bool) {
+        if !good {
+            self.failed += 1;
+            self.failures.push(name.to_owned());
+        }
     }
 
     /// A filter that matches no test is a mistake, not a success.
     pub(crate) fn require_tests(&mut self) {
         if self.passed + self.failed == 0 {
-            println!("\nno test has that in its name");
-            self.failed = 1;
+            self.judge("no test has that in its name", false);
         }
     }
 
     fn end(&mut self, name: &str, start: Instant, good: bool) {
         let took = start.elapsed();
-        println!("=== {name}: {} in {:.1} s", verdict(good), took.as_secs_f64());
+        let room = free_disk().map_or_else(String::new, |free| format!(", {free} of disk free"));
+        println!(
+            "=== {name}: {} in {:.1} s{room}",
+            verdict(good),
+            took.as_secs_f64()
+        );
         self.steps.push(Step {
             name: name.to_owned(),
             took,
@@ -132,9 +151,22 @@ impl Report {
                 step.name
             );
         }
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
         println!("{} passed, {} failed", self.passed, self.failed);
         self.failed == 0
     }
+}
+
+/// What `df` says is free here: too little of it makes tests fail in ways that do not tell.
+fn free_disk() -> Option<String> {
+    let printed = Command::new("df")
+        .args(["--block-size=G", "--output=avail", "."])
+        .output()
+        .ok()?;
+    let printed = String::from_utf8(printed.stdout).ok()?;
+    Some(printed.lines().nth(1)?.trim().to_owned())
 }
 
 fn verdict(good: bool) -> &'static str {
@@ -191,11 +223,18 @@ fn stream(command: &mut Command) -> Result<(Tally, bool)> {
 }
 
 impl Tally {
-    /// Reads `test result: ok. 3 passed; 0 failed; …`; other lines change nothing.
+    /// Reads `test result: ok. 3 passed; 0 failed; …` and the names below the last `failures:` before it; other
+    /// lines change nothing.
     fn add(&mut self, line: &str) {
         let Some(rest) = line.trim_start().strip_prefix("test result: ") else {
+            if line == "failures:" {
+                self.listed = Some(Vec::new());
+            } else if let (Some(listed), Some(name)) = (&mut self.listed, line.strip_prefix("    ")) {
+                listed.push(name.to_owned());
+            }
             return;
         };
+        self.names.extend(self.listed.take().into_iter().flatten());
         let Some((_, counts)) = rest.split_once(". ") else {
             return;
         };
@@ -231,7 +270,22 @@ mod tests {
         tally.add(
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 5 filtered out; finished in 1s",
         );
-        assert_eq!(tally, Tally { passed: 4, failed: 2 });
+        assert_eq!((tally.passed, tally.failed), (4, 2));
+        assert!(tally.names.is_empty());
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let script =
+            "printf 'failures:\n\n---- one stdout ----\n    indented\n\n\nfailures:\n    one\n    a::two\n\n'
+            echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101";
+        let mut report = Report::default();
+        report
+            .command("tests", Command::new("sh").args(["-c", script]))
+            .unwrap();
+        report.command("false", &mut Command::new("false")).unwrap();
+        assert_eq!(report.failures, ["tests: one", "tests: a::two", "false"]);
+        assert_eq!(report.failed, 3);
     }
 
     #[test]
