@@ -15,10 +15,20 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// The value sets, each with a golden file.
-const SETS: [&str; 4] = ["default", "mtls", "manager-postgres", "snapshotter"];
-/// The oldest release that the chart says it is for, of those whose schemas there are, and the newest.
-const KUBERNETES: [&str; 2] = ["1.25", "1.34"];
+/// The value sets, each with a golden file. Together they change every value.
+const SETS: [&str; 7] = [
+    "default",
+    "mtls",
+    "manager-postgres",
+    "snapshotter",
+    "named",
+    "elsewhere",
+    "alone",
+];
+/// The oldest release that the chart says it is for, and the newest whose schemas there are.
+const KUBERNETES: [&str; 2] = ["1.25", "1.37"];
+/// Values whose content is the operator's: they are given on as they are.
+const OPAQUE: [&str; 4] = ["resources", "nodeSelector", "updateStrategy", "proxyVolume"];
 /// What a pod is told of itself, as Kubernetes would.
 const FIELDS: [(&str, &str); 2] = [("spec.nodeName", "node-1"), ("status.podIP", "10.0.0.7")];
 
@@ -51,6 +61,7 @@ fn text(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
+/// The file of a set.
 fn values(set: &str) -> String {
     chart()
         .join(format!("tests/values/{set}.yaml"))
@@ -159,6 +170,146 @@ fn kubernetes_schemas_are_met() {
     }
 }
 
+/// Nobody is promised a release whose schemas the objects were never held against.
+#[test]
+fn older_kubernetes_is_refused() {
+    let [oldest, _] = KUBERNETES;
+    assert_eq!(read("Chart.yaml")["kubeVersion"], format!(">={oldest}.0-0"));
+    assert!(template("default", &["--kube-version", oldest]).status.success());
+    let output = template("default", &["--kube-version", "1.24.17"]);
+    let (_, error) = text(&output);
+    assert!(error.contains("kubeVersion"), "{error}");
+}
+
+/// Paths of all values, as JSON pointers.
+fn leaves(value: &Value, path: &str, all: &mut Vec<String>) {
+    let opaque = OPAQUE.iter().any(|key| path.ends_with(&format!("/{key}")));
+    match value.as_object().filter(|object| !object.is_empty() && !opaque) {
+        Some(object) => {
+            for (key, inner) in object {
+                leaves(inner, &format!("{path}/{key}"), all);
+            }
+        }
+        None => all.push(path.to_owned()),
+    }
+}
+
+/// A value that no template reads would be silence, and one that no set changes is in no golden file.
+#[test]
+fn every_value_changes_what_is_rendered() {
+    let mut all = Vec::new();
+    leaves(&read("values.yaml"), "", &mut all);
+    assert!(all.len() > 100, "{all:?}");
+    let sets = SETS.map(|set| (set, read(&format!("tests/values/{set}.yaml")), rendered(set)));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("values.yaml");
+    let chart = chart().display().to_string();
+    for leaf in all {
+        let counts = sets.iter().any(|(_, set, with)| {
+            let mut set = set.clone();
+            let (above, key) = leaf.rsplit_once('/').unwrap();
+            let section = set.pointer_mut(above).and_then(Value::as_object_mut);
+            if section.and_then(|section| section.remove(key)).is_none() {
+                return false;
+            }
+            std::fs::write(&file, set.to_string()).unwrap();
+            let values = file.display().to_string();
+            let without = helm(&[
+                "template",
+                "darter",
+                &chart,
+                "--namespace=images",
+                "--values",
+                &values,
+            ]);
+            // What is refused without it is read as well.
+            text(&without).0 != *with
+        });
+        assert!(counts, "no set has {leaf}, or it changes nothing");
+    }
+}
+
+/// A file of the chart.
+fn read(file: &str) -> Value {
+    serde_saphyr::from_str(&std::fs::read_to_string(chart().join(file)).unwrap()).unwrap()
+}
+
+/// The object of a kind and a name.
+fn object<'a>(objects: &'a [Value], of: &str, name: &str) -> &'a Value {
+    let mut found = objects
+        .iter()
+        .filter(|object| kind(object) == of && object["metadata"]["name"] == name);
+    found.next().unwrap_or_else(|| panic!("no {of} {name}"))
+}
+
+/// The configuration in the ConfigMap of a role.
+fn configuration(objects: &[Value], map: &str) -> Value {
+    let data = object(objects, "ConfigMap", map)["data"].as_object().unwrap();
+    let text = data.values().next().unwrap().as_str().unwrap();
+    serde_saphyr::from_str(text).unwrap()
+}
+
+/// All join the manager of the chart where it really is, with what it wants to see, as soon as there is such a thing.
+#[test]
+fn roles_join_the_manager() {
+    for (set, joins) in [("mtls", true), ("snapshotter", true), ("manager-postgres", false)] {
+        let objects = objects(set);
+        let (host, port) = ("darter-manager.images.svc.cluster.local", 65003);
+        let service = object(&objects, "Service", "darter-manager");
+        let ports = service.pointer("/spec/ports").unwrap().as_array().unwrap();
+        assert!(ports.iter().any(|one| one["port"] == port), "{set}: {ports:?}");
+        let policy = object(&objects, "NetworkPolicy", "darter-manager");
+        let rules = policy.pointer("/spec/ingress").unwrap().as_array().unwrap();
+        assert!(rules.iter().any(|rule| rule["ports"][0]["port"] == port), "{set}");
+        let manager = configuration(&objects, "darter-manager");
+        assert_eq!(manager["roles"]["listen"], format!("0.0.0.0:{port}"), "{set}");
+        for (role, of) in [
+            ("proxy", "DaemonSet"),
+            ("seed", "StatefulSet"),
+            ("scheduler", "StatefulSet"),
+        ] {
+            let told = configuration(&objects, &format!("darter-{role}"));
+            if !joins {
+                assert!(told.get("manager").is_none(), "{set} {role}");
+                continue;
+            }
+            assert_eq!(
+                told["manager"]["addresses"],
+                serde_json::json!([format!("{host}:{port}")])
+            );
+            let pod = pod(object(&objects, of, &format!("darter-{role}"))).unwrap();
+            let mounts = pod["containers"][0]["volumeMounts"].to_string();
+            let kept = told["manager"]["dir"].as_str().unwrap();
+            assert!(mounts.contains(&format!("\"mountPath\":\"{kept}\"")), "{mounts}");
+            if set == "mtls" {
+                assert!(manager["roles"]["tls"]["certFile"].is_string());
+                let certificate = object(&objects, "Certificate", "darter-manager");
+                let names = certificate["spec"]["dnsNames"].to_string();
+                assert!(names.contains(&format!("\"{host}\"")), "{names}");
+                continue;
+            }
+            assert_eq!(told["manager"]["joinTokenFile"], "/etc/darter/join/token");
+            assert!(mounts.contains("\"mountPath\":\"/etc/darter/join\""), "{mounts}");
+            assert!(
+                pod["volumes"]
+                    .to_string()
+                    .contains("\"secretName\":\"darter-join\"")
+            );
+        }
+    }
+}
+
+/// Who is elsewhere gets no certificate and is not scraped here.
+#[test]
+fn nothing_is_made_for_schedulers_elsewhere() {
+    let elsewhere = "--set=scheduler.addresses={scheduler.example:8002}";
+    let output = template("mtls", &[elsewhere]);
+    let (out, error) = text(&output);
+    assert!(output.status.success(), "{error}");
+    assert!(!out.contains("name: darter-scheduler"), "{out}");
+    assert!(rendered("mtls").contains("name: darter-scheduler"));
+}
+
 /// What is wrong is refused before anything is installed, with the place.
 #[test]
 fn wrong_values_are_refused() {
@@ -180,6 +331,15 @@ fn wrong_values_are_refused() {
         (
             "manager.enabled=true,manager.config.database.url=postgres://a:b@c/d",
             "existingSecret",
+        ),
+        ("manager.addresses={m:65003}", "manager.join.existingSecret"),
+        (
+            "manager.enabled=true,manager.join.existingSecret=join",
+            "manager.join.plain",
+        ),
+        (
+            "tls.enabled=true,tls.schedulerSecret=a,tls.seedSecret=b,manager.enabled=true",
+            "tls.managerSecret",
         ),
     ];
     for (set, place) in cases {
@@ -270,7 +430,7 @@ fn the_roles_accept_their_configurations() {
             }
         }
     }
-    let expected = [("manager", 2), ("proxy", 4), ("scheduler", 4), ("seed", 4)];
+    let expected = [("manager", 4), ("proxy", 6), ("scheduler", 5), ("seed", 6)];
     assert!(
         checked
             .iter()
@@ -345,7 +505,7 @@ fn pods_have_no_more_than_they_need() {
                 assert_eq!(security["readOnlyRootFilesystem"], true, "{place}");
                 assert!(container.pointer("/resources/limits/memory").is_some(), "{place}");
                 let privileged = security["privileged"] == true;
-                assert_eq!(privileged, name == "darter-snapshotter", "{place}");
+                assert_eq!(privileged, name.ends_with("-snapshotter"), "{place}");
                 if privileged {
                     continue;
                 }
@@ -357,7 +517,7 @@ fn pods_have_no_more_than_they_need() {
                 );
                 let root = pod.pointer("/securityContext/runAsUser").unwrap() == 0;
                 // Files of containerd and folders of the node are root's.
-                assert_eq!(root, name == "darter-proxy", "{place}");
+                assert_eq!(root, name.ends_with("-proxy"), "{place}");
                 if container["name"] != "setup" {
                     for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
                         assert!(container.get(probe).is_some(), "{place} has no {probe}");
@@ -371,8 +531,7 @@ fn pods_have_no_more_than_they_need() {
 /// A release of the program is a release of the chart.
 #[test]
 fn the_chart_has_the_version_of_the_program() {
-    let file = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();
-    let chart: Value = serde_saphyr::from_str(&file).unwrap();
+    let chart = read("Chart.yaml");
     assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }

@@ -24,9 +24,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{/* name, namespace and labels of a role's object; `suffix` goes behind the name */}}
+{{/* name, namespace and labels of a role's object */}}
 {{- define "darter.metadata" -}}
-name: {{ include "darter.fullname" .root }}-{{ .role }}{{ .suffix | default "" }}
+name: {{ include "darter.fullname" .root }}-{{ .role }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "darter.labels" . | nindent 2 }}
@@ -57,6 +57,64 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{/* Whether the chart brings a `role`; empty if it does not */}}
+{{- define "darter.brings" -}}
+{{- $values := index .root.Values .role -}}
+{{- if and $values.enabled (not (and (eq .role "scheduler") $values.addresses)) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* host:port of every manager that roles join, as a YAML list */}}
+{{- define "darter.managers" -}}
+{{- $manager := .Values.manager -}}
+{{- if $manager.addresses -}}
+{{ toYaml $manager.addresses }}
+{{- else if and $manager.enabled (or .Values.tls.enabled $manager.join.existingSecret) -}}
+- {{ printf "%s-manager.%s.svc.%s:%d" (include "darter.fullname" .) .Release.Namespace .Values.clusterDomain (int $manager.ports.roles) }}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}
+
+{{/* The section manager of those that join one; nothing if there is none to join */}}
+{{- define "darter.joinConfig" -}}
+{{- $join := .Values.manager.join -}}
+{{- with include "darter.managers" . | fromYamlArray }}
+{{- if not (or $.Values.tls.enabled $join.existingSecret) }}
+{{- fail "manager.join.existingSecret: without tls.enabled name the Secret with the join token" }}
+{{- end }}
+{{- if not (or $.Values.tls.enabled $join.plain) }}
+{{- fail "manager.join.plain: without tls.enabled the join token would be sent in the clear; allow that, or set tls.enabled" }}
+{{- end }}
+manager:
+  addresses: {{- toYaml . | nindent 4 }}
+  {{- if $join.existingSecret }}
+  joinTokenFile: /etc/darter/join/token
+  {{- end }}
+  plain: {{ $join.plain }}
+  dir: /var/lib/darter
+{{- end }}
+{{- end -}}
+
+{{/* Whether those that join show a token; empty if they do not */}}
+{{- define "darter.joinsByToken" -}}
+{{- if and .Values.manager.join.existingSecret (include "darter.managers" . | fromYamlArray) -}}yes{{- end -}}
+{{- end -}}
+
+{{- define "darter.joinMount" -}}
+{{- if include "darter.joinsByToken" . -}}
+- { name: join, mountPath: /etc/darter/join, readOnly: true }
+{{- end -}}
+{{- end -}}
+
+{{/* `mode`: the group reads it where fsGroup is set */}}
+{{- define "darter.joinVolume" -}}
+{{- if include "darter.joinsByToken" .root -}}
+{{- $join := .root.Values.manager.join -}}
+- name: join
+  secret: { secretName: {{ $join.existingSecret }}, defaultMode: {{ .mode }}, items: [{ key: {{ $join.secretKey }}, path: token }] }
+{{- end -}}
+{{- end -}}
+
 {{/* What every configuration has */}}
 {{- define "darter.commonConfig" -}}
 log:
@@ -67,6 +125,15 @@ log:
 traces:
   otlpEndpoint: {{ . | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* The Secret with the certificate of a `role` */}}
+{{- define "darter.tlsSecret" -}}
+{{- if .root.Values.tls.certManager.enabled -}}
+{{ include "darter.fullname" .root }}-{{ .role }}-tls
+{{- else -}}
+{{ required (printf "tls.%sSecret: name the Secret with the certificate of the role %s, or let tls.certManager make it" .role .role) (index .root.Values.tls (printf "%sSecret" .role)) }}
+{{- end -}}
 {{- end -}}
 
 {{/* The section tls: files below /etc/darter/tls */}}
@@ -191,7 +258,7 @@ metadata:
 {{- define "darter.disruption" -}}
 {{- if and .root.Values.podDisruptionBudget.enabled (gt (int .values.replicas) 1) }}
 ---
-apiVersion: {{ ternary "policy/v1" "policy/v1beta1" (semverCompare ">=1.21-0" .root.Capabilities.KubeVersion.Version) }}
+apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
   {{- include "darter.metadata" . | nindent 2 }}
@@ -203,7 +270,7 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* A NetworkPolicy: `port` from `from` (everybody if empty), the admin port from who scrapes */}}
+{{/* A NetworkPolicy: each of `rules` has a `port` and `from` (everybody if empty); the admin port from who scrapes */}}
 {{- define "darter.network" -}}
 {{- if .root.Values.networkPolicy.enabled }}
 ---
@@ -217,11 +284,13 @@ spec:
       {{- include "darter.selector" . | nindent 6 }}
   policyTypes: [Ingress]
   ingress:
+    {{- range .rules }}
     - ports: [{ port: {{ .port }}, protocol: TCP }]
       {{- with .from }}
       from:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+    {{- end }}
     - ports: [{ port: {{ .values.ports.admin }}, protocol: TCP }]
       from:
         {{- with .root.Values.networkPolicy.metricsFrom }}
