@@ -165,6 +165,10 @@ fn kubernetes_schemas_are_met() {
                 .output();
             let output = output.expect("python3: `cargo xtask test` installs what is needed");
             let (out, error) = text(&output);
+            assert!(
+                !error.contains("No module named"),
+                "kubernetes_validate: `cargo xtask test` installs it: {error}"
+            );
             assert!(output.status.success(), "{set} at {version}: {out}{error}");
         }
     }

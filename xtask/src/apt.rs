@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 /// Where Debian puts the versions of Postgres.
 const POSTGRES: &str = "/usr/lib/postgresql";
@@ -14,14 +15,21 @@ const CONSOLE: [(&str, &str); 3] = [("chromium", "chromium"), ("node", "nodejs")
 
 /// Installs packages, as root; whether that went well.
 pub(crate) fn install(packages: &[&str]) -> bool {
-    let apt_get = |arguments: &[&str]| {
-        let mut apt_get = Command::new("apt-get");
-        apt_get.args(arguments).stdin(Stdio::null());
-        apt_get.env("DEBIAN_FRONTEND", "noninteractive");
-        apt_get.status().is_ok_and(|status| status.success())
-    };
     let install = [&["install", "-y", "-q", "--no-install-recommends"][..], packages].concat();
-    is_root() && apt_get(&["update", "-q"]) && apt_get(&install)
+    update() && apt_get(&install)
+}
+
+/// Has apt know which packages there are, as root and once for all that ask; whether that went well.
+pub(crate) fn update() -> bool {
+    static WENT_WELL: OnceLock<bool> = OnceLock::new();
+    *WENT_WELL.get_or_init(|| is_root() && apt_get(&["update", "-q"]))
+}
+
+fn apt_get(arguments: &[&str]) -> bool {
+    let mut apt_get = Command::new("apt-get");
+    apt_get.args(arguments).stdin(Stdio::null());
+    apt_get.env("DEBIAN_FRONTEND", "noninteractive");
+    apt_get.status().is_ok_and(|status| status.success())
 }
 
 /// Installs Postgres for the manager's tests, which start one of their own; no server of the system's is made or started.
@@ -53,7 +61,7 @@ pub(crate) fn install_browser() {
 }
 
 /// Whether a program is where Debian or an administrator puts it.
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     ["/usr/bin", "/usr/local/bin"]
         .iter()
         .any(|folder| Path::new(folder).join(program).exists())

