@@ -8,21 +8,26 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+#[expect(dead_code, reason = "the tests of processes need more of it")]
+#[path = "process/role.rs"]
+mod role;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use darter_service::metrics::reference;
 use darter_testkit::client::get;
 use darter_testkit::content::Content;
 use darter_testkit::origin::Origin;
 use serde_json::Value;
 
-/// Longer than it takes on a busy machine; only a failure waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use role::{LONG, Role, address, free_address, start};
+
 /// The dashboards of what runs here; the bridge's needs a kernel's mounts and is checked by names alone.
 const LIVE: [&str; 4] = ["proxy", "seed", "scheduler", "manager"];
 /// Fewer than set off the alert on them.
@@ -36,8 +41,8 @@ const IDENTITY: &str = "service/src/tls/identity.rs";
 const BRIDGE: &str = "nydus-bridge/src/metrics.rs";
 const SNAPSHOTTER: &str = "nydus-bridge/src/snapshotter/metrics.rs";
 
-/// Metrics that no healthy node without certificates shows: name, kind, what is registered, and where.
-const RARE: [(&str, &str, &str, &str); 25] = [
+/// Metrics that no healthy node shows: name, kind, what is registered, and where.
+const RARE: [(&str, &str, &str, &str); 17] = [
     (
         "darter_proxy_parent_failures_total",
         "counter",
@@ -61,30 +66,6 @@ const RARE: [(&str, &str, &str, &str); 25] = [
         "counter",
         "forward_passed",
         FORWARD,
-    ),
-    (
-        "darter_proxy_tls_certificate_not_after_seconds",
-        "gauge",
-        "tls_certificate_not_after",
-        IDENTITY,
-    ),
-    (
-        "darter_scheduler_tls_certificate_not_after_seconds",
-        "gauge",
-        "tls_certificate_not_after",
-        IDENTITY,
-    ),
-    (
-        "darter_proxy_tls_reloads_total",
-        "counter",
-        "tls_reloads",
-        IDENTITY,
-    ),
-    (
-        "darter_scheduler_tls_reloads_total",
-        "counter",
-        "tls_reloads",
-        IDENTITY,
     ),
     (
         "darter_bridge_read_bytes_total",
@@ -154,20 +135,23 @@ const RARE: [(&str, &str, &str, &str); 25] = [
     ),
     ("darter_snapshotter_snapshots", "gauge", "snapshots", SNAPSHOTTER),
     ("darter_snapshotter_images", "gauge", "images", SNAPSHOTTER),
-    ("darter_proxy_tls_revoked", "gauge", "tls_revoked", IDENTITY),
-    (
-        "darter_proxy_tls_connections_refused_total",
-        "counter",
-        "tls_connections_refused",
-        IDENTITY,
-    ),
-    ("darter_scheduler_tls_revoked", "gauge", "tls_revoked", IDENTITY),
-    (
-        "darter_scheduler_tls_connections_refused_total",
-        "counter",
-        "tls_connections_refused",
-        IDENTITY,
-    ),
+];
+/// What a role with certificates shows besides: what is registered, what follows it in the name, and its kind.
+const WITH_CERTIFICATES: [(&str, &str, &str); 4] = [
+    ("tls_certificate_not_after", "_seconds", "gauge"),
+    ("tls_reloads", "_total", "counter"),
+    ("tls_revoked", "", "gauge"),
+    ("tls_connections_refused", "_total", "counter"),
+];
+/// Those that register the above.
+const HAVE_CERTIFICATES: [&str; 3] = ["proxy", "scheduler", "manager"];
+/// Folders whose sources register metrics.
+const SOURCES: [&str; 5] = [
+    "service/src",
+    "proxy",
+    "scheduler/src",
+    "manager/src",
+    "nydus-bridge/src",
 ];
 
 fn root() -> PathBuf {
@@ -189,51 +173,6 @@ fn tool(name: &str) -> Command {
     })
 }
 
-/// A process that is killed when the test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A role; what it said as it became ready has its addresses.
-fn role(name: &str, settings: &[String]) -> (Running, Value) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
-    command.args([name, "run", "--set", "admin.listen=127.0.0.1:0"]);
-    for setting in settings {
-        command.args(["--set", setting]);
-    }
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let running = Running(child);
-    let mut line = String::new();
-    let said = loop {
-        line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "{name} ended");
-        if line.contains(&format!("{name} is ready")) {
-            break serde_json::from_str(&line).unwrap();
-        }
-    };
-    std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
-    (running, said)
-}
-
-/// An address on loopback where nobody listens now.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn address(said: &Value, key: &str) -> SocketAddr {
-    said[key].as_str().unwrap().parse().unwrap()
-}
-
 /// A scheduler, a manager, a seed and two nodes, and the registry that they pull from.
 struct Cluster {
     origin: Origin,
@@ -243,7 +182,7 @@ struct Cluster {
     scraped: Vec<(&'static str, SocketAddr)>,
     pulled: u64,
     _registry: darter_testkit::origin::RunningOrigin,
-    _roles: Vec<Running>,
+    _roles: Vec<Role>,
     _dir: tempfile::TempDir,
 }
 
@@ -253,7 +192,8 @@ impl Cluster {
         let origin = Origin::new();
         let registry = origin.spawn_on_loopback().await.unwrap();
         let (mut roles, mut scraped, mut mirrors) = (Vec::new(), Vec::new(), Vec::new());
-        let (running, scheduler) = role("scheduler", &["listen=127.0.0.1:0".to_owned()]);
+        let admin = "admin.listen=127.0.0.1:0".to_owned();
+        let (running, scheduler) = start("scheduler", &["listen=127.0.0.1:0".to_owned(), admin.clone()]);
         roles.push(running);
         scraped.push(("darter-scheduler", address(&scheduler, "admin")));
         let database = format!(
@@ -261,16 +201,16 @@ impl Cluster {
             dir.path().join("manager/manager.db").display()
         );
         let listen = ["web", "roles"].map(|port| format!("{port}.listen=127.0.0.1:0"));
-        let (running, manager) = role("manager", &[&listen[..], &[database]].concat());
+        let (running, manager) = start("manager", &[&listen[..], &[database, admin.clone()]].concat());
         roles.push(running);
         scraped.push(("darter-manager", address(&manager, "admin")));
         for host in ["seed", "a", "b"] {
             let seed = host == "seed";
             let settings = [
+                admin.clone(),
                 format!("host={host}"),
                 format!("role={}", if seed { "seed" } else { "peer" }),
                 "mirror.listen=127.0.0.1:0".to_owned(),
-                // What other nodes are told is what is written here.
                 format!("peer.listen={}", free_address()),
                 "forward.listen=127.0.0.1:0".to_owned(),
                 format!("store.dir={}", dir.path().join(host).display()),
@@ -278,7 +218,7 @@ impl Cluster {
                 format!("scheduler.addresses=[\"{}\"]", address(&scheduler, "listen")),
                 format!("origin.registries.\"registry.test\".endpoint={}", registry.url()),
             ];
-            let (running, said) = role("proxy", &settings);
+            let (running, said) = start("proxy", &settings);
             roles.push(running);
             scraped.push((
                 if seed { "darter-seed" } else { "darter-proxy" },
@@ -323,7 +263,7 @@ impl Cluster {
             body.len()
         )
         .unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
         stream.read_to_string(&mut String::new()).unwrap();
     }
 
@@ -333,21 +273,8 @@ impl Cluster {
         for (_, admin) in &self.scraped {
             let answer = get(*admin, "/metrics", &[]).await.unwrap();
             let text = String::from_utf8(answer.body.to_vec()).unwrap();
-            let mut help = "";
-            for line in text.lines() {
-                if let Some((_, rest)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
-                    help = rest.trim_end_matches('.');
-                } else if let Some((name, kind)) =
-                    line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
-                {
-                    let suffix = match kind {
-                        "counter" => "_total",
-                        "info" => "_info",
-                        _ => "",
-                    };
-                    all.insert(format!("{name}{suffix}"), (kind.to_owned(), help.to_owned()));
-                }
-            }
+            let found = reference(&text).into_iter();
+            all.extend(found.map(|metric| (metric.name, (metric.kind, metric.help))));
         }
         all
     }
@@ -411,8 +338,15 @@ fn escaped(query: &str) -> String {
 
 struct Prometheus {
     address: SocketAddr,
-    _running: Running,
+    child: Child,
     _dir: tempfile::TempDir,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Prometheus {
@@ -449,7 +383,7 @@ impl Prometheus {
         let child = child.expect("prometheus: `cargo xtask test` installs it");
         Self {
             address,
-            _running: Running(child),
+            child,
             _dir: dir,
         }
     }
@@ -484,7 +418,9 @@ fn alerts_go_off_when_they_must_and_only_then() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "))
     {
-        let tried = tests.matches(&format!("alertname: {alert}\n")).count();
+        let tried = tests
+            .matches(&format!("alertname: {alert}\n        exp_alerts:\n"))
+            .count();
         let healthy = tests.matches(&format!("alertname: {alert} }}")).count();
         assert!(tried > 0 && healthy > 0, "{alert} is not tested both ways");
         assert!(
@@ -508,12 +444,74 @@ fn page(metrics: &BTreeMap<String, (String, String)>) -> String {
 }
 
 fn add_rare(metrics: &mut BTreeMap<String, (String, String)>) {
+    for role in HAVE_CERTIFICATES {
+        for (registered, suffix, kind) in WITH_CERTIFICATES {
+            let described = (kind.to_owned(), help_in(IDENTITY, registered));
+            let known = metrics.insert(format!("darter_{role}_{registered}{suffix}"), described);
+            assert!(known.is_none(), "{role} shows {registered} without certificates");
+        }
+    }
     for (name, kind, registered, file) in RARE {
         let help = help_in(file, registered);
         metrics
             .entry(name.to_owned())
             .or_insert_with(|| (kind.to_owned(), help));
     }
+}
+
+/// Files of Rust below a folder.
+fn sources(folder: &Path, all: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push(path);
+        }
+    }
+}
+
+/// Nothing that is registered anywhere is left out.
+fn all_are_there(metrics: &BTreeMap<String, (String, String)>) {
+    let mut files = Vec::new();
+    for folder in SOURCES {
+        sources(&root().join(folder), &mut files);
+    }
+    let mut found = 0;
+    for file in files {
+        let source = std::fs::read_to_string(&file).unwrap();
+        let program = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let calls = program
+            .split(".register(")
+            .skip(1)
+            .chain(program.split(".register_with_unit(").skip(1));
+        let names = calls.filter_map(|call| call.trim_start().strip_prefix('"')?.split('"').next());
+        for name in names {
+            found += 1;
+            let listed = metrics.keys().any(|key| {
+                let prefixes = [
+                    "darter_proxy_",
+                    "darter_scheduler_",
+                    "darter_manager_",
+                    "darter_snapshotter_",
+                    "",
+                ];
+                let suffixes = ["_total", "_bytes_total", "_seconds", "_bytes", "_info", ""];
+                let mut keys = prefixes.iter().filter_map(|prefix| key.strip_prefix(prefix));
+                keys.any(|key| {
+                    suffixes
+                        .iter()
+                        .any(|suffix| key.strip_suffix(suffix) == Some(name))
+                })
+            });
+            assert!(
+                listed,
+                "{}: {name} is not in docs/operate/metrics.md",
+                file.display()
+            );
+        }
+    }
+    assert!(found > 60, "{found}");
 }
 
 /// Nothing that no role has.
@@ -536,7 +534,7 @@ async fn prometheus_answers_every_question_of_the_dashboards() {
     open.retain(|(_, query)| !MAY_BE_EMPTY.iter().any(|name| query.contains(name)));
     let begun = tokio::time::Instant::now();
     while !open.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "no data for {open:#?}");
+        assert!(begun.elapsed() < LONG, "no data for {open:#?}");
         cluster.work().await;
         let mut left = Vec::new();
         for (title, query) in open {
@@ -556,6 +554,7 @@ async fn prometheus_answers_every_question_of_the_dashboards() {
 
     let mut metrics = cluster.metrics().await;
     add_rare(&mut metrics);
+    all_are_there(&metrics);
     dashboards_and_alerts_name(&metrics);
     let path = root().join("docs/operate/metrics.md");
     if std::env::var_os("DARTER_BLESS").is_some() {

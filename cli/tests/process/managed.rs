@@ -1,7 +1,7 @@
 //! Roles that know a manager and nothing else: they find each other through it, do what it says, and go on without it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ use darter_testkit::origin::Origin;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::role::{LONG, Role, address};
+use crate::role::{LONG, Role, address, free_address, start};
 
 const BLOB_BYTES: u64 = 3_000_000;
 
@@ -122,23 +122,6 @@ fn joining(manager: &Manager, token: &Path, dir: &Path) -> Vec<String> {
         format!("manager.dir={}", dir.display()),
         "admin.listen=127.0.0.1:0".to_owned(),
     ]
-}
-
-fn start(role: &str, settings: &[String]) -> (Role, Value) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
-    command.args([role, "run"]);
-    for setting in settings {
-        command.args(["--set", setting]);
-    }
-    let mut running = Role::start(&mut command, tempfile::tempdir().unwrap());
-    let said = running.logged(&format!("{role} is ready"));
-    running.read_on();
-    (running, said)
-}
-
-/// An address on loopback where nobody listens now: what others are told is what the configuration says.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

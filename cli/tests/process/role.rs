@@ -1,7 +1,7 @@
 //! A role as a process whose log is read, and questions to its ports.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -98,6 +98,24 @@ impl Drop for Role {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A role with settings, as soon as it is ready; what it said then has its addresses.
+pub(crate) fn start(role: &str, settings: &[String]) -> (Role, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+    command.args([role, "run"]).stdout(Stdio::null());
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let mut running = Role::start(&mut command, tempfile::tempdir().unwrap());
+    let said = running.logged(&format!("{role} is ready"));
+    running.read_on();
+    (running, said)
+}
+
+/// An address on loopback where nobody listens now: what others are told is what the configuration says.
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// The address under `key`, wherever in an event it stands.
