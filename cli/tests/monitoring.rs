@@ -414,15 +414,17 @@ fn alerts_go_off_when_they_must_and_only_then() {
         read("deploy/prometheus/alerts.yaml"),
         read("deploy/prometheus/alerts-test.yaml"),
     );
-    for alert in rules
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- alert: "))
-    {
-        let tried = tests
-            .matches(&format!("alertname: {alert}\n        exp_alerts:\n"))
-            .count();
-        let healthy = tests.matches(&format!("alertname: {alert} }}")).count();
+    for rule in rules.split("- alert: ").skip(1) {
+        let (alert, rest) = rule.split_once('\n').unwrap();
+        let times = |pattern: String| tests.matches(&pattern).count();
+        let tried = times(format!("alertname: {alert}\n        exp_alerts:\n"));
+        let healthy = times(format!("{{ eval_time: 80m, alertname: {alert} }}"));
+        let quiet = times(format!(", alertname: {alert} }}"));
         assert!(tried > 0 && healthy > 0, "{alert} is not tested both ways");
+        assert!(
+            quiet > healthy || !rest.contains("        for: "),
+            "{alert} is not tested before it has lasted"
+        );
         assert!(
             read("docs/operate/monitor.md").contains(alert),
             "{alert} is not in monitor.md"
