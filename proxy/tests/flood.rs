@@ -1,6 +1,7 @@
 //! Strangers who pull one large digest after the other: their registry has a quota, so that what others use stays.
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use darter_service::supervise::Tasks;
 use darter_store::{DiskOptions, DiskStore, PieceStore as _};
 use darter_testkit::client::{End, get};
 use darter_testkit::content::Content;
-use darter_testkit::origin::Origin;
+use darter_testkit::origin::{Origin, RunningOrigin};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -86,13 +87,12 @@ fn config(url: &str) -> Config {
     config
 }
 
-#[tokio::test]
-async fn a_flood_of_digests_leaves_the_hot_set_alone() {
+/// A node, its registry, and what ends it.
+async fn world(dir: &Path) -> (World, Tasks, CancellationToken, RunningOrigin) {
     let origin = Origin::new();
     let running = origin.spawn_on_loopback().await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
     let options = DiskOptions {
-        dir: dir.path().join("store"),
+        dir: dir.join("store"),
         quota_bytes: QUOTA,
         free_floor_bytes: FLOOR,
     };
@@ -114,7 +114,7 @@ async fn a_flood_of_digests_leaves_the_hot_set_alone() {
     })
     .await
     .unwrap();
-    let mut world = World {
+    let world = World {
         origin,
         node,
         store,
@@ -122,6 +122,40 @@ async fn a_flood_of_digests_leaves_the_hot_set_alone() {
         got: 0,
         missed: 0,
     };
+    (world, tasks, stop, running)
+}
+
+#[tokio::test]
+async fn parts_of_a_registry_that_is_at_its_quota_take_the_place_of_its_old_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, tasks, stop, _running) = world(dir.path()).await;
+    let add = |seed, length| {
+        let content = Content::generated(seed, length);
+        world.origin.add_blob("team/app", content)
+    };
+    let (hot, old, new) = (add(1, MIB), add(2, STRANGERS_QUOTA), add(3, MIB));
+    world.pull("good.test", &hot, MIB).await;
+    world.pull("strangers.test", &old, STRANGERS_QUOTA).await;
+    let target = format!("/v2/team/app/blobs/{new}?ns=strangers.test");
+    let mirror = world.node.mirror_address.parse().unwrap();
+    let read = async || {
+        let answer = get(mirror, &target, &[("range", "bytes=0-9")]).await.unwrap();
+        assert_eq!((answer.status, answer.end), (206, End::Complete));
+        world.origin.bytes_sent_for(&new)
+    };
+    let sent = read().await;
+    assert_eq!(read().await, sent, "it was kept");
+    let of = |name: &str| world.store.by_registry().get(&name.parse().unwrap()).copied();
+    assert_eq!(of("good.test"), Some(MIB));
+    assert!(of("strangers.test") < Some(STRANGERS_QUOTA), "the old one went");
+    stop.cancel();
+    tasks.shut_down(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_digests_leaves_the_hot_set_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, tasks, stop, _running) = world(dir.path()).await;
     drown(&mut world).await;
 
     // What is counted is what moved.

@@ -10,7 +10,7 @@ use darter_origin::{Origins, Version};
 use darter_service::config::{ByteSize, Period};
 use darter_service::limit::Limiter;
 use darter_service::supervise::Tasks;
-use darter_store::{ContentFacts, PieceStore};
+use darter_store::PieceStore;
 use darter_types::{HostId, Moment, OriginLocator, RegistryName, TaskId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -278,11 +278,11 @@ impl Env {
         self.metrics.running(running.len());
     }
 
-    /// Evicts until a content with `facts` fits, and withdraws what went.
-    pub(super) fn make_room(&self, facts: &ContentFacts) {
+    /// Evicts until `bytes` more of a content of `registry` fit, and withdraws what went.
+    pub(super) fn make_room(&self, registry: Option<&RegistryName>, bytes: u64) {
         // What is open is not evicted.
         self.recent.clear();
-        for task in self.store.make_room_for(facts) {
+        for task in self.store.make_room_for(registry, bytes) {
             self.scheduling.withdraw(task);
         }
     }
@@ -302,10 +302,7 @@ impl Env {
         if has_room() {
             return true;
         }
-        self.recent.clear();
-        for task in self.store.make_room(bytes) {
-            self.scheduling.withdraw(task);
-        }
+        self.make_room(Some(registry), bytes);
         has_room()
     }
 

@@ -51,6 +51,13 @@ pub(crate) struct Deficit {
     pub(crate) wanted_bytes: u64,
 }
 
+/// What stands against more bytes.
+enum Limit {
+    Quota,
+    RegistryQuota,
+    FreeFloor,
+}
+
 impl Account {
     pub(crate) fn new(quota_bytes: u64, floor_bytes: u64) -> Self {
         Self {
@@ -102,31 +109,21 @@ impl Account {
     /// taken, if not.
     pub(crate) fn reserve(&self, registry: Option<&RegistryName>, bytes: u64, free_bytes: u64) -> bool {
         let mut counts = lock(&self.counts);
-        let after = counts.stored_bytes.saturating_add(bytes);
-        let floor = counts.floor_bytes.saturating_add(bytes);
-        if bytes == 0 {
-            return true;
-        }
-        if after > counts.quota_bytes {
-            counts.refusals.quota += 1;
-        } else if registry.is_some_and(|registry| counts.over_quota(registry, bytes) > 0) {
-            counts.refusals.registry_quota += 1;
-        } else if free_bytes < floor {
-            counts.refusals.free_floor += 1;
-        } else {
-            counts.add(registry, bytes);
-            return true;
+        match counts.limit(registry, bytes, free_bytes) {
+            Some(Limit::Quota) => counts.refusals.quota += 1,
+            Some(Limit::RegistryQuota) => counts.refusals.registry_quota += 1,
+            Some(Limit::FreeFloor) => counts.refusals.free_floor += 1,
+            None => {
+                counts.add(registry, bytes);
+                return true;
+            }
         }
         false
     }
 
     /// Whether [`Self::reserve`] would take `bytes`.
     pub(crate) fn fits(&self, registry: Option<&RegistryName>, bytes: u64, free_bytes: u64) -> bool {
-        let counts = lock(&self.counts);
-        let within = counts.stored_bytes.saturating_add(bytes) <= counts.quota_bytes
-            && registry.is_none_or(|registry| counts.over_quota(registry, bytes) == 0)
-            && free_bytes >= counts.floor_bytes.saturating_add(bytes);
-        bytes == 0 || within
+        lock(&self.counts).limit(registry, bytes, free_bytes).is_none()
     }
 
     /// Takes `bytes` that are there already, whatever the limits say.
@@ -180,6 +177,21 @@ impl Account {
 }
 
 impl Counts {
+    /// The first limit that `bytes` more would pass; nothing always fits.
+    fn limit(&self, registry: Option<&RegistryName>, bytes: u64, free_bytes: u64) -> Option<Limit> {
+        if bytes == 0 {
+            None
+        } else if self.stored_bytes.saturating_add(bytes) > self.quota_bytes {
+            Some(Limit::Quota)
+        } else if registry.is_some_and(|registry| self.over_quota(registry, bytes) > 0) {
+            Some(Limit::RegistryQuota)
+        } else if free_bytes < self.floor_bytes.saturating_add(bytes) {
+            Some(Limit::FreeFloor)
+        } else {
+            None
+        }
+    }
+
     /// By how much a registry would pass its quota with `more_bytes`.
     fn over_quota(&self, registry: &RegistryName, more_bytes: u64) -> u64 {
         let held = self.by_registry.get(registry).copied().unwrap_or_default();

@@ -321,9 +321,8 @@ impl PieceStore for DiskStore {
         self.evict(deficit, |_| true)
     }
 
-    fn make_room_for(&self, facts: &ContentFacts) -> Vec<TaskId> {
-        let wanted_bytes = facts.allocated_bytes();
-        let Some(registry) = facts.registry() else {
+    fn make_room_for(&self, registry: Option<&RegistryName>, wanted_bytes: u64) -> Vec<TaskId> {
+        let Some(registry) = registry else {
             return self.make_room(wanted_bytes);
         };
         let Some(deficit) = self.shared.account.registry_deficit(registry, wanted_bytes) else {

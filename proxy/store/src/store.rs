@@ -30,12 +30,12 @@ pub struct ContentFacts {
 
 impl ContentFacts {
     /// The registry whose quota it counts against.
-    pub(crate) fn registry(&self) -> Option<&RegistryName> {
+    pub fn registry(&self) -> Option<&RegistryName> {
         self.origin.as_ref().map(|origin| &origin.registry)
     }
 
     /// Bytes that are taken at once when its task is created.
-    pub(crate) fn allocated_bytes(&self) -> u64 {
+    pub fn allocated_bytes(&self) -> u64 {
         match self.whole {
             true => self.layout.length(),
             false => 0,
@@ -208,10 +208,10 @@ pub trait PieceStore: Send + Sync + Debug + 'static {
     /// `wanted_bytes` to spare; returns what was dropped, so that it can be withdrawn from the scheduler.
     fn make_room(&self, wanted_bytes: u64) -> Vec<TaskId>;
 
-    /// The same for a new task with `facts`, within the quota of its registry as well. Nothing is dropped for a task that
-    /// never fits.
-    fn make_room_for(&self, facts: &ContentFacts) -> Vec<TaskId> {
-        self.make_room(facts.allocated_bytes())
+    /// The same for a content of `registry`, within the quota of that as well. Nothing is dropped for what never fits.
+    fn make_room_for(&self, registry: Option<&RegistryName>, wanted_bytes: u64) -> Vec<TaskId> {
+        let _ = registry;
+        self.make_room(wanted_bytes)
     }
 
     /// What it occupies now.

@@ -93,7 +93,7 @@ impl Driver {
         };
         let stored = match self.env.store.open(task, &facts) {
             Err(StoreError::NoSpace { .. }) => {
-                self.env.make_room(&facts);
+                self.env.make_room(facts.registry(), facts.allocated_bytes());
                 self.env.store.open(task, &facts)?
             }
             other => other?,

@@ -347,12 +347,12 @@ fn a_registry_makes_room_among_its_own_contents_alone() {
         Err(StoreError::NoSpace { wanted_bytes: PIECE })
     ));
     store.open(task(8), &theirs).unwrap();
-    assert_eq!(store.make_room_for(&ours), [task(1)], "the oldest of its own");
+    let make_room = |bytes| store.make_room_for(ours.registry(), bytes);
+    assert_eq!(make_room(PIECE), [task(1)], "the oldest of its own");
     let third = store.open(task(3), &ours).unwrap();
-    assert_eq!(store.make_room_for(&ours), [], "both are open");
+    assert_eq!(make_room(PIECE), [], "both are open");
     drop((open, third));
-    let large = of_registry("a.test", 3 * PIECE);
-    assert_eq!(store.make_room_for(&large), [], "it never fits");
+    assert_eq!(make_room(3 * PIECE), [], "it never fits");
     assert_eq!(store.usage().refusals.registry_quota, 1);
     let held = [
         ("a.test".parse().unwrap(), 2 * PIECE),
