@@ -173,6 +173,16 @@ impl Content {
         self.present.contains(piece) || self.apart.contains(piece)
     }
 
+    /// The first byte from `offset` on that is not here, linked or not; `end` or the content's own, if all before that is.
+    pub(crate) fn here_until(&self, mut offset: u64, end: u64) -> u64 {
+        let layout = self.layout();
+        let end = end.min(layout.length());
+        while offset < end && self.is_here(layout.piece_at(offset)) {
+            offset = layout.piece_range(layout.piece_at(offset)).end.min(end);
+        }
+        offset
+    }
+
     pub(crate) fn layout(&self) -> PieceLayout {
         self.chain.layout()
     }
@@ -380,12 +390,14 @@ impl Content {
 
     /// All that became fit for readers of ranges alone.
     pub(crate) fn release_to_ranges(&mut self) -> Vec<PieceNumber> {
-        let pieces: Vec<PieceNumber> = match self.rule {
-            Release::Linked => vec![self.layout().last_piece()],
-            Release::Proved => self.present.iter().collect(),
+        let mut held_back = match self.rule {
+            Release::Linked => PieceSet::new(self.present.capacity()),
+            Release::Proved => self.present.clone(),
         };
+        held_back.insert(self.layout().last_piece());
+        held_back.remove_all(&self.to_ranges);
         let fit = |piece| self.release_one_to_ranges(piece);
-        pieces.into_iter().filter_map(fit).collect()
+        held_back.iter().filter_map(fit).collect()
     }
 
     /// Marks what became releasable and returns it as runs.

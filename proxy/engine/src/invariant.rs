@@ -11,7 +11,7 @@ type Check = (&'static str, fn(&Task) -> bool);
 impl Task {
     /// The first invariant that does not hold, by name.
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let checks: [Check; 9] = [
+        let checks: [Check; 10] = [
             ("released pieces are present", released_is_present),
             ("released pieces were vouched for", released_was_vouched_for),
             (
@@ -21,6 +21,10 @@ impl Task {
             (
                 "where the proof is waited for, nothing is released before it",
                 proof_is_waited_for,
+            ),
+            (
+                "who waits for the proof stands before the first byte that is not here",
+                Task::readers_are_placed,
             ),
             ("no more requests than the limit", requests_are_bounded),
             (

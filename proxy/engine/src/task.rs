@@ -286,14 +286,7 @@ impl Task {
                 range,
                 checks,
             } => self.reader_opened(now, reader, (range, checks), actions),
-            Event::ReaderMoved { reader, offset } => {
-                if let Some(reader) = self.readers.get_mut(&reader)
-                    && offset > reader.offset
-                {
-                    reader.offset = offset;
-                    reader.since = now;
-                }
-            }
+            Event::ReaderMoved { reader, offset } => self.reader_moved(now, reader, offset),
             Event::ReaderClosed { reader } => drop(self.readers.remove(&reader)),
             Event::LengthKnown(length) => drop(self.cut(length, actions)),
             Event::SchedulerUp => self.scheduler_up(now, actions),

@@ -52,14 +52,14 @@ impl Task {
         runs.iter().for_each(|run| self.asked.insert_run(*run));
         let asked: Vec<PieceNumber> = self.asked.iter().collect();
         for piece in asked {
-            self.answer_asked(piece, actions);
+            self.answer_asked(now, piece, actions);
         }
     }
 
     /// Says what a piece is that was asked for by name and is here: whoever asks knows of nobody who said it, and may have
     /// forgotten it. What authors of trust linked was told with the chain, when the lease came. What others linked this node
     /// cannot answer for: it is dropped, and read from the origin.
-    pub(super) fn answer_asked(&mut self, piece: PieceNumber, actions: &mut Vec<Action>) {
+    pub(super) fn answer_asked(&mut self, now: Moment, piece: PieceNumber, actions: &mut Vec<Action>) {
         let epoch = self.lease_epoch();
         let (Some(content), Some(epoch)) = (self.content.as_mut(), epoch) else {
             return;
@@ -71,7 +71,7 @@ impl Task {
         if let Some(sum) = sum.filter(|_| content.apart.contains(piece)) {
             actions.push(Action::Attest { epoch, piece, sum });
         } else if content.lose_doubtful(piece) {
-            return forget_one(piece, actions);
+            return self.piece_lost(now, piece, actions);
         } else if !content.is_linked_by_trust(piece) {
             actions.push(Action::AttestStored { epoch, piece });
         }
@@ -135,7 +135,7 @@ impl Task {
         self.last_progress = now;
         self.gate.progressed(matches!(source, Source::Origin(_)));
         if !content.arrived_apart(piece) {
-            return self.answer_asked(piece, actions);
+            return self.answer_asked(now, piece, actions);
         }
         let fetch = source.fetch();
         let from = match source {
@@ -144,7 +144,7 @@ impl Task {
         };
         actions.push(Action::HaveApart { piece, sum, from });
         self.move_readers(now);
-        self.answer_asked(piece, actions);
+        self.answer_asked(now, piece, actions);
         self.cancel_idle(piece, fetch, actions);
     }
 
@@ -163,7 +163,7 @@ impl Task {
         if let Some(content) = self.content.as_mut() {
             content.refute(piece);
         }
-        forget_one(piece, actions);
+        self.piece_lost(now, piece, actions);
     }
 
     pub(super) fn walked(
@@ -185,7 +185,7 @@ impl Task {
         }
         let Some(state) = after else {
             content.lose_apart(piece);
-            return forget_one(piece, actions);
+            return self.piece_lost(now, piece, actions);
         };
         let border = piece.saturating_add(1);
         if content.learn(border, &[state], true).is_err() {
@@ -477,14 +477,6 @@ fn near(limits: &Limits, content: &Content) -> u32 {
 }
 
 /// Takes one piece from everybody; the chain stays.
-fn forget_one(piece: PieceNumber, actions: &mut Vec<Action>) {
-    actions.push(Action::Forget {
-        runs: vec![PieceRun::one(piece)],
-        claims: Vec::new(),
-        first: u32::MAX,
-    });
-}
-
 /// Sorted pieces as runs of at most `longest`.
 fn runs_of(pieces: &[PieceNumber], longest: u32) -> Vec<PieceRun> {
     let mut runs: Vec<PieceRun> = Vec::new();

@@ -8,7 +8,7 @@ use super::origin::Source;
 use super::{Reader, Task};
 use crate::content::Content;
 use crate::event::{FetchFailure, FetchId, OriginFailure, ParentFailure, ReaderId};
-use crate::{Action, Failure, ParentOffer};
+use crate::{Action, Failure, ParentOffer, Release};
 
 /// How often at most the scheduler is told again what is wanted.
 const WANT_PAUSE: Duration = Duration::from_secs(1);
@@ -37,6 +37,21 @@ impl Task {
         self.move_readers(now);
         if !self.settings.whole && self.gate.is_scheduler_up() {
             self.want(now, actions);
+        }
+    }
+
+    /// Who waits for the proof takes nothing before that, and stands where [`Self::move_readers`] says.
+    pub(super) fn reader_moved(&mut self, now: Moment, reader: ReaderId, offset: u64) {
+        let (rule, length) = (self.settings.release, self.layout().map(PieceLayout::length));
+        let takes = |reader: &Reader| {
+            rule == Release::Linked || length.is_some_and(|length| reader.is_of_range(length, rule))
+        };
+        if let Some(reader) = self.readers.get_mut(&reader)
+            && offset > reader.offset
+            && takes(reader)
+        {
+            reader.offset = offset;
+            reader.since = now;
         }
     }
 
@@ -228,7 +243,7 @@ impl Task {
         actions.extend(released.map(Action::Release));
         actions.extend(to_ranges.into_iter().flatten().map(Action::ReleaseToRanges));
         self.move_readers(now);
-        self.answer_asked(piece, actions);
+        self.answer_asked(now, piece, actions);
         self.cancel_idle(piece, fetch, actions);
     }
 

@@ -4,7 +4,7 @@
 //! that others published, pieces that were linked by them, requests that would link by them. What readers already got is
 //! compared with the next chain ([`crate::content`]): where that one differs, their streams end short.
 
-use darter_types::Moment;
+use darter_types::{Moment, PieceNumber, PieceRun};
 
 use super::{Apart, Task};
 use crate::Action;
@@ -45,5 +45,15 @@ impl Task {
             actions.push(Action::Want);
         }
         self.publish_trusted(actions);
+    }
+
+    /// One piece that was here is not any more.
+    pub(super) fn piece_lost(&mut self, now: Moment, piece: PieceNumber, actions: &mut Vec<Action>) {
+        self.move_readers_back(now);
+        actions.push(Action::Forget {
+            runs: vec![PieceRun::one(piece)],
+            claims: Vec::new(),
+            first: u32::MAX,
+        });
     }
 }

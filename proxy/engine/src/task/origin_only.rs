@@ -66,37 +66,45 @@ impl Task {
         rule == Release::Proved && self.readers.values().any(waits)
     }
 
-    /// Brings readers who wait for the proof up to what is here. What they wait for and since when is told by that: their own
-    /// offsets stay where they are until the end.
+    /// Brings readers who wait for the proof up to what is here. What they wait for and since when is told by that, for they take
+    /// nothing until the end.
     pub(super) fn move_readers(&mut self, now: Moment) {
+        self.place_readers(now, |reader| reader.offset);
+    }
+
+    /// What was here is gone: those who were behind it wait for it again.
+    pub(super) fn move_readers_back(&mut self, now: Moment) {
+        self.place_readers(now, |reader| reader.range.start);
+    }
+
+    /// Places readers who wait for the proof before the first byte that is not here, looked for from `start` on.
+    fn place_readers(&mut self, now: Moment, start: impl Fn(&Reader) -> u64) {
         let rule = self.settings.release;
         let Some(content) = self.content.as_ref().filter(|_| rule == Release::Proved) else {
             return;
         };
-        let layout = content.layout();
+        let length = content.layout().length();
         let waiting = self.readers.values_mut();
-        for reader in waiting.filter(|reader| !reader.is_of_range(layout.length(), rule)) {
-            let end = reader.range.end.min(layout.length());
-            while reader.offset < end && content.is_here(layout.piece_at(reader.offset)) {
-                reader.offset = layout.piece_range(layout.piece_at(reader.offset)).end.min(end);
+        for reader in waiting.filter(|reader| !reader.is_of_range(length, rule)) {
+            let place = content.here_until(start(reader), reader.range.end);
+            if place != reader.offset {
+                reader.offset = place;
                 reader.since = now;
             }
         }
     }
 
-    /// What was here is gone: they wait for it again.
-    pub(super) fn move_readers_back(&mut self, now: Moment) {
+    /// Whether readers who wait for the proof stand where they belong.
+    pub(crate) fn readers_are_placed(&self) -> bool {
         let rule = self.settings.release;
-        let Some(length) = self.layout().map(|layout| layout.length()) else {
-            return;
+        let Some(content) = self.content.as_ref().filter(|_| rule == Release::Proved) else {
+            return true;
         };
-        let waiting = self.readers.values_mut();
-        for reader in waiting.filter(|reader| !reader.is_of_range(length, rule)) {
-            if rule == Release::Proved && reader.offset > reader.range.start {
-                reader.offset = reader.range.start;
-                reader.since = now;
-            }
-        }
-        self.move_readers(now);
+        let length = content.layout().length();
+        let mut waiting = self
+            .readers
+            .values()
+            .filter(|reader| !reader.is_of_range(length, rule));
+        waiting.all(|reader| reader.offset == content.here_until(reader.range.start, reader.range.end))
     }
 }

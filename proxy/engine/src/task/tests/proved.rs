@@ -80,6 +80,31 @@ fn who_checks_what_it_reads_gets_parts_as_they_are_linked() {
 }
 
 #[test]
+fn who_waits_for_the_proof_waits_again_for_a_piece_that_is_dropped() {
+    let mut script = Script::with(LENGTH, |settings| settings.release = Release::Proved);
+    // By the word of nobody in particular.
+    let links = script.links(1, 5, false);
+    script.given([Event::SchedulerUp, Event::LengthKnown(LENGTH), read_all()]);
+    script.given([
+        offer(&["a"]),
+        links,
+        Event::ParentHas(host("a"), vec![run(0, PIECES)]),
+    ]);
+    script.given([linked(0, 0), linked(0, 1)]);
+    let stands = |script: &Script| script.task.readers[&READER].offset;
+    assert_eq!(stands(&script), script.blob.layout.piece_range(1).end);
+    // Asked for piece 0 by name, this node drops it: it cannot answer for it.
+    let asked = Event::PiecesAsked {
+        epoch: 1,
+        runs: vec![run(0, 1)],
+    };
+    let actions = script.on(asked);
+    let dropped = |action: &Action| matches!(action, Action::Forget { runs, .. } if runs == &[run(0, 1)]);
+    assert!(actions.iter().any(dropped), "{actions:?}");
+    assert_eq!(stands(&script), 0);
+}
+
+#[test]
 fn a_part_that_waits_for_the_proof_makes_the_whole_be_fetched() {
     for (checks, whole) in [(true, false), (false, true)] {
         let mut script = Script::with(LENGTH, |settings| {
