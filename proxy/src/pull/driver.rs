@@ -8,7 +8,7 @@ mod outcome;
 mod perform;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -48,8 +48,6 @@ pub(super) struct Driver {
     stored: Option<Arc<dyn StoredTask>>,
     /// Pieces of an earlier life that the store had at the start.
     claims: PieceSet,
-    /// The lease that ended last where it was given: word of it may still be in the queue.
-    revoked: Option<u64>,
     fetches: BTreeMap<FetchId, Running>,
     watches: BTreeMap<HostId, CancellationToken>,
     report: Report,
@@ -98,7 +96,6 @@ impl Driver {
             told: Told::default(),
             stored: None,
             claims: PieceSet::new(0),
-            revoked: None,
             fetches: BTreeMap::new(),
             watches: BTreeMap::new(),
             report: Report::default(),
@@ -169,8 +166,8 @@ impl Driver {
     }
 
     fn apply(&mut self, event: Event) {
-        if self.ended || self.is_of_revoked_lease(&event) {
-            return;
+        if self.ended {
+            return self.give_back(&event);
         }
         if matches!(event, Event::ParentAlive(_)) {
             self.shared.set_hopeful(true);
@@ -197,19 +194,6 @@ impl Driver {
         }
     }
 
-    /// Whether it grants a lease that has ended since, where it was given. Another scheduler numbers its own.
-    fn is_of_revoked_lease(&mut self, event: &Event) -> bool {
-        match event {
-            Event::SchedulerUp | Event::SchedulerDown => self.revoked = None,
-            Event::LeaseRevoked { epoch } => self.revoked = Some(*epoch),
-            Event::LeaseGranted { epoch, .. } | Event::PiecesAsked { epoch, .. } => {
-                return self.revoked == Some(*epoch);
-            }
-            _ => {}
-        }
-        false
-    }
-
     /// Ends the span of the first want with what came of it.
     fn want_answered(&mut self, event: &Event) {
         let decision = match event {
@@ -232,9 +216,19 @@ impl Driver {
         for event in self.told.update(&self.shared.readers) {
             self.apply(event);
         }
-        for event in self.shared.mail.take() {
-            self.apply(event);
+        self.read_mail();
+    }
+
+    /// What was in the queue before the mail was written comes first: a lease that ended may be granted there.
+    fn read_mail(&mut self) {
+        let letters = self.shared.mail.take();
+        let before = if letters.is_empty() { 0 } else { self.events.len() };
+        for _ in 0..before {
+            if let Ok(event) = self.events.try_recv() {
+                self.apply(event);
+            }
         }
+        letters.into_iter().for_each(|event| self.apply(event));
     }
 
     /// Tells the engine the time and the scheduler the news; true if nobody needs the pull any more.
@@ -267,7 +261,7 @@ impl Driver {
             token.cancel();
         }
         self.send_report();
-        self.give_leases_back(outcome.is_ok());
+        self.give_leases_back();
         self.env.scheduling.unwant(self.request.task());
         self.finished(&outcome);
         self.shared.availability.end(outcome);
@@ -286,25 +280,28 @@ impl Driver {
     }
 
     /// Tells that leases are over of which the engine will hear no more: whoever gave them would wait.
-    fn give_leases_back(&mut self, done: bool) {
-        let mut epochs: BTreeSet<u64> = self.engine.lease_epoch().into_iter().collect();
-        let mut unheard = self.shared.mail.take();
+    fn give_leases_back(&mut self) {
+        if let Some(epoch) = self.engine.lease_epoch() {
+            self.end_lost_lease(epoch);
+        }
         self.events.close();
         while let Ok(event) = self.events.try_recv() {
-            unheard.push(event);
+            self.give_back(&event);
         }
-        for event in unheard {
-            match event {
-                Event::LeaseGranted { epoch, .. } | Event::PiecesAsked { epoch, .. } => {
-                    epochs.insert(epoch);
-                }
-                Event::LeaseRevoked { epoch } => drop(epochs.remove(&epoch)),
-                _ => {}
-            }
+        let letters = self.shared.mail.close();
+        letters.iter().for_each(|event| self.give_back(event));
+    }
+
+    /// Gives a lease back that comes when the pull is over, so that another node gets it.
+    fn give_back(&mut self, event: &Event) {
+        if let Event::LeaseGranted { epoch, .. } | Event::PiecesAsked { epoch, .. } = event {
+            self.end_lost_lease(*epoch);
         }
-        for epoch in epochs {
-            self.end_lease(epoch, (!done).then_some(Failure::Store));
-        }
+    }
+
+    fn end_lost_lease(&mut self, epoch: u64) {
+        let done = self.engine.present().is_some_and(PieceSet::is_full);
+        self.end_lease(epoch, (!done).then_some(Failure::Store));
     }
 
     /// One line a pull that says where its bytes came from.

@@ -194,7 +194,9 @@ impl Shared {
             return Err(PullError::Busy { limit: EVENTS_MAX });
         }
         if let Some(first) = first {
-            self.mail.ask(epoch, first);
+            if !self.mail.ask(epoch, first) {
+                return Err(PullError::Stopping);
+            }
             self.readers.changed.notify_one();
         }
         Ok(())
@@ -338,5 +340,8 @@ mod tests {
         let taken = shared.take_lease(epoch, Some(granted), None);
         assert!(matches!(taken, Err(PullError::Busy { .. })), "{taken:?}");
         assert_eq!(shared.mail.take(), [Event::LeaseRevoked { epoch }]);
+        shared.mail.close();
+        let taken = shared.take_lease(epoch, None, Some(&[PieceRun::one(6)]));
+        assert!(matches!(taken, Err(PullError::Stopping)), "{taken:?}");
     }
 }
