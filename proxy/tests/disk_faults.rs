@@ -226,6 +226,22 @@ async fn a_store_that_fills_up_under_a_content_costs_one_request_a_range_as_well
 }
 
 #[tokio::test]
+async fn the_beginning_of_a_content_is_a_part_where_only_get_tells_its_length() {
+    let world = world().await;
+    let (digest, truth) = world.add(1);
+    world.faults.no_space_after(0);
+    world
+        .origin
+        .inject(Match::digest(&digest).head(), When::Always, Fault::Chunked);
+    let answer = world.get(&digest, &[("range", "bytes=0-9")]).await;
+    assert_eq!((answer.status, answer.end), (206, End::Complete));
+    assert!(answer.body == truth[..10]);
+    // The first one is for the length.
+    assert_eq!(asked(&world, &digest), [None, Some("bytes=0-9".to_owned())]);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_registry_that_lies_is_found_out_past_the_store_too() {
     let world = world().await;
     let (digest, truth) = world.add(1);

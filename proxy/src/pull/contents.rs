@@ -1,6 +1,6 @@
 //! Pulls as the mirror sees them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use darter_store::ContentFacts;
 use darter_types::{ByteRange, OriginLocator, TaskId};
@@ -37,6 +37,7 @@ impl Contents for Pulls {
             pull,
             env: Arc::clone(&self.env),
             request,
+            length: OnceLock::new(),
         }))
     }
 
@@ -75,13 +76,19 @@ struct Content {
     pull: Pull,
     env: Arc<Env>,
     request: PullRequest,
+    /// What [`past::known`] said of its length.
+    length: OnceLock<u64>,
 }
 
 impl OpenContent for Content {
     fn known(&self) -> BoxFuture<'_, Result<KnownContent, PullError>> {
         Box::pin(async {
             match self.pull.facts().await {
-                Err(PullError::Store(_)) => past::known(&self.env, &self.request).await,
+                Err(PullError::Store(_)) => {
+                    let known = past::known(&self.env, &self.request).await?;
+                    self.length.get_or_init(|| known.length);
+                    Ok(known)
+                }
                 known => known.map(KnownContent::from).map_err(|error| self.told(error)),
             }
         })
@@ -94,7 +101,11 @@ impl OpenContent for Content {
 
     fn read(&self, range: ByteRange) -> ContentStream {
         let start = Way::Store(self.pull.reader(range), Arc::clone(&self.pull.shared));
-        let (env, request) = (Arc::clone(&self.env), self.request.clone());
+        let env = Arc::clone(&self.env);
+        let request = PullRequest {
+            length: self.request.length.or_else(|| self.length.get().copied()),
+            ..self.request.clone()
+        };
         Box::pin(stream::unfold(start, move |mut way| {
             let (env, request) = (Arc::clone(&env), request.clone());
             async move {

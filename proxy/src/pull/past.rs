@@ -2,8 +2,8 @@
 //!
 //! A reader of the whole gets it by one request, from where the registry's bytes went into the store last, or from the first
 //! byte on; it is hashed as it comes, so that the last piece is given away only when the digest is right. A reader of a part
-//! gets just that by one request, as the registry sends it: no digest proves a part. Nothing is kept or shown to other nodes,
-//! and each reader reads for itself: it is what keeps pulls going, not what makes them fast.
+//! gets just that as the registry sends it, by one request but for large parts: no digest proves a part. Nothing is kept or
+//! shown to other nodes, and each reader reads for itself: it is what keeps pulls going, not what makes them fast.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +54,8 @@ pub(super) fn read(
     range: ByteRange,
     rest: ByteRange,
 ) -> ContentStream {
-    let all = range.start == 0 && request.length.is_none_or(|length| range.end >= length);
+    let to_the_end = request.length.map_or(request.whole, |length| range.end >= length);
+    let all = range.start == 0 && to_the_end;
     match all {
         true => read_whole(env, request, from, rest),
         false => read_part(env, request, rest),
