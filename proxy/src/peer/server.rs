@@ -451,7 +451,7 @@ impl Story {
 impl Drop for Story {
     fn drop(&mut self) {
         if let (Some(availability), Some(child)) = (&self.listening, &self.child) {
-            availability.child_left(child);
+            availability.child_left(child, self.on_demand);
         }
     }
 }

@@ -264,10 +264,11 @@ impl Availability {
         });
     }
 
-    pub(crate) fn child_left(&self, child: &HostId) {
+    pub(crate) fn child_left(&self, child: &HostId, on_demand: bool) {
         let now = self.now();
         self.change(|state| {
-            if state.on_demand.remove(child) {
+            if on_demand {
+                state.on_demand.remove(child);
                 return;
             }
             state.children.remove(child);
@@ -617,9 +618,16 @@ mod tests {
             4,
             "each is shown to one first, and none for the sake of the child that sees all"
         );
-        children.iter().for_each(|child| availability.child_left(child));
+        // One of them listens for single pieces as well, and ends that first.
+        availability.child_joined(&children[0], true);
+        assert_eq!(seen(&children[0]), 4);
+        availability.child_left(&children[0], true);
+        assert!(seen(&children[0]) < 4);
+        children
+            .iter()
+            .for_each(|child| availability.child_left(child, false));
         assert!(availability.has_children());
-        availability.child_left(&single);
+        availability.child_left(&single, true);
         assert!(!availability.has_children());
     }
 
