@@ -126,8 +126,7 @@ impl Scheduling {
 
     /// Keeps a stream to every scheduler of the ring until `parts.stop`; gives back what [`Self::set_ring`] takes.
     pub fn start(&self, parts: LinkParts) -> LinkParts {
-        let ring = self.state().ring.clone();
-        self.link_all(&ring, &parts);
+        self.link_all(&parts);
         parts
     }
 
@@ -143,7 +142,7 @@ impl Scheduling {
             }
             state.ring = ring.to_vec();
         }
-        self.link_all(ring, parts);
+        self.link_all(parts);
     }
 
     /// The ring as a manager told it, from now on instead of what schedulers tell. Tasks that have another owner now are made known
@@ -158,14 +157,16 @@ impl Scheduling {
             if state.ring == ring {
                 return;
             }
-            state.ring.clone_from(&ring);
+            state.ring = ring;
         }
-        self.link_all(&ring, parts);
+        self.link_all(parts);
         self.inner.rings.send_modify(|changes| *changes += 1);
     }
 
-    fn link_all(&self, ring: &[String], parts: &LinkParts) {
+    /// Keeps streams to the ring as it is now, however many changed it meanwhile.
+    fn link_all(&self, parts: &LinkParts) {
         let mut state = self.state();
+        let ring = state.ring.clone();
         state.linked.retain(|address, token| {
             let stays = ring.contains(address);
             if !stays {
@@ -173,7 +174,7 @@ impl Scheduling {
             }
             stays
         });
-        for address in ring {
+        for address in &ring {
             if !state.linked.contains_key(address) {
                 let stop = parts.stop.child_token();
                 state.linked.insert(address.clone(), stop.clone());
