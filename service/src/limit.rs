@@ -18,6 +18,9 @@ use crate::config::ByteSize;
 /// How much may pass at once after a pause.
 const BURST: Duration = Duration::from_millis(100);
 
+/// How long a change of the rate may go unnoticed by who waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Limits a flow. Cheap to clone; clones share the rate.
 #[derive(Clone, Debug)]
 pub struct Limiter {
@@ -68,8 +71,8 @@ impl Limiter {
         limiter
     }
 
-    /// Lets `rate` bytes a second pass from now on, everything without one; what passed before is paid for by then. Nothing, if it
-    /// was not made to be changed.
+    /// Lets `rate` bytes a second pass from now on, everything without one; what passed before is paid for by then, and those who
+    /// wait for it see that within a second. Nothing, if it was not made to be changed.
     pub fn set(&self, rate: Option<ByteSize>) {
         if let Some(bucket) = &self.bucket {
             let rate = rate.map_or(0, |rate| rate.as_u64().max(1));
@@ -91,7 +94,7 @@ impl Limiter {
 
     /// Whether everything passes at once.
     pub fn is_unlimited(&self) -> bool {
-        self.bucket.as_ref().is_none_or(|bucket| bucket.rate() == 0)
+        self.limiting().is_none()
     }
 
     /// Whether nobody else holds a clone.
@@ -103,18 +106,26 @@ impl Limiter {
 
     /// Waits until `bytes` more may pass. Cancel safe: what did not pass is not counted.
     pub async fn take(&self, bytes: u64) {
-        let Some(bucket) = &self.bucket else { return };
+        let Some(bucket) = self.limiting() else { return };
         let _turn = bucket.turn.lock().await;
+        let mut waited = false;
         while let Some(until) = bucket.busy_until() {
-            bucket.delayed_bytes.inc_by(bytes);
-            sleep_until(until).await;
+            if !std::mem::replace(&mut waited, true) {
+                bucket.delayed_bytes.inc_by(bytes);
+            }
+            sleep_until(until.min(Instant::now() + LOOK_AGAIN)).await;
         }
         bucket.charge(bytes);
     }
 
+    /// The bucket, if there is a rate: most have none, and then nothing is locked.
+    fn limiting(&self) -> Option<&Bucket> {
+        self.bucket.as_deref().filter(|bucket| bucket.rate() > 0)
+    }
+
     /// Counts `bytes` that have passed; gives the time at which more may.
     fn charge(&self, bytes: u64) -> Option<Instant> {
-        let bucket = self.bucket.as_ref()?;
+        let bucket = self.limiting()?;
         bucket.charge(bytes);
         let until = bucket.busy_until()?;
         bucket.delayed_bytes.inc_by(bytes);
@@ -163,7 +174,25 @@ impl Bucket {
 #[derive(Debug, Default)]
 pub struct Pacer {
     limits: Vec<Limiter>,
-    paying: Option<Pin<Box<Sleep>>>,
+    paying: Option<Paying>,
+}
+
+/// What came waits to be paid for.
+#[derive(Debug)]
+struct Paying {
+    until: Instant,
+    /// Until then, or until it is time to look again.
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Paying {
+    fn new(until: Instant) -> Self {
+        let sleep = sleep_until(until.min(Instant::now() + LOOK_AGAIN));
+        Self {
+            until,
+            sleep: Box::pin(sleep),
+        }
+    }
 }
 
 impl Pacer {
@@ -181,15 +210,22 @@ impl Pacer {
     pub fn came(&mut self, bytes: u64) {
         let until = self.limits.iter().filter_map(|limit| limit.charge(bytes)).max();
         if let Some(until) = until {
-            self.paying = Some(Box::pin(sleep_until(until)));
+            self.paying = Some(Paying::new(until));
         }
     }
 
     /// Ready when more may be asked for.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(paying) = &mut self.paying {
-            ready!(paying.as_mut().poll(cx));
-            self.paying = None;
+        while let Some(paying) = &mut self.paying {
+            ready!(paying.sleep.as_mut().poll(cx));
+            let until = paying.until;
+            // A rate that was changed may ask for less; what others pay for meanwhile is not this one's debt.
+            let busy = self
+                .limits
+                .iter()
+                .filter_map(|limit| limit.limiting()?.busy_until());
+            let left = busy.max().map(|busy| busy.min(until));
+            self.paying = left.filter(|until| *until > Instant::now()).map(Paying::new);
         }
         Poll::Ready(())
     }
@@ -263,6 +299,27 @@ mod tests {
         );
         limiter.set(None);
         assert!(took(&mut pacer).await <= BURST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_at_a_rate_does_not_wait_for_it_once_it_is_changed() {
+        const LONG: u64 = 100_000;
+        for rate in [None, Some(ByteSize::mib(1))] {
+            let limiter = Limiter::adjustable(Some(ByteSize::bytes(1)), &Counter::default());
+            limiter.take(LONG).await;
+            let mut pacer = Pacer::new([limiter.clone()]);
+            pacer.came(LONG);
+            let waiting = async {
+                tokio::join!(limiter.take(1), pacer.ready());
+            };
+            let changed = async {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                limiter.set(rate);
+            };
+            let both = async { tokio::join!(waiting, changed) };
+            let ended = tokio::time::timeout(Duration::from_secs(60), both).await;
+            assert!(ended.is_ok(), "{rate:?}: waits for a debt of a day");
+        }
     }
 
     #[tokio::test(start_paused = true)]
