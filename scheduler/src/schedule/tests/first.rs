@@ -200,35 +200,33 @@ fn seeds_that_attest_different_bytes_are_believed_no_more() {
     assert!(world.told("a").iter().all(|line| !line.starts_with("attested")));
 }
 
-/// What a node that comes costs at least, in time.
-fn cheapest_want(world: &mut World, nodes: std::ops::Range<u32>) -> Duration {
+#[test]
+fn a_piece_that_many_wants_name_is_looked_at_once() {
+    const WANTS: u32 = 200;
+    let mut world = World::with(&["seed"]);
+    let task = task(1);
     let first: Vec<PieceRun> = (0..64).map(|piece| run(2 * piece, 1)).collect();
-    let cost = |number| {
+    for number in 0..WANTS {
         let name = format!("n{number}");
         world.connect(&name);
         let want = NodeMessage::Want(Want {
             length: Some(200 * PIECE),
             first: first.clone(),
             on_demand: true,
-            ..want(task(1))
+            ..want(task)
         });
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "what is measured is the time of the machine"
-        )]
-        let began = std::time::Instant::now();
         world.say(&name, want);
-        began.elapsed()
+    }
+    let named = |world: &World| {
+        let key = world.scheduler.tasks.key(&task).unwrap();
+        let named = &world.scheduler.tasks.get(key).unwrap().named;
+        (named.pieces().count(), named.only())
     };
-    nodes.map(cost).min().unwrap()
-}
-
-#[test]
-fn a_want_costs_no_more_with_many_that_wait() {
-    let mut world = World::with(&["seed"]);
-    cheapest_want(&mut world, 0..100);
-    let few = cheapest_want(&mut world, 100..150);
-    cheapest_want(&mut world, 150..2000);
-    let many = cheapest_want(&mut world, 2000..2050);
-    assert!(many < 5 * few, "{few:?} with 100 that wait, {many:?} with 2000");
+    assert_eq!(named(&world), (64, WANTS as usize));
+    // All are asked of the seed by one message, and nothing again for those who come later.
+    assert_eq!(leases(&mut world, "seed").len(), 1);
+    for number in 0..WANTS {
+        world.say(&format!("n{number}"), NodeMessage::Unwant(task));
+    }
+    assert_eq!(named(&world), (0, 0));
 }
