@@ -343,9 +343,16 @@ fn the_last_piece_came_from_the_registry(lied_to: &[Pull]) {
     }
 }
 
-/// Five seconds after a lie came out, everybody reads the truth, those as well that come new.
+/// Five seconds after a lie came out, everybody reads the truth, those as well that come new, and nothing from who forged it.
 fn the_lie_is_over(mut world: World, blob: &Blob, nodes: usize) {
     world.run_for(Duration::from_secs(5));
+    let forged = |world: &World| {
+        world
+            .node("seed-0")
+            .metric("darter_proxy_peer_sent_bytes_total", "")
+    };
+    let told = forged(&world);
+    assert!(told > 0, "the lie was told at all");
     let before = world.origin_bytes(blob);
     for node in 0..nodes {
         world.pull(node, blob);
@@ -358,6 +365,7 @@ fn the_lie_is_over(mut world: World, blob: &Blob, nodes: usize) {
     world.run_for(Duration::from_secs(1));
     world.pull(late, blob);
     world.settle(Duration::from_secs(20));
+    assert_eq!(forged(&world), told, "nobody takes a byte from who forged it");
     world.finish();
 }
 
