@@ -327,3 +327,60 @@ fn not_satisfiable(length: u64) -> Reply {
     reply::set_text(&mut reply, CONTENT_RANGE, &format!("bytes */{length}"));
     reply
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::path::{Endpoint, Target, Via};
+    use darter_service::net::{Network as _, PeerAddr, TokioNetwork};
+    use darter_types::Algorithm;
+    use http::HeaderMap;
+    use tokio::time::Instant;
+
+    /// A connection to this machine, from what is said to be `from`.
+    async fn client(from: PeerAddr) -> Client {
+        let mut listener = TokioNetwork.bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (far, _near) = tokio::join!(listener.accept(), TokioNetwork.connect(&address));
+        Client::of(&far.unwrap().0, from)
+    }
+
+    fn ask(client: Option<Client>, release: &'static str) -> Ask {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let mut headers = HeaderMap::new();
+        headers.insert(RELEASE, HeaderValue::from_static(release));
+        Ask {
+            method: Method::GET,
+            headers,
+            target: Target {
+                registry: "registry.test".parse().unwrap(),
+                repository: "team/app".parse().unwrap(),
+                endpoint: Endpoint::Blob(digest),
+                via: Via::Query,
+                query: None,
+            },
+            address: None,
+            arrived: Instant::now(),
+            client,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_who_is_of_this_machine_is_believed_to_check_what_it_reads() {
+        let ip = |text: &str| PeerAddr::Ip(text.parse().unwrap());
+        for (from, is_here) in [
+            (ip("127.0.0.1:4711"), true),
+            (ip("[::1]:4711"), true),
+            (ip("[::ffff:127.0.0.1]:4711"), true),
+            (PeerAddr::Unix { uid: None }, true),
+            (ip("192.0.2.7:4711"), false),
+            (ip("[2001:db8::7]:4711"), false),
+            (ip("[::ffff:192.0.2.7]:4711"), false),
+        ] {
+            let client = client(from).await;
+            assert_eq!(ask(Some(client.clone()), "linked").checks(), is_here, "{from:?}");
+            assert!(!ask(Some(client), "proved").checks());
+        }
+        assert!(!ask(None, "linked").checks(), "nobody knows where it came from");
+    }
+}
