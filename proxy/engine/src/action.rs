@@ -106,12 +106,15 @@ pub enum Action {
         /// Its SHA-256.
         sum: Digest,
     },
-    /// Tell the scheduler what a piece is that this node read from the origin in order: by the SHA-256 of its stored bytes.
+    /// Tell the scheduler what a piece is that this node read from the origin in order: by the SHA-256 of its stored bytes, if
+    /// they still link.
     AttestStored {
         /// The lease under which it is told.
         epoch: u64,
         /// The piece.
         piece: PieceNumber,
+        /// The states around it.
+        proof: PieceProof,
     },
     /// The content is cut and this many bytes long: make room for it.
     Prepare {

@@ -72,8 +72,10 @@ impl Task {
             actions.push(Action::Attest { epoch, piece, sum });
         } else if content.lose_doubtful(piece) {
             return self.piece_lost(now, piece, actions);
-        } else if !content.is_linked_by_trust(piece) {
-            actions.push(Action::AttestStored { epoch, piece });
+        } else if !content.is_linked_by_trust(piece)
+            && let Some(proof) = content.chain.proof(piece)
+        {
+            actions.push(Action::AttestStored { epoch, piece, proof });
         }
         self.asked.remove(piece);
     }

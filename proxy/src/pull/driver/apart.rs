@@ -2,7 +2,7 @@
 
 use darter_engine::Event;
 use darter_proto::scheduler::{Attested, NodeMessage};
-use darter_types::{ChainState, Digest, HostId, PieceLayout, PieceNumber};
+use darter_types::{ChainState, Digest, HostId, PieceLayout, PieceNumber, PieceProof};
 use tokio::time::Instant;
 
 use super::Driver;
@@ -51,13 +51,13 @@ impl Driver {
     }
 
     /// Says what a piece is that this node read from the registry along the chain: it is hashed alone for that.
-    pub(super) fn attest_stored(&self, epoch: u64, piece: PieceNumber) {
+    pub(super) fn attest_stored(&self, epoch: u64, piece: PieceNumber, proof: PieceProof) {
         let Some(stored) = self.stored.clone() else { return };
         let (task, scheduling) = (self.request.task(), self.env.scheduling.clone());
         self.env.tasks.spawn("hash of a stored piece", async move {
             let layout = stored.facts().layout;
-            let Some(sum) = check::sum(&*stored, layout.piece_range(piece)) else {
-                return tracing::debug!(%task, piece, "a piece could not be read to say what it is");
+            let Some(sum) = check::sum(&*stored, &proof) else {
+                return tracing::warn!(%task, piece, "a stored piece is not what was written, and is not vouched for");
             };
             let attested = Attested {
                 task,

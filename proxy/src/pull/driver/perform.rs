@@ -44,7 +44,7 @@ impl Driver {
             Action::Walk { piece, before } => self.walk(piece, before),
             Action::HaveApart { piece, sum, from } => self.have_apart(piece, sum, from),
             Action::Attest { epoch, piece, sum } => self.attest(epoch, piece, sum),
-            Action::AttestStored { epoch, piece } => self.attest_stored(epoch, piece),
+            Action::AttestStored { epoch, piece, proof } => self.attest_stored(epoch, piece, proof),
             Action::Prepare { length } => self.prepare(length),
             Action::Have {
                 piece,

@@ -273,7 +273,12 @@ fn what_is_read_behind_states_of_doubtful_authors_is_attested() {
     let border = script.border(0, 3);
     let told = script.on(border);
     let (epoch, piece) = (1, 3);
-    assert!(told.contains(&Action::AttestStored { epoch, piece }), "{told:?}");
+    let range = script.blob.layout.piece_range(piece).indices();
+    let attests = |action: &Action| {
+        matches!(action, Action::AttestStored { epoch: told, piece: which, proof }
+            if (*told, *which) == (epoch, piece) && proof.links(&script.blob.bytes[range.clone()]))
+    };
+    assert!(told.iter().any(attests), "{told:?}");
     // Once: the scheduler knows it now.
     assert!(!asks_origin(&script.on(ended(0))));
 }
