@@ -68,20 +68,30 @@ impl Follow {
         tasks: Tasks,
         stop: CancellationToken,
     ) {
+        let mut last = None;
         while let Some(Ok(())) = stop.run_until_cancelled(heard.changed()).await {
             let Some(membership) = heard.borrow_and_update().clone() else {
                 continue;
             };
             self.take(&membership);
-            if let Some(file) = file.clone() {
-                let saved = Membership {
-                    configuration: self.applied.clone(),
-                    ..Membership::clone(&membership)
-                };
-                save(file, saved, &tasks).await;
+            let Some(file) = file.clone() else {
+                continue;
+            };
+            let saved = self.in_use(&membership);
+            if last.as_ref() != Some(&saved) && save(file, saved.clone(), &tasks).await {
+                last = Some(saved);
             }
         }
         stop.cancelled().await;
+    }
+
+    /// What the next start is to begin with: what this instance goes by, which is not all that it was told.
+    fn in_use(&self, told: &Membership) -> Membership {
+        Membership {
+            schedulers: self.schedulers.clone(),
+            configuration: self.applied.clone(),
+            ..told.clone()
+        }
     }
 
     fn take(&mut self, told: &Membership) {
@@ -108,11 +118,22 @@ impl Follow {
         if !is_known {
             self.configure(version, text);
         }
+        if moved && self.refused_version() == Some(version) && version > 0 {
+            // What ran was another cluster's, under numbers that mean nothing here.
+            self.run_own_file();
+        }
         self.said.running(self.running, self.refused.clone());
     }
 
     fn refused_version(&self) -> Option<u64> {
         self.refused.as_ref().map(|(version, _)| *version)
+    }
+
+    fn run_own_file(&mut self) {
+        match self.member.apply(&Document::default()) {
+            Ok(()) => (self.running, self.applied) = (0, None),
+            Err(reason) => tracing::warn!(reason, "the former cluster's configuration runs on"),
+        }
     }
 
     fn configure(&mut self, version: u64, text: &str) {
@@ -149,11 +170,12 @@ fn one_line(reason: &str) -> String {
     line
 }
 
-async fn save(file: PathBuf, membership: Membership, tasks: &Tasks) {
+/// Whether it is on the disk.
+async fn save(file: PathBuf, membership: Membership, tasks: &Tasks) -> bool {
     let shown = file.display().to_string();
     let write = move || saved::write(&file, &membership);
     let error = match tasks.blocking("saving of what the manager told", write).await {
-        Ok(Ok(())) => return,
+        Ok(Ok(())) => return true,
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
@@ -162,6 +184,7 @@ async fn save(file: PathBuf, membership: Membership, tasks: &Tasks) {
         error,
         "what the manager told is not saved: a start without a manager will not know it"
     );
+    false
 }
 
 #[cfg(test)]
@@ -266,6 +289,37 @@ mod tests {
         }
         let heard = member.schedulers.lock().unwrap().clone();
         assert_eq!(heard, [vec!["x:1".to_owned()], vec!["y:1".to_owned()], vec![]]);
+    }
+
+    #[test]
+    fn what_is_saved_is_what_is_gone_by() {
+        let (mut follow, ..) = follow();
+        follow.take(&told("a", &["x:1"], Some((1, "{}"))));
+        let last = told("a", &[], Some((2, r#"{"newer": 1}"#)));
+        follow.take(&last);
+        assert_eq!(follow.in_use(&last), told("a", &["x:1"], Some((1, "{}"))));
+        let other = told("b", &[], None);
+        follow.take(&other);
+        assert_eq!(follow.in_use(&other), other);
+    }
+
+    #[test]
+    fn the_former_cluster_s_configuration_does_not_run_on_in_another() {
+        let (mut follow, member, instance) = follow();
+        follow.take(&told(
+            "a",
+            &[],
+            Some((7, r#"{"proxy": {"store": {"quota": 5}}}"#)),
+        ));
+        let moved = told("b", &[], Some((2, r#"{"newer": 1}"#)));
+        follow.take(&moved);
+        let said = instance.borrow().clone();
+        assert_eq!(
+            (said.running, said.refused.map(|(version, _)| version)),
+            (0, Some(2))
+        );
+        assert_eq!(*member.quotas.lock().unwrap(), [Some(5), None]);
+        assert_eq!(follow.in_use(&moved).configuration, None);
     }
 
     #[test]

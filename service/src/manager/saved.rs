@@ -1,8 +1,8 @@
 //! What a manager told, on disk: written whole or not at all, and read at a start.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 const BYTES_MAX: u64 = 8 * (DOCUMENT_BYTES_MAX + SCHEDULERS_MAX * TEXT_BYTES_MAX) as u64;
 /// Version of the file's form.
 const FORM: u32 = 1;
+/// Writing by the group or by others.
+const OTHERS_WRITE: u32 = 0o022;
 /// Until a manager says another one; nothing is told to nobody.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -49,12 +51,27 @@ pub fn read(file: &Path) -> Option<Membership> {
 
 fn try_read(file: &Path) -> io::Result<Membership> {
     let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    let opened = File::open(file)?;
-    let length = opened.metadata()?.len();
-    if length > BYTES_MAX {
+    // Not blocked by a pipe that has this name.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(file)?;
+    // Of the file that was opened, not of what has that name a moment later.
+    let metadata = opened.metadata()?;
+    if !metadata.is_file() {
+        return Err(wrong("it is not a regular file".to_owned()));
+    }
+    // It says whom this instance follows: nobody else may have written it.
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        return Err(wrong(format!(
+            "others can change it (mode {mode:04o}); run chmod 600 on it"
+        )));
+    }
+    if metadata.len() > BYTES_MAX {
         return Err(wrong(format!("it is longer than {BYTES_MAX} bytes")));
     }
-    let saved: Saved = serde_json::from_reader(io::BufReader::new(opened))?;
+    let saved: Saved = serde_json::from_reader(io::BufReader::new(opened.take(BYTES_MAX)))?;
     if saved.form != FORM {
         return Err(wrong(format!(
             "its form is {}, this release knows {FORM}",
@@ -147,5 +164,26 @@ mod tests {
             std::fs::write(&file, text.replace(from, to)).unwrap();
             assert_eq!(read(&file), None, "{to}");
         }
+    }
+    #[test]
+    fn what_others_could_have_written_is_as_none() {
+        use std::fs::{Permissions, set_permissions};
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("membership.json");
+        write(&file, &membership()).unwrap();
+        for (mode, expected) in [
+            (0o644, Some(membership())),
+            (0o620, None),
+            (0o602, None),
+            (0o600, Some(membership())),
+        ] {
+            set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&file), expected, "{mode:o}");
+        }
+        assert_eq!(read(dir.path()), None);
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert_eq!(read(&pipe), None);
     }
 }
