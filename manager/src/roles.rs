@@ -8,11 +8,12 @@ pub mod directory;
 mod join;
 
 use std::io;
-use std::time::Duration;
 
 use darter_proto::limits::MESSAGE_BYTES_MAX;
 use darter_proto::pb::manager::v1::roles_server::RolesServer;
-use darter_service::net::{Limited, Listener, Network, OpenError, incoming, open, secure_incoming};
+use darter_service::net::{
+    Limited, Listener, Network, OpenError, grpc_server, incoming, open, secure_incoming,
+};
 use darter_service::supervise::{Supervisor, Tasks};
 use darter_service::tls::{CertificateRole, Expected, NodeIdentity, Protocol, TlsError};
 use futures_util::stream::BoxStream;
@@ -25,14 +26,8 @@ use crate::store::StoreError;
 use directory::Directory;
 use join::Joins;
 
-/// How often a silent connection is asked whether it lives, and how long it may take to say so.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Streams of one connection: an instance has one.
 const STREAMS_MAX: u32 = 4;
-/// Streams that were opened and reset before anybody looked at them; a connection with more is ended.
-const RESETS_WAITING_MAX: usize = 16;
-/// Longest headers of one request, in bytes.
-const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
 /// The port for roles, open, and what is behind it.
 #[derive(Debug)]
@@ -118,13 +113,7 @@ impl Roles {
         let service = RolesServer::new(joins)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let router = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .max_concurrent_streams(STREAMS_MAX)
-            .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING_MAX))
-            .http2_max_header_list_size(HEADERS_BYTES_MAX)
-            .add_service(service);
+        let router = grpc_server(STREAMS_MAX).add_service(service);
         let stop = stop.clone();
         supervisor.add("roles", async move {
             router

@@ -79,10 +79,8 @@ impl Member for SchedulerMember {
     fn schedulers(&self, _: &[String]) {}
 
     fn apply(&self, document: &Document) -> Result<(), String> {
-        match self.handle.tune(tuning(&self.own, document)) {
-            true => Ok(()),
-            false => Err("limits.messagesWaitingMax messages wait for a decision already".to_owned()),
-        }
+        self.handle.tune(tuning(&self.own, document));
+        Ok(())
     }
 }
 

@@ -20,8 +20,9 @@ use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::query_server::QueryServer;
 use darter_proto::pb::scheduler::v1::scheduler_server::SchedulerServer;
 use darter_proto::scheduler::{Hello, NodeMessage, SchedulerMessage};
+use darter_service::net::grpc_server;
 use darter_types::{HostId, Moment, TaskId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -36,17 +37,10 @@ use crate::schedule::{Event, Outbox, Scheduler, Settings, Tally, Tuning};
 
 /// How often time is told to the scheduler.
 const TICK: Duration = Duration::from_millis(100);
-/// How often a silent connection is asked whether it lives, and how long it may take to say so.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-
 /// Streams of one connection: a node has one, an operator asks one question at a time.
 const STREAMS_MAX: u32 = 32;
-/// Streams that were opened and reset before anybody looked at them; a connection with more is ended.
-const RESETS_WAITING_MAX: usize = 32;
 /// What a want's span tells of its decision at most: a want changes the parents of a dozen nodes.
 const DECISIONS_SHOWN_MAX: usize = 16;
-/// Longest headers of one request, in bytes.
-const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// The nodes' service, as probes name it.
 pub(crate) const NAME: &str = "darter.scheduler.v1.Scheduler";
 
@@ -61,7 +55,6 @@ enum Command {
     Gone(Connection, HostId),
     ListTasks(Option<TaskId>, usize, oneshot::Sender<pb::ListTasksResponse>),
     GetTask(TaskId, oneshot::Sender<Option<pb::GetTaskResponse>>),
-    Tune(Tuning),
     ListHosts(Option<HostId>, usize, oneshot::Sender<pb::ListHostsResponse>),
 }
 
@@ -69,6 +62,7 @@ enum Command {
 #[derive(Clone, Debug)]
 pub struct Handle {
     inbox: mpsc::Sender<Command>,
+    tuning: watch::Sender<Option<Tuning>>,
     connections: Arc<AtomicU64>,
     messages_per_host_max: usize,
     metrics: Metrics,
@@ -79,6 +73,8 @@ pub struct Handle {
 pub struct Owner {
     scheduler: Scheduler,
     inbox: mpsc::Receiver<Command>,
+    /// Beside the inbox, which may be full: of several the last counts.
+    tuning: watch::Receiver<Option<Tuning>>,
     nodes: BTreeMap<HostId, (Connection, ToNode)>,
     metrics: Metrics,
     noted: Tally,
@@ -89,8 +85,10 @@ pub struct Owner {
 /// A scheduler that starts now, and the way to it.
 pub fn start(settings: Settings, limits: &Limits, metrics: Metrics) -> (Handle, Owner) {
     let (sender, inbox) = mpsc::channel(limits.messages_waiting_max);
+    let (tune, tuning) = watch::channel(None);
     let handle = Handle {
         inbox: sender,
+        tuning: tune,
         connections: Arc::default(),
         messages_per_host_max: limits.messages_per_host_max,
         metrics: metrics.clone(),
@@ -98,6 +96,7 @@ pub fn start(settings: Settings, limits: &Limits, metrics: Metrics) -> (Handle, 
     let owner = Owner {
         scheduler: Scheduler::new(Moment::START, settings),
         inbox,
+        tuning,
         nodes: BTreeMap::new(),
         metrics,
         noted: Tally::default(),
@@ -113,12 +112,7 @@ impl Handle {
         let scheduler = SchedulerServer::new(converse::Converse(self.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .max_concurrent_streams(STREAMS_MAX)
-            .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING_MAX))
-            .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        grpc_server(STREAMS_MAX)
             .add_service(scheduler)
             .add_service(QueryServer::new(query::Query(self.clone())))
     }
@@ -127,9 +121,9 @@ impl Handle {
         Connection(self.connections.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Decides by these numbers from now on; false when too much waits to be decided.
-    pub(crate) fn tune(&self, tuning: Tuning) -> bool {
-        self.inbox.try_send(Command::Tune(tuning)).is_ok()
+    /// Decides by these numbers from now on, also what waits already.
+    pub(crate) fn tune(&self, tuning: Tuning) {
+        self.tuning.send_replace(Some(tuning));
     }
 
     async fn tell(&self, command: Command) -> Result<(), Status> {
@@ -183,11 +177,19 @@ impl Owner {
                 () = stop.cancelled() => break,
                 // Before commands, which may come without end.
                 _ = tick.tick() => self.apply(Event::Tick),
+                Ok(()) = self.tuning.changed() => self.retune(),
                 command = self.inbox.recv() => match command {
                     Some(command) => self.perform(command),
                     None => break,
                 },
             }
+        }
+    }
+
+    fn retune(&mut self) {
+        let tuning = *self.tuning.borrow_and_update();
+        if let Some(tuning) = tuning {
+            self.scheduler.tune(tuning);
         }
     }
 
@@ -214,7 +216,6 @@ impl Owner {
                 }
                 self.apply(Event::Disconnected(connection, host));
             }
-            Command::Tune(tuning) => self.scheduler.tune(tuning),
             // Whoever asked may be gone: then nobody misses the answer.
             Command::ListTasks(after, limit, answer) => {
                 let _ = answer.send(self.scheduler.list_tasks(after, limit));

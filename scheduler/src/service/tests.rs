@@ -393,3 +393,29 @@ async fn a_node_that_does_not_read_is_disconnected() {
         "{metrics}"
     );
 }
+
+/// A manager's numbers do not wait behind what nodes say, and are never refused because too much of that waits.
+#[test]
+fn numbers_change_while_the_inbox_is_full() {
+    let mut config = Config::default();
+    config.limits.messages_waiting_max = 1;
+    let metrics = crate::metrics::Metrics::register(&mut Registry::default());
+    let (handle, mut owner) = super::start(config.settings(1, 1), &config.limits, metrics);
+    let gone = || super::Command::Gone(crate::resource::Connection(1), "a".parse().unwrap());
+    handle.inbox.try_send(gone()).unwrap();
+    handle.inbox.try_send(gone()).unwrap_err();
+    for parents_max in [3, 7] {
+        handle.tune(crate::schedule::Tuning {
+            parents_max,
+            lease_first_byte: Duration::from_secs(1),
+            lease_stall: Duration::from_secs(2),
+            lease_pause: Duration::from_secs(3),
+            chain_idle: Duration::from_secs(4),
+            block: Duration::from_secs(5),
+            trial_after: Duration::from_secs(6),
+        });
+    }
+    owner.retune();
+    assert_eq!(owner.scheduler.settings.parents_max, 7);
+    assert_eq!(owner.scheduler.settings.trial_after, Duration::from_secs(6));
+}

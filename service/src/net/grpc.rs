@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tower_service::Service;
 
@@ -19,6 +21,22 @@ use crate::tls::{CertificateRole, PeerIdentity, TlsConnector, TlsWrap};
 const NAME: &str = "grpc";
 /// Connections of a server that shake hands at the same time; further ones wait to be accepted.
 const HANDSHAKES_MAX: usize = 1024;
+/// How often a silent connection is asked whether it lives, and how long it may take to say so.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Streams that were opened and reset before anybody looked at them; a connection with more is ended.
+const RESETS_WAITING_MAX: usize = 32;
+/// Longest headers of one request, in bytes.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// A server of gRPC, with the limits that all have, for as many streams of one connection at a time.
+pub fn grpc_server(streams_max: u32) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(streams_max)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_WAITING_MAX))
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+}
 
 /// Connects a tonic channel through a network.
 ///
