@@ -18,7 +18,7 @@ function fill(element, { on = {}, ...attributes }, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (/^on/i.test(name)) throw new Error(`${name}: listeners go into "on"`);
-    if (name === 'href' && !/^[#/]/.test(value)) throw new Error(`${value} leads away from the console`);
+    if (name === 'href' && !/^(#|\/(?!\/))/.test(value)) throw new Error(`${value} leads away from the console`);
     element.setAttribute(name, value === true ? '' : String(value));
   }
   for (const [name, listener] of Object.entries(on)) element.addEventListener(name, listener);

@@ -27,9 +27,13 @@ export async function live(signal, load, show) {
   let shown;
   let wait = EVERY;
   let timer;
+  let newest = 0;
   async function once() {
+    newest += 1;
+    const turn = newest;
     const loaded = await load(signal);
-    if (signal.aborted) return;
+    // What was asked before a change may be answered after it: only the last question counts.
+    if (signal.aborted || turn !== newest) return;
     // What is said of how long ago something was changes by itself.
     const text = JSON.stringify([loaded, Math.floor(Date.now() / REDRAW)]);
     if (text !== shown) show(loaded);
