@@ -15,11 +15,12 @@ pub mod tokens;
 pub mod users;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use darter_service::config::Period;
+use darter_service::config::{Period, Secret};
 use ipnet::IpNet;
 use tokio::sync::Notify;
 use utoipa::OpenApi as _;
@@ -31,7 +32,7 @@ use utoipa::openapi::{OpenApi, Response};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
-use crate::auth::password::Passwords;
+use crate::auth::password::{PasswordError, Passwords};
 use crate::auth::secret::{self, Key};
 use crate::auth::throttle::Throttle;
 use crate::auth::{Policy, Principal, Role};
@@ -100,6 +101,19 @@ impl Shared {
         (self.clock)()
     }
 
+    /// A new token, made now, whose secret begins with `prefix`; `purpose` is that of its hash.
+    fn mint(&self, prefix: &str, purpose: &str) -> Result<Minted, Problem> {
+        let secret = Secret::new(format!("{prefix}{}", secret::mint()?.expose()));
+        let hash = self.key.hash(purpose, secret.expose());
+        let created = self.now();
+        Ok(Minted {
+            id: secret::id(created)?,
+            hash: hash.ok_or_else(|| Problem::from(PasswordError::Hash))?,
+            secret,
+            created,
+        })
+    }
+
     /// A line of the audit: `who` did `action` to `object`.
     fn entry(&self, who: &str, action: &str, object: &str, detail: String) -> Result<Entry, Problem> {
         let at = self.now();
@@ -112,6 +126,19 @@ impl Shared {
             detail,
         })
     }
+}
+
+/// What is made for a new token.
+struct Minted {
+    id: String,
+    secret: Secret,
+    hash: String,
+    created: Millis,
+}
+
+/// When something ends that was made at `created`.
+fn end(created: Millis, lifetime: Duration) -> Millis {
+    created.saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[derive(utoipa::OpenApi)]

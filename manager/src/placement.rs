@@ -69,13 +69,41 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One cluster to choose from.
-#[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "each field is what its name says")]
-pub struct Candidate<'a> {
-    pub name: &'a str,
-    pub is_default: bool,
-    pub scope: &'a Scope,
+/// Clusters to choose from, with their patterns ready: those of all nodes' names are made once and not for each node.
+#[derive(Debug, Default)]
+pub struct Places(Vec<Place>);
+
+#[derive(Debug)]
+struct Place {
+    name: String,
+    is_default: bool,
+    scope: Scope,
+    /// Those of the scope's host names, in their order; `None` for one that a later release took.
+    patterns: Vec<Option<Regex>>,
+}
+
+impl Places {
+    /// Of clusters by name, whether it is the default, and scope.
+    pub fn new<'a>(clusters: impl Iterator<Item = (&'a str, bool, &'a Scope)>) -> Self {
+        let place = |(name, is_default, scope): (&str, bool, &Scope)| Place {
+            name: name.to_owned(),
+            is_default,
+            scope: scope.clone(),
+            patterns: scope.hostnames.iter().map(|name| compile(name).ok()).collect(),
+        };
+        Self(clusters.map(place).collect())
+    }
+
+    /// The cluster for a node, as its place among those given, with the reason. `None`: nothing fits, and there is no default.
+    pub fn find(&self, about: &About) -> Option<(usize, Reason)> {
+        let fits = self.0.iter().enumerate().filter_map(|(at, cluster)| {
+            let default = cluster.is_default.then_some(((0, 0), Reason::Default));
+            let (rank, reason) = cluster.fit(about).or(default)?;
+            Some((rank, &cluster.name, at, reason))
+        });
+        let best = fits.max_by(|one, other| one.0.cmp(&other.0).then_with(|| other.1.cmp(one.1)));
+        best.map(|(_, _, at, reason)| (at, reason))
+    }
 }
 
 impl Scope {
@@ -106,22 +134,25 @@ impl Scope {
         }
         problems
     }
+}
 
+impl Place {
     /// The best of its entries that fits, and how well: more is better.
     fn fit(&self, about: &About) -> Option<(Rank, Reason)> {
-        let cidrs = self.cidrs.iter().filter(|cidr| cidr.contains(&about.address));
+        let scope = &self.scope;
+        let cidrs = scope.cidrs.iter().filter(|cidr| cidr.contains(&about.address));
         let cidrs = cidrs.map(|cidr| ((4, usize::from(cidr.prefix_len())), Reason::Cidr(*cidr)));
-        let names = self
-            .hostnames
-            .iter()
-            .filter(|pattern| compile(pattern).is_ok_and(|pattern| pattern.is_match(&about.hostname)));
-        let names = names.map(|pattern| ((3, pattern.len()), Reason::Hostname(pattern.clone())));
-        let idcs = self
+        let names = scope.hostnames.iter().zip(&self.patterns).filter(|(_, pattern)| {
+            let pattern = pattern.as_ref();
+            pattern.is_some_and(|pattern| pattern.is_match(&about.hostname))
+        });
+        let names = names.map(|(pattern, _)| ((3, pattern.len()), Reason::Hostname(pattern.clone())));
+        let idcs = scope
             .idcs
             .iter()
             .filter(|idc| idc.eq_ignore_ascii_case(&about.idc));
         let idcs = idcs.map(|idc| ((2, 0), Reason::Idc(idc.clone())));
-        let places = self.locations.iter().filter_map(|place| {
+        let places = scope.locations.iter().filter_map(|place| {
             let depth = depth_within(place, &about.location)?;
             Some(((1, depth), Reason::Location(place.clone())))
         });
@@ -136,17 +167,6 @@ impl Scope {
 
 /// The kind of an entry, then how much it says.
 type Rank = (u8, usize);
-
-/// The cluster for a node, as its place in `clusters`, with the reason. `None`: nothing fits, and there is no default.
-pub fn find(clusters: &[Candidate<'_>], about: &About) -> Option<(usize, Reason)> {
-    let fits = clusters.iter().enumerate().filter_map(|(at, cluster)| {
-        let default = cluster.is_default.then_some(((0, 0), Reason::Default));
-        let (rank, reason) = cluster.scope.fit(about).or(default)?;
-        Some((rank, cluster.name, at, reason))
-    });
-    let best = fits.max_by(|one, other| one.0.cmp(&other.0).then_with(|| other.1.cmp(one.1)));
-    best.map(|(_, _, at, reason)| (at, reason))
-}
 
 /// How many of its parts `place` shares with the beginning of `location`, if it is all of them.
 fn depth_within(place: &str, location: &str) -> Option<usize> {
@@ -199,15 +219,12 @@ mod tests {
     }
 
     fn chosen(clusters: &[(&str, bool, Scope)], about: &About) -> Option<(String, String)> {
-        let candidates: Vec<_> = clusters
-            .iter()
-            .map(|(name, is_default, scope)| Candidate {
-                name,
-                is_default: *is_default,
-                scope,
-            })
-            .collect();
-        let (at, reason) = find(&candidates, about)?;
+        let places = Places::new(
+            clusters
+                .iter()
+                .map(|(name, is_default, scope)| (*name, *is_default, scope)),
+        );
+        let (at, reason) = places.find(about)?;
         Some((clusters[at].0.to_owned(), reason.to_string()))
     }
 
@@ -310,11 +327,8 @@ mod tests {
                 .collect();
             let node = About { address: octets.into(), hostname: String::new(), idc: String::new(), location: String::new() };
             let look = |clusters: &[(String, Scope)]| {
-                let all: Vec<_> = clusters
-                    .iter()
-                    .map(|(name, scope)| Candidate { name, is_default: false, scope })
-                    .collect();
-                find(&all, &node).map(|(at, reason)| (clusters[at].0.clone(), reason))
+                let all = Places::new(clusters.iter().map(|(name, scope)| (name.as_str(), false, scope)));
+                all.find(&node).map(|(at, reason)| (clusters[at].0.clone(), reason))
             };
             let first = look(&clusters);
             let count = clusters.len();

@@ -13,7 +13,7 @@ use super::problem::{FieldProblem, Problem};
 use super::users::check_name;
 use super::{Shared, Who};
 use crate::auth::secret;
-use crate::placement::{self, About, Candidate, Scope};
+use crate::placement::{About, Scope};
 use crate::store::clusters;
 
 /// Longest description, in characters.
@@ -221,15 +221,7 @@ pub(super) async fn place(
     node: Result<Query<Node>, QueryRejection>,
 ) -> Result<Json<Placement>, Problem> {
     let Query(node) = node?;
-    let clusters = shared.store.clusters().await?;
-    let candidates: Vec<Candidate<'_>> = clusters
-        .iter()
-        .map(|cluster| Candidate {
-            name: &cluster.name,
-            is_default: cluster.is_default,
-            scope: &cluster.scope,
-        })
-        .collect();
+    let found = shared.store.clusters().await?;
     let about = About {
         address: node.address.to_canonical(),
         hostname: node.hostname,
@@ -237,8 +229,8 @@ pub(super) async fn place(
         location: node.location,
     };
     let none = || Problem::not_found("no cluster is for this node, and none is the default");
-    let (at, reason) = placement::find(&candidates, &about).ok_or_else(none)?;
-    let cluster = clusters.get(at).ok_or_else(none)?;
+    let (at, reason) = clusters::places(&found).find(&about).ok_or_else(none)?;
+    let cluster = found.get(at).ok_or_else(none)?;
     Ok(Json(Placement {
         cluster: cluster.id.clone(),
         name: cluster.name.clone(),

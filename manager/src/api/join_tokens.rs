@@ -5,15 +5,14 @@ use std::time::Duration;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
-use darter_service::config::{Period, Secret};
+use darter_service::config::Period;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
 use super::users::check_name;
-use super::{Shared, Who};
-use crate::auth::password::PasswordError;
+use super::{Shared, Who, end};
 use crate::auth::secret;
 use crate::store::{StoreError, join_tokens};
 
@@ -105,18 +104,13 @@ pub(super) async fn create(
         };
         shared.store.cluster(&cluster).await.map_err(absent)?;
     }
-    let made = Secret::new(format!("{}{}", secret::JOIN_PREFIX, secret::mint()?.expose()));
-    let hash = shared.key.hash(secret::JOIN, made.expose());
-    let hash = hash.ok_or_else(|| Problem::from(PasswordError::Hash))?;
-    let created = shared.now();
-    let end =
-        |lifetime: Duration| created.saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX));
+    let minted = shared.mint(secret::JOIN_PREFIX, secret::JOIN)?;
     let token = join_tokens::JoinToken {
-        id: secret::id(created)?,
+        id: minted.id,
         name: asked.name,
         cluster,
-        created,
-        expires: lifetime.map_or(0, end),
+        created: minted.created,
+        expires: lifetime.map_or(0, |lifetime| end(minted.created, lifetime)),
     };
     let place = match token.cluster.as_str() {
         "" => "any cluster",
@@ -128,10 +122,11 @@ pub(super) async fn create(
         &token.name,
         format!("for {place}"),
     )?;
-    shared.store.add_join_token(&token, &hash, entry).await?;
+    shared.store.add_join_token(&token, &minted.hash, entry).await?;
+    shared.changed.notify_one();
     let made = MadeJoinToken {
         token: token.into(),
-        secret: made.expose().to_owned(),
+        secret: minted.secret.expose().to_owned(),
     };
     Ok((StatusCode::CREATED, Json(made)))
 }

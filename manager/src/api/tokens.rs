@@ -5,15 +5,14 @@ use std::time::Duration;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
-use darter_service::config::{Period, Secret};
+use darter_service::config::Period;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
 use super::users::check_name;
-use super::{Shared, Who, caller};
-use crate::auth::password::PasswordError;
+use super::{Shared, Who, caller, end};
 use crate::auth::{Role, secret};
 use crate::store::tokens;
 
@@ -106,24 +105,21 @@ pub(super) async fn create(
             format!("write a time from 1s to {most}"),
         ));
     }
-    let made = Secret::new(format!("{}{}", secret::TOKEN_PREFIX, secret::mint()?.expose()));
-    let hash = shared.key.hash(caller::TOKEN, made.expose());
-    let hash = hash.ok_or_else(|| Problem::from(PasswordError::Hash))?;
-    let created = shared.now();
+    let minted = shared.mint(secret::TOKEN_PREFIX, caller::TOKEN)?;
     let token = tokens::Token {
-        id: secret::id(created)?,
+        id: minted.id,
         user: who.id,
         name: asked.name,
         role: asked.role,
-        created,
-        expires: created.saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX)),
+        created: minted.created,
+        expires: end(minted.created, lifetime),
     };
     let detail = format!("role {}, good for {}", token.role, asked.lifetime);
     let entry = shared.entry(&who.name, "token.create", &token.name, detail)?;
-    shared.store.add_token(&token, &hash, entry).await?;
+    shared.store.add_token(&token, &minted.hash, entry).await?;
     let made = MadeToken {
         token: token.into(),
-        secret: made.expose().to_owned(),
+        secret: minted.secret.expose().to_owned(),
     };
     Ok((StatusCode::CREATED, Json(made)))
 }

@@ -4,7 +4,7 @@
 //! Instances do not write to the database by themselves: what they say waits here and is written by one transaction, and one
 //! statement says of all of them that they are alive. So a cluster that comes back at once is a few transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Shared;
 use crate::auth::secret;
-use crate::store::clusters::Cluster;
+use crate::placement::Places;
+use crate::store::clusters::{self, Cluster};
 use crate::store::instances::Instance;
-use crate::store::join_tokens::JoinToken;
 use crate::store::{Millis, StoreError};
 
 /// How often the database is read when nothing is heard of.
@@ -29,17 +29,33 @@ const REMEMBERED: Millis = 24 * 3_600_000;
 /// How often those that are away longer are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What all instances are told, at one moment.
+/// What all instances are told, at one moment. What did not change is shared with the one before, so that each of many streams
+/// keeps and compares no more than pointers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    pub(crate) clusters: Arc<Vec<Cluster>>,
+    pub(crate) clusters: Arc<Clusters>,
     /// Schedulers that live, by their cluster's id; sorted.
-    pub(crate) schedulers: BTreeMap<String, Vec<String>>,
-    /// The newest configuration by the cluster's id.
-    pub(crate) configurations: BTreeMap<String, (u64, String)>,
-    /// Join tokens by their ids.
-    pub(crate) tokens: BTreeMap<String, JoinToken>,
+    pub(crate) schedulers: BTreeMap<String, Arc<[String]>>,
+    /// The newest configuration, with its version, by the cluster's id.
+    pub(crate) configurations: BTreeMap<String, Arc<(u64, String)>>,
+    /// Ids of the join tokens that have not ended.
+    pub(crate) tokens: BTreeSet<String>,
 }
+
+/// All clusters, and the way to the one of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Clusters {
+    pub(crate) all: Vec<Cluster>,
+    pub(crate) places: Places,
+}
+
+impl PartialEq for Clusters {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
+
+impl Eq for Clusters {}
 
 /// The way to the directory. Clones share it.
 #[derive(Clone, Debug)]
@@ -74,15 +90,32 @@ impl View {
     /// An instance is here, or has changed. Nothing, if it has a newer stream.
     pub(crate) fn put(&self, instance: Instance, stream: u64) {
         let mut waiting = self.waiting();
-        let newest = waiting.streams.entry(instance.id.clone()).or_insert(stream);
-        if *newest > stream {
+        let id = instance.id.clone();
+        let newest = waiting.streams.entry(id.clone()).or_insert(stream);
+        let before = std::mem::replace(newest, stream.max(*newest));
+        if before > stream {
             return;
         }
-        *newest = stream;
-        waiting.parted.remove(&instance.id);
-        waiting.put.insert(instance.id.clone(), instance);
+        waiting.parted.remove(&id);
+        waiting.put.insert(id.clone(), instance);
         drop(waiting);
+        if before < stream {
+            tracing::warn!(
+                instance = id,
+                "it has a new stream while an older one is up: if this repeats, two machines have one name or address"
+            );
+        }
         self.wake.notify_one();
+    }
+
+    /// The database is to be read at once.
+    pub(crate) fn read_soon(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether no stream counts as the instance's: the newest has ended, and an older one is to take its place.
+    pub(crate) fn is_without(&self, id: &str) -> bool {
+        !self.waiting().streams.contains_key(id)
     }
 
     /// An instance has no stream any more; it was heard last at `seen`.
@@ -92,6 +125,8 @@ impl View {
             return;
         }
         waiting.streams.remove(id);
+        // Written late, it would take the instance from the manager that it has a stream to by then.
+        waiting.put.remove(id);
         waiting.parted.insert(id.to_owned(), seen);
         drop(waiting);
         self.wake.notify_one();
@@ -108,6 +143,8 @@ pub(crate) struct Directory {
     grace: Option<(Instant, Millis)>,
     forgotten: Instant,
     failing: bool,
+    /// The time of the last round.
+    last_round: Millis,
 }
 
 impl Directory {
@@ -132,6 +169,7 @@ impl Directory {
             grace: None,
             forgotten: Instant::now(),
             failing: true,
+            last_round: 0,
         };
         directory.round().await?;
         Ok(directory)
@@ -162,14 +200,18 @@ impl Directory {
 
     async fn round(&mut self) -> Result<(), StoreError> {
         let silence = self.shared.silence_max;
-        if self.failing {
+        let now = self.shared.now();
+        if self.failing || now < self.last_round {
+            // The clock may have been set back: nobody may count for as long as it takes to come to that time again.
+            let latest = now.saturating_add(silence);
+            self.shared.store.bring_back_instances(latest, now).await?;
             // Before anybody says to be alive: those that were when it was last possible to say so count for a while.
             let last = self.shared.store.last_seen().await?;
             let until = Instant::now() + Duration::from_millis(silence.unsigned_abs());
             self.grace = last.map(|last| (until, last.saturating_sub(silence)));
         }
+        self.last_round = now;
         self.write().await?;
-        let now = self.shared.now();
         if self.grace.is_some_and(|(until, _)| until <= Instant::now()) {
             self.grace = None;
         }
@@ -240,27 +282,60 @@ impl Directory {
 
     async fn read(&self, since: Millis) -> Result<Snapshot, StoreError> {
         let store = &self.shared.store;
-        let clusters = store.clusters().await?;
+        let before = Arc::clone(&self.publish.borrow());
+        let all = store.clusters().await?;
+        let clusters = match before.clusters.all == all {
+            true => Arc::clone(&before.clusters),
+            false => Arc::new(Clusters {
+                places: clusters::places(&all),
+                all,
+            }),
+        };
         let mut schedulers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for live in store.live_schedulers(since).await? {
             schedulers.entry(live.cluster).or_default().push(live.address);
         }
-        for addresses in schedulers.values_mut() {
+        let schedulers = schedulers.into_iter().map(|(cluster, mut addresses)| {
             addresses.truncate(darter_proto::limits::SCHEDULERS_MAX);
-        }
-        let configurations = store.newest_configurations().await?.into_iter().map(|kept| {
-            let version = kept.version.unsigned_abs();
-            (kept.cluster, (version, kept.document))
+            let same = before
+                .schedulers
+                .get(&cluster)
+                .filter(|known| ***known == *addresses);
+            let addresses = same.map_or_else(|| addresses.into(), Arc::clone);
+            (cluster, addresses)
         });
+        let schedulers = schedulers.collect();
+        let now = self.shared.now();
         let tokens = store.join_tokens().await?.into_iter();
+        let tokens = tokens.filter(|token| token.is_good(now)).map(|token| token.id);
+        let tokens = tokens.collect();
         self.shared
             .metrics
             .instances(&store.count_instances(since).await?);
         Ok(Snapshot {
-            clusters: Arc::new(clusters),
+            clusters,
             schedulers,
-            configurations: configurations.collect(),
-            tokens: tokens.map(|token| (token.id.clone(), token)).collect(),
+            configurations: self.configurations(&before).await?,
+            tokens,
         })
+    }
+
+    /// The newest configurations. A version never changes: only those that are new are read.
+    async fn configurations(
+        &self,
+        before: &Snapshot,
+    ) -> Result<BTreeMap<String, Arc<(u64, String)>>, StoreError> {
+        let store = &self.shared.store;
+        let mut newest = BTreeMap::new();
+        for (cluster, version) in store.newest_versions().await? {
+            let known = before.configurations.get(&cluster);
+            let same = known.filter(|known| known.0 == version.unsigned_abs());
+            if let Some(known) = same {
+                newest.insert(cluster, Arc::clone(known));
+            } else if let Some(read) = store.configuration(&cluster, Some(version)).await? {
+                newest.insert(cluster, Arc::new((read.version.unsigned_abs(), read.document)));
+            }
+        }
+        Ok(newest)
     }
 }

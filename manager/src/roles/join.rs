@@ -12,8 +12,8 @@ use darter_proto::pb::manager::v1::roles_server;
 use darter_service::net::{ConnectInfo, PeerAddr};
 use darter_service::tls::CertificateRole;
 use futures_util::Stream;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -21,13 +21,15 @@ use super::directory::{Snapshot, View};
 use crate::api::Shared;
 use crate::auth::secret;
 use crate::config::RolesConfig;
-use crate::placement::{self, About, Candidate};
+use crate::placement::About;
 use crate::store::clusters::Cluster;
 use crate::store::join_tokens::JoinToken;
 use crate::store::{Millis, StoreError, instances};
 
 /// How long a new stream may take to say who it is.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long it may take to read a cluster that was made a moment ago, for an instance that comes at once.
+const READ_WITHIN: Duration = Duration::from_secs(2);
 /// An instance says that it is alive so often in the time that it may be silent.
 const ALIVE_PER_SILENCE: u32 = 3;
 /// Messages that wait for one instance: each has all.
@@ -49,7 +51,8 @@ pub(super) struct Joins {
 #[derive(Clone, Debug)]
 enum Shown {
     Certificate,
-    Token(JoinToken),
+    /// A join token, and the hash by which the database knows it.
+    Token(JoinToken, String),
 }
 
 impl Joins {
@@ -84,14 +87,22 @@ impl Joins {
                 "show a join token, or a certificate: set manager.joinTokenFile or the section tls",
             ));
         };
-        let none = || Status::unauthenticated("the join token is none of this manager, or has ended");
-        let hash = self.shared.key.hash(secret::JOIN, token).ok_or_else(none)?;
-        let found = self.shared.store.join_token(&hash, self.shared.now()).await;
-        let found = found.map_err(|error| match error {
-            StoreError::Absent => none(),
-            _ => Status::unavailable("the manager's database does not answer"),
-        })?;
-        Ok(Shown::Token(found))
+        let hash = self
+            .shared
+            .key
+            .hash(secret::JOIN, token)
+            .ok_or_else(no_such_token)?;
+        let found = self.find_token(&hash).await?;
+        Ok(Shown::Token(found, hash))
+    }
+
+    /// As the database has it now.
+    async fn find_token(&self, hash: &str) -> Result<JoinToken, Status> {
+        let found = self.shared.store.join_token(hash, self.shared.now()).await;
+        found.map_err(|error| match error {
+            StoreError::Absent => no_such_token(),
+            _ => no_database(),
+        })
     }
 }
 
@@ -137,6 +148,7 @@ impl Joins {
             heard: self.shared.now(),
         };
         member.check()?;
+        member.claim().await?;
         let (sender, outbound) = mpsc::channel(OUTGOING_MAX);
         let stay = async move {
             if let Err(status) = member.stay(inbound, &sender).await {
@@ -180,6 +192,30 @@ async fn next(inbound: &mut Streaming<pb::Instance>) -> Result<Instance, Status>
     }
 }
 
+/// What an instance was told last; what is long belongs to the snapshot.
+#[derive(PartialEq, Eq)]
+struct Told {
+    cluster: String,
+    name: String,
+    reason: String,
+    schedulers: Arc<[String]>,
+    configuration: Option<Arc<(u64, String)>>,
+}
+
+impl Told {
+    fn membership(&self, alive_interval: Duration) -> Membership {
+        Membership {
+            wire_version: WIRE_VERSION,
+            cluster: self.cluster.clone(),
+            name: self.name.clone(),
+            reason: self.reason.clone(),
+            schedulers: self.schedulers.to_vec(),
+            configuration: self.configuration.as_deref().cloned(),
+            alive_interval,
+        }
+    }
+}
+
 /// An instance for as long as its stream lasts.
 struct Stay {
     joins: Joins,
@@ -188,7 +224,7 @@ struct Stay {
     stream: u64,
     info: ConnectInfo,
     instance: Instance,
-    told: Option<Membership>,
+    told: Option<Told>,
     kept: Option<instances::Instance>,
     heard: Millis,
 }
@@ -230,46 +266,116 @@ impl Stay {
         Ok(())
     }
 
+    /// A token of one cluster takes nobody from another: whose stream is up stays what it is.
+    async fn claim(&self) -> Result<(), Status> {
+        let Shown::Token(token, _) = &self.shown else {
+            return Ok(());
+        };
+        if token.cluster.is_empty() {
+            return Ok(());
+        }
+        let (shared, id) = (&self.joins.shared, id(&self.instance));
+        let since = shared.now().saturating_sub(shared.silence_max);
+        let found = shared.store.is_elsewhere(&id, &token.cluster, since).await;
+        if found.map_err(|_| no_database())? {
+            return Err(Status::permission_denied(format!(
+                "{id} is a member of another cluster than that of the join token, {}: end it there first",
+                token.name
+            )));
+        }
+        Ok(())
+    }
+
     async fn stay(
         &mut self,
         mut inbound: Streaming<pb::Instance>,
         sender: &mpsc::Sender<Answer>,
     ) -> Result<(), Status> {
         let mut snapshots = self.joins.view.snapshot.clone();
-        let (silence, stop) = (self.joins.silence_max, self.joins.stop.clone());
+        let mut silent = Instant::now() + self.joins.silence_max;
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        if self.place(&snapshot).is_err() {
+            self.joins.view.read_soon();
+            // Nothing new: then it is true that there is no cluster for it.
+            let _ = timeout(READ_WITHIN, snapshots.changed()).await;
+        }
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.check_token(&snapshot).await?;
             if let Some(news) = self.settle(&snapshot)? {
                 sender.send(Ok(news.into())).await.map_err(|_| gone())?;
             }
+            self.wait(&mut inbound, &mut snapshots, &mut silent).await?;
+        }
+    }
+
+    /// Until there is something to settle. The instance may be silent until `silent`, whatever else happens.
+    async fn wait(
+        &mut self,
+        inbound: &mut Streaming<pb::Instance>,
+        snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+        silent: &mut Instant,
+    ) -> Result<(), Status> {
+        let stop = self.joins.stop.clone();
+        loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Status::unavailable("the manager is stopping")),
-                said = timeout(silence, next(&mut inbound)) => {
-                    let said = said.map_err(|_| Status::deadline_exceeded("it was silent for too long"))??;
-                    if id(&said) != id(&self.instance) {
-                        return Err(Status::invalid_argument("an instance has one name for as long as its stream lasts"));
+                changed = snapshots.changed() => return changed.map_err(|_| gone()),
+                // What was read of a message stays in the stream when another branch is taken.
+                said = next(inbound) => {
+                    *silent = Instant::now() + self.joins.silence_max;
+                    if self.hear(said?)? {
+                        return Ok(());
                     }
-                    self.instance = said;
-                    self.heard = self.joins.shared.now();
-                    self.check()?;
                 }
-                changed = snapshots.changed() => changed.map_err(|_| gone())?,
+                () = sleep_until(*silent) => {
+                    return Err(Status::deadline_exceeded("it was silent for too long"));
+                }
             }
         }
+    }
+
+    /// Whether what the instance says is new, or nobody counts as it any more.
+    fn hear(&mut self, said: Instance) -> Result<bool, Status> {
+        let id = id(&said);
+        if id != self::id(&self.instance) {
+            return Err(Status::invalid_argument(
+                "an instance has one name for as long as its stream lasts",
+            ));
+        }
+        self.heard = self.joins.shared.now();
+        let is_without = self.joins.view.is_without(&id);
+        if is_without {
+            self.kept = None;
+        }
+        let is_new = said != self.instance;
+        self.instance = said;
+        self.check()?;
+        Ok(is_new || is_without)
+    }
+
+    /// Whether the token that opened the stream is still good.
+    async fn check_token(&self, snapshot: &Snapshot) -> Result<(), Status> {
+        let Shown::Token(token, hash) = &self.shown else {
+            return Ok(());
+        };
+        if !snapshot.tokens.contains(&token.id) {
+            // Over, or made so lately that it was not read yet: the database knows.
+            self.joins.find_token(hash).await?;
+        }
+        Ok(())
     }
 
     /// Keeps what the instance is now, if that is new, and gives what it is to be told, if that is.
     fn settle(&mut self, snapshot: &Snapshot) -> Result<Option<Membership>, Status> {
         let (cluster, reason) = self.place(snapshot)?;
-        let told = Membership {
-            wire_version: WIRE_VERSION,
+        let told = Told {
             cluster: cluster.id.clone(),
             name: cluster.name.clone(),
             reason: reason.clone(),
             schedulers: snapshot.schedulers.get(&cluster.id).cloned().unwrap_or_default(),
             configuration: snapshot.configurations.get(&cluster.id).cloned(),
-            alive_interval: self.joins.silence_max / ALIVE_PER_SILENCE,
         };
         let kept = self.row(&cluster.id, reason);
         let is_new = self.kept.as_ref().is_none_or(|before| {
@@ -284,42 +390,26 @@ impl Stay {
             self.joins.view.put(kept.clone(), self.stream);
             self.kept = Some(kept);
         }
-        let news = (self.told.as_ref() != Some(&told)).then(|| told.clone());
+        if self.told.as_ref() == Some(&told) {
+            return Ok(None);
+        }
+        let news = told.membership(self.joins.silence_max / ALIVE_PER_SILENCE);
         self.told = Some(told);
-        Ok(news)
+        Ok(Some(news))
     }
 
     fn place<'s>(&self, snapshot: &'s Snapshot) -> Result<(&'s Cluster, String), Status> {
-        if let Shown::Token(token) = &self.shown {
-            let now = self.joins.shared.now();
-            let valid = snapshot.tokens.get(&token.id);
-            // One that was made a moment ago may not have been read yet.
-            let over = token.expires > 0 && token.expires <= now;
-            if over || (valid.is_none() && self.told.is_some()) {
-                return Err(Status::unauthenticated("the join token has ended or was removed"));
-            }
-            if !token.cluster.is_empty() {
-                let found = snapshot
-                    .clusters
-                    .iter()
-                    .find(|cluster| cluster.id == token.cluster);
-                let found =
-                    found.ok_or_else(|| Status::not_found("the join token's cluster is not there"))?;
-                return Ok((found, format!("its join token, {}, is for it", token.name)));
-            }
+        let clusters = &snapshot.clusters;
+        if let Shown::Token(token, _) = &self.shown
+            && !token.cluster.is_empty()
+        {
+            let found = clusters.all.iter().find(|cluster| cluster.id == token.cluster);
+            let found = found.ok_or_else(|| Status::not_found("the join token's cluster is not there"))?;
+            return Ok((found, format!("its join token, {}, is for it", token.name)));
         }
-        let candidates: Vec<Candidate<'_>> = snapshot
-            .clusters
-            .iter()
-            .map(|cluster| Candidate {
-                name: &cluster.name,
-                is_default: cluster.is_default,
-                scope: &cluster.scope,
-            })
-            .collect();
         let none = || Status::not_found("no cluster is for this instance, and none is the default");
-        let (at, reason) = placement::find(&candidates, &self.about()).ok_or_else(none)?;
-        let cluster = snapshot.clusters.get(at).ok_or_else(none)?;
+        let (at, reason) = clusters.places.find(&self.about()).ok_or_else(none)?;
+        let cluster = clusters.all.get(at).ok_or_else(none)?;
         Ok((cluster, reason.to_string()))
     }
 
@@ -383,6 +473,14 @@ fn id(instance: &Instance) -> String {
 fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_matches(['[', ']'])
+}
+
+fn no_such_token() -> Status {
+    Status::unauthenticated("the join token is none of this manager, has ended or was removed")
+}
+
+fn no_database() -> Status {
+    Status::unavailable("the manager's database does not answer")
 }
 
 fn gone() -> Status {

@@ -5,7 +5,7 @@ use sqlx::{AnyConnection, FromRow, Row as _};
 
 use super::audit::Entry;
 use super::{Millis, Store, StoreError};
-use crate::placement::Scope;
+use crate::placement::{Places, Scope};
 
 /// A set of schedulers, seeds and peers that exchange with each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,15 @@ impl FromRow<'_, AnyRow> for Cluster {
             created: row.try_get("created_ms")?,
         })
     }
+}
+
+/// All of them, to find the one for a node.
+pub fn places(clusters: &[Cluster]) -> Places {
+    Places::new(
+        clusters
+            .iter()
+            .map(|cluster| (cluster.name.as_str(), cluster.is_default, &cluster.scope)),
+    )
 }
 
 impl Cluster {

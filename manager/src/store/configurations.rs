@@ -111,15 +111,12 @@ impl Store {
         Ok(found.fetch_all(&self.pool).await?)
     }
 
-    /// The newest version of each cluster that has one.
+    /// The number of each cluster's newest version, by the cluster's id, for those that have one.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn newest_configurations(&self) -> Result<Vec<Configuration>, StoreError> {
-        let found = sqlx::query_as(
-            "SELECT * FROM configurations WHERE version = \
-             (SELECT MAX(version) FROM configurations AS newer WHERE newer.cluster_id = configurations.cluster_id)",
-        );
+    pub async fn newest_versions(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let found = sqlx::query_as("SELECT cluster_id, MAX(version) FROM configurations GROUP BY cluster_id");
         Ok(found.fetch_all(&self.pool).await?)
     }
 }

@@ -136,6 +136,36 @@ impl Store {
         Ok((last >= 0).then_some(last))
     }
 
+    /// Says `now` of those that were seen after `latest`, which is in the future: the clock was set back.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn bring_back_instances(&self, latest: Millis, now: Millis) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instances SET seen_ms = $2 WHERE seen_ms > $1")
+            .bind(latest)
+            .bind(now)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Whether an instance has a stream as a member of another cluster than `cluster`, and was seen since `since`.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn is_elsewhere(&self, id: &str, cluster: &str, since: Millis) -> Result<bool, StoreError> {
+        let found = sqlx::query_as(
+            "SELECT COUNT(*) FROM instances WHERE id = $1 AND cluster_id <> $2 AND manager <> '' AND seen_ms >= $3",
+        );
+        let (count,): (i64,) = found
+            .bind(id)
+            .bind(cluster)
+            .bind(since)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(count > 0)
+    }
+
     /// How many of each role were seen since `since`.
     ///
     /// # Errors

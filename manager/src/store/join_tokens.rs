@@ -34,6 +34,13 @@ impl FromRow<'_, AnyRow> for JoinToken {
     }
 }
 
+impl JoinToken {
+    /// Whether it has not ended.
+    pub fn is_good(&self, now: Millis) -> bool {
+        self.expires == 0 || self.expires > now
+    }
+}
+
 impl Store {
     /// Adds a token, known by the hash of its secret.
     ///

@@ -12,6 +12,7 @@ mod flows;
 mod home;
 mod postgres;
 mod roles;
+mod streams;
 
 use home::Home;
 
@@ -127,4 +128,29 @@ async fn a_token_opens_its_own_cluster_for_as_long_as_it_is_there() {
 #[tokio::test]
 async fn a_silent_scheduler_is_not_handed_out_and_comes_back() {
     roles::a_silent_scheduler_is_not_handed_out_and_comes_back(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn who_is_silent_is_ended_whatever_else_changes() {
+    streams::who_is_silent_is_ended_whatever_else_changes(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_time_of_its_token() {
+    streams::a_stream_ends_with_the_time_of_its_token(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_token_of_one_cluster_takes_nobody_from_another() {
+    streams::a_token_of_one_cluster_takes_nobody_from_another(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn an_older_stream_takes_the_place_of_a_newer_one_that_ends() {
+    streams::an_older_stream_takes_the_place_of_a_newer_one_that_ends(&Home::folder()).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_keeps_nobody_alive() {
+    streams::a_clock_that_is_set_back_keeps_nobody_alive(&Home::folder()).await;
 }

@@ -9,7 +9,7 @@ use darter_service::config::Secret;
 use tempfile::TempDir;
 
 use crate::home::{Home, Manager};
-use crate::{configuration, flows, roles};
+use crate::{configuration, flows, roles, streams};
 
 /// Where Debian puts the programs of its package `postgresql`, one folder a version.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -146,6 +146,9 @@ async fn everything_holds_on_postgres() {
     roles::a_node_finds_its_scheduler_and_outlives_the_manager(&server.home("flow_16")).await;
     roles::a_token_opens_its_own_cluster_for_as_long_as_it_is_there(&server.home("flow_17")).await;
     roles::a_silent_scheduler_is_not_handed_out_and_comes_back(&server.home("flow_18")).await;
+    streams::a_token_of_one_cluster_takes_nobody_from_another(&server.home("flow_19")).await;
+    streams::an_older_stream_takes_the_place_of_a_newer_one_that_ends(&server.home("flow_20")).await;
+    streams::a_clock_that_is_set_back_keeps_nobody_alive(&server.home("flow_21")).await;
 }
 
 #[tokio::test]

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::configuration::default_cluster;
 use crate::home::{Caller, Home, Manager};
+use crate::streams::Raw;
 
 /// How long something that is pushed may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a role was told.
 #[derive(Default)]
@@ -102,7 +103,7 @@ impl Role {
     }
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -146,7 +147,7 @@ pub(crate) async fn two_that_join(manager: &Manager) -> Members {
     Members { running, _dir: dir }
 }
 
-async fn members(caller: &Caller<'_>, cluster: &str) -> Vec<Value> {
+pub(crate) async fn members(caller: &Caller<'_>, cluster: &str) -> Vec<Value> {
     let path = format!("/api/v1/clusters/{cluster}/members");
     caller.get(&path).await.is(200).as_array().unwrap().clone()
 }
@@ -245,14 +246,23 @@ pub(crate) async fn a_token_opens_its_own_cluster_for_as_long_as_it_is_there(hom
     }
     assert!(members(&admin, &default_cluster(&admin).await).await.is_empty());
 
-    // Away for longer than it may be: it is not handed out, and comes back by itself.
+    // It goes, and all streams that it opened.
+    let secret = std::fs::read_to_string(dir.path().join("token")).unwrap();
+    let mut watched = Raw::open(&manager, &secret, MemberRole::Peer, "node2:4001")
+        .await
+        .unwrap();
     let listed = admin.get("/api/v1/join-tokens").await.is(200);
     let token = format!("/api/v1/join-tokens/{}", listed[0]["id"].as_str().unwrap());
     admin.delete(&token).await.is(204);
-    until("streams end with their token", async || {
-        manager.clock.fetch_add(1_000, Ordering::Relaxed);
-        let members = members(&admin, &berlin).await;
-        members.iter().all(|member| member["healthy"] == false)
+    let ended = watched.end().await;
+    assert_eq!(ended.code(), tonic::Code::Unauthenticated, "{ended}");
+    // Nobody who had it is heard of any more.
+    until("all are silent", async || {
+        manager.clock.fetch_add(31_000, Ordering::Relaxed);
+        let before = members(&admin, &berlin).await;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let after = members(&admin, &berlin).await;
+        before == after && after.iter().all(|member| member["healthy"] == false)
     })
     .await;
     for role in [stranger, scheduler, node] {
