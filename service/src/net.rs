@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub use accept::Acceptor;
 pub use address::{Address, AddressError};
 pub use advertise::advertised;
-pub use grpc::{ConnectInfo, Connector, grpc_server, incoming, secure_incoming};
+pub use grpc::{ConnectError, ConnectInfo, Connector, KeepAlive, grpc_server, incoming, secure_incoming};
 pub use limited::Limited;
 pub use open::{OpenError, open};
 pub use stream::{AsyncIo, PeerAddr, Stream};

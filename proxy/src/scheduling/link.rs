@@ -10,8 +10,7 @@ use darter_proto::pb::scheduler::v1 as pb;
 use darter_proto::pb::scheduler::v1::scheduler_client::SchedulerClient;
 use darter_proto::scheduler::{Held, Hello, NodeMessage, SchedulerMessage, Welcome};
 use darter_proto::{WIRE_VERSION, ring};
-use darter_service::net::Connector;
-use http::Uri;
+use darter_service::net::{ConnectError, Connector, KeepAlive};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use thiserror::Error;
@@ -21,15 +20,17 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Endpoint;
 
 use super::{LinkParts, OUTGOING_MAX, Scheduling};
 
 /// How long a scheduler may take to welcome a node.
 const WELCOME: Duration = Duration::from_secs(3);
-/// How often the stream is probed, and how long an answer may take: a scheduler that vanished without a word is noticed.
-const PROBE_INTERVAL: Duration = Duration::from_secs(3);
-const PROBE_ANSWER: Duration = Duration::from_secs(3);
+/// How the connection is watched.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    connect: WELCOME,
+    every: Duration::from_secs(3),
+    answer: Duration::from_secs(3),
+};
 /// Largest pause between two tries, as a multiple of the first.
 const PAUSE_FACTOR_MAX: u32 = 20;
 
@@ -45,10 +46,8 @@ pub(super) struct Link {
 
 #[derive(Debug, Error)]
 enum LinkError {
-    #[error("{}", causes(.0))]
-    Transport(#[from] tonic::transport::Error),
-    #[error("{0}: the address is none that can be connected to")]
-    Address(#[from] http::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("{0}")]
     Status(#[from] tonic::Status),
     #[error("no welcome within {0:?}")]
@@ -59,20 +58,6 @@ enum LinkError {
     Version(u32),
     #[error("it closed the stream")]
     Closed,
-}
-
-/// An error of the transport says nothing of why, but its causes do.
-fn causes(error: &tonic::transport::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl Link {
@@ -136,23 +121,8 @@ impl Link {
         sender: &mpsc::Sender<NodeMessage>,
         receiver: mpsc::Receiver<NodeMessage>,
     ) -> Result<Streaming<pb::SchedulerMessage>, LinkError> {
-        let scheme = match self.parts.tls {
-            Some(_) => "https",
-            None => "http",
-        };
-        let origin = Uri::builder()
-            .scheme(scheme)
-            .authority(self.address.as_str())
-            .path_and_query("/")
-            .build()?;
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?
-            .origin(origin)
-            .connect_timeout(WELCOME)
-            .http2_keep_alive_interval(PROBE_INTERVAL)
-            .keep_alive_timeout(PROBE_ANSWER)
-            .keep_alive_while_idle(true);
         let connector = Connector::new(Arc::clone(&self.parts.network), self.parts.tls.clone());
-        let channel = endpoint.connect_with_connector(connector).await?;
+        let channel = connector.open(&self.address, KEEP_ALIVE).await?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         // Said first, before anything that pulls may want to say.
         let hello = self.hello();

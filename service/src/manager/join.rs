@@ -10,7 +10,6 @@ use darter_proto::manager::{Instance, Membership};
 use darter_proto::pb::manager::v1 as pb;
 use darter_proto::pb::manager::v1::roles_client::RolesClient;
 use futures_util::stream;
-use http::Uri;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use thiserror::Error;
@@ -18,21 +17,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
-use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
 
 use super::ManagerConfig;
 use crate::backoff::Backoff;
-use crate::net::{Connector, Network};
+use crate::net::{ConnectError, Connector, KeepAlive, Network};
 use crate::secret_file::{self, SecretFileError};
 use crate::tls::TlsConnector;
 
 /// How long a manager may take to say where the instance belongs.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
-/// How often the stream is probed, and how long an answer may take: a manager that vanished without a word is noticed.
-const PROBE: Duration = Duration::from_secs(10);
+/// How the connection is watched.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    connect: Duration::from_secs(3),
+    every: Duration::from_secs(10),
+    answer: Duration::from_secs(10),
+};
 /// The first pause before another try at most, and any later one.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
@@ -53,10 +53,8 @@ pub(super) struct Join {
 
 #[derive(Debug, Error)]
 enum JoinError {
-    #[error("it cannot be reached: {0}")]
-    Transport(#[from] tonic::transport::Error),
-    #[error("{0}: the address is none that can be connected to")]
-    Address(#[from] http::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("{} ({})", .0.message(), .0.code())]
     Status(#[from] tonic::Status),
     #[error("manager.joinTokenFile: {0}")]
@@ -124,23 +122,8 @@ impl Join {
         address: &str,
         receiver: mpsc::Receiver<pb::Instance>,
     ) -> Result<(Streaming<pb::Membership>, Membership), JoinError> {
-        let scheme = match self.tls {
-            Some(_) => "https",
-            None => "http",
-        };
-        let origin = Uri::builder()
-            .scheme(scheme)
-            .authority(address)
-            .path_and_query("/")
-            .build()?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-            .origin(origin)
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(PROBE)
-            .keep_alive_timeout(PROBE)
-            .keep_alive_while_idle(true);
         let connector = Connector::new(Arc::clone(&self.network), self.tls.clone());
-        let channel = endpoint.connect_with_connector(connector).await?;
+        let channel = connector.open(address, KEEP_ALIVE).await?;
         let mut client = RolesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let outgoing = stream::unfold(receiver, |mut receiver| async move {
             let next = receiver.recv().await?;

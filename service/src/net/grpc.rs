@@ -9,8 +9,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use tonic::transport::Server;
+use thiserror::Error;
 use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server};
 use tower_service::Service;
 
 use super::limited::{Limited, LimitedAcceptor};
@@ -52,6 +53,67 @@ impl Connector {
     /// Connects through `network`; with `tls`, to servers that prove to be the host of the channel's address.
     pub fn new(network: Arc<dyn Network>, tls: Option<TlsConnector>) -> Self {
         Self { network, tls }
+    }
+}
+
+/// How the connection of a stream that lasts is watched: a server that vanished without a word is noticed.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive {
+    /// How long connecting may take.
+    pub connect: Duration,
+    /// How often the server is asked whether it lives.
+    pub every: Duration,
+    /// How long it may take to say so.
+    pub answer: Duration,
+}
+
+/// Why there is no channel.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// It cannot be reached, with all that is known of why.
+    #[error("{}", causes(.0))]
+    Transport(#[from] tonic::transport::Error),
+    /// The address is not `host:port`.
+    #[error("{0}: the address is none that can be connected to")]
+    Address(#[from] http::Error),
+}
+
+/// An error of the transport says nothing of why, but its causes do.
+fn causes(error: &tonic::transport::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl Connector {
+    /// A channel to `host:port` for a stream that lasts.
+    ///
+    /// # Errors
+    /// The address is none, or nobody answers there as they should within `keep_alive.connect`.
+    pub async fn open(self, address: &str, keep_alive: KeepAlive) -> Result<Channel, ConnectError> {
+        let scheme = match self.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        let origin = Uri::builder()
+            .scheme(scheme)
+            .authority(address)
+            .path_and_query("/")
+            .build()?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .origin(origin)
+            .connect_timeout(keep_alive.connect)
+            .http2_keep_alive_interval(keep_alive.every)
+            .keep_alive_timeout(keep_alive.answer)
+            .keep_alive_while_idle(true);
+        Ok(endpoint.connect_with_connector(self).await?)
     }
 }
 
@@ -158,4 +220,28 @@ pub fn secure_incoming(
             }
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TokioNetwork;
+    use super::*;
+
+    #[tokio::test]
+    async fn why_nobody_is_reached_is_said() {
+        let keep_alive = KeepAlive {
+            connect: Duration::from_secs(10),
+            every: Duration::from_secs(10),
+            answer: Duration::from_secs(10),
+        };
+        let open = async |address: &str| {
+            let connector = Connector::new(Arc::new(TokioNetwork), None);
+            let opened = connector.open(address, keep_alive).await;
+            opened.map(drop).unwrap_err().to_string()
+        };
+        let nobody = open("127.0.0.1:1").await;
+        assert!(nobody.contains("refused"), "{nobody}");
+        let none = open("no address").await;
+        assert!(none.contains("none that can be connected to"), "{none}");
+    }
 }
