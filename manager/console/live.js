@@ -27,13 +27,15 @@ export async function live(signal, load, show) {
   let shown;
   let wait = EVERY;
   let timer;
-  let newest = 0;
+  let asked = 0;
+  let answered = 0;
   async function once() {
-    newest += 1;
-    const turn = newest;
+    asked += 1;
+    const turn = asked;
     const loaded = await load(signal);
-    // What was asked before a change may be answered after it: only the last question counts.
-    if (signal.aborted || turn !== newest) return;
+    // What was asked before a change may be answered after what was asked since.
+    if (signal.aborted || turn < answered) return;
+    answered = turn;
     // What is said of how long ago something was changes by itself.
     const text = JSON.stringify([loaded, Math.floor(Date.now() / REDRAW)]);
     if (text !== shown) show(loaded);
