@@ -7,6 +7,9 @@ use super::audit::Entry;
 use super::{Millis, Store, StoreError};
 use crate::placement::{Places, Scope};
 
+/// Clusters that there may be: each manager reads all of them every second.
+const CLUSTERS_MAX: i64 = 1000;
+
 /// A set of schedulers, seeds and peers that exchange with each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is what its name says")]
@@ -52,7 +55,7 @@ impl Store {
     /// Adds a cluster. If it is the default, no other is any more.
     ///
     /// # Errors
-    /// The name is taken, or the database fails.
+    /// The name is taken, there are too many, or the database fails.
     pub async fn add_cluster(&self, cluster: &Cluster, entry: Entry) -> Result<(), StoreError> {
         let mut change = self.pool.begin().await?;
         // First, since of two managers that do this at once one must wait.
@@ -66,6 +69,14 @@ impl Store {
         .bind(cluster.created)
         .execute(&mut *change)
         .await?;
+        let (count,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM clusters")
+            .fetch_one(&mut *change)
+            .await?;
+        if count > CLUSTERS_MAX {
+            return Err(StoreError::InUse(
+                "there are 1,000 clusters already: remove one first",
+            ));
+        }
         if cluster.is_default {
             make_default(&mut change, &cluster.id).await?;
         }

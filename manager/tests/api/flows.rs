@@ -483,6 +483,24 @@ pub(crate) async fn what_a_user_may_have_is_bounded(home: &Home) {
     manager.stop().await;
 }
 
+pub(crate) async fn clusters_are_bounded(home: &Home) {
+    let manager = Manager::start(home).await;
+    let admin = manager.admin().await;
+    // One is there from the start.
+    for number in 1..1000 {
+        let new = json!({ "name": format!("cluster-{number}") });
+        admin.post("/api/v1/clusters", new).await.is(201);
+    }
+    let refused = admin
+        .post("/api/v1/clusters", json!({ "name": "one-more" }))
+        .await;
+    assert!(refused.detail().contains("1,000 clusters"), "{}", refused.text);
+    refused.is(409);
+    let clusters = admin.get("/api/v1/clusters").await.is(200);
+    assert_eq!(clusters.as_array().unwrap().len(), 1000);
+    manager.stop().await;
+}
+
 /// A password that was typed where the name belongs is written nowhere.
 pub(crate) async fn only_names_of_users_are_written_down(home: &Home) {
     let manager = Manager::start(home).await;

@@ -154,3 +154,8 @@ async fn an_older_stream_takes_the_place_of_a_newer_one_that_ends() {
 async fn a_clock_that_is_set_back_keeps_nobody_alive() {
     streams::a_clock_that_is_set_back_keeps_nobody_alive(&Home::folder()).await;
 }
+
+#[tokio::test]
+async fn clusters_are_bounded() {
+    flows::clusters_are_bounded(&Home::folder()).await;
+}
