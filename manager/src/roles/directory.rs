@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Shared;
 use crate::auth::secret;
-use crate::placement::Places;
+use crate::placement::{About, Places};
 use crate::store::clusters::{self, Cluster};
 use crate::store::instances::Instance;
 use crate::store::{Millis, StoreError};
@@ -56,6 +56,28 @@ impl PartialEq for Clusters {
 }
 
 impl Eq for Clusters {}
+
+/// Where one instance was placed last: its patterns are looked through when clusters or what it says change, and not whenever
+/// something else does.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    clusters: Arc<Clusters>,
+    about: Option<About>,
+    found: Option<(usize, String)>,
+}
+
+impl Placed {
+    /// The instance's cluster, as its place in `clusters.all`, with the reason; `None`: none is for it, and none is the default.
+    pub(crate) fn find(&mut self, clusters: &Arc<Clusters>, about: About) -> Option<(usize, String)> {
+        if !Arc::ptr_eq(&self.clusters, clusters) || self.about.as_ref() != Some(&about) {
+            let found = clusters.places.find(&about);
+            self.found = found.map(|(at, reason)| (at, reason.to_string()));
+            self.clusters = Arc::clone(clusters);
+            self.about = Some(about);
+        }
+        self.found.clone()
+    }
+}
 
 /// The way to the directory. Clones share it.
 #[derive(Clone, Debug)]
@@ -337,5 +359,49 @@ impl Directory {
             }
         }
         Ok(newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::Scope;
+
+    fn of(names: &[&str]) -> Arc<Clusters> {
+        let cluster = |name: &&str| Cluster {
+            id: (*name).to_owned(),
+            name: (*name).to_owned(),
+            description: String::new(),
+            is_default: false,
+            scope: Scope {
+                idcs: vec![(*name).to_owned()],
+                ..Scope::default()
+            },
+            created: 0,
+        };
+        let all: Vec<Cluster> = names.iter().map(cluster).collect();
+        let places = clusters::places(&all);
+        Arc::new(Clusters { all, places })
+    }
+
+    #[test]
+    fn an_instance_is_placed_anew_when_clusters_or_what_it_says_change() {
+        let about = |idc: &str| About {
+            address: std::net::IpAddr::from([127, 0, 0, 1]),
+            hostname: String::new(),
+            idc: idc.to_owned(),
+            location: String::new(),
+        };
+        let (one, other) = (of(&["a"]), of(&["b", "a"]));
+        let mut placed = Placed::default();
+        let mut at = |clusters, idc: &str| placed.find(clusters, about(idc)).map(|(at, _)| at);
+        assert_eq!(
+            [at(&one, "a"), at(&one, "a"), at(&one, "b")],
+            [Some(0), Some(0), None]
+        );
+        assert_eq!(
+            [at(&other, "b"), at(&other, "a"), at(&one, "a")],
+            [Some(0), Some(1), Some(0)]
+        );
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::directory::{Snapshot, View};
+use super::directory::{Placed, Snapshot, View};
 use crate::api::Shared;
 use crate::auth::secret;
 use crate::config::RolesConfig;
@@ -143,6 +143,7 @@ impl Joins {
             stream: self.view.next_stream(),
             info,
             instance: first,
+            placed: Placed::default(),
             told: None,
             kept: None,
             heard: self.shared.now(),
@@ -224,6 +225,7 @@ struct Stay {
     stream: u64,
     info: ConnectInfo,
     instance: Instance,
+    placed: Placed,
     told: Option<Told>,
     kept: Option<instances::Instance>,
     heard: Millis,
@@ -398,7 +400,7 @@ impl Stay {
         Ok(Some(news))
     }
 
-    fn place<'s>(&self, snapshot: &'s Snapshot) -> Result<(&'s Cluster, String), Status> {
+    fn place<'s>(&mut self, snapshot: &'s Snapshot) -> Result<(&'s Cluster, String), Status> {
         let clusters = &snapshot.clusters;
         if let Shown::Token(token, _) = &self.shown
             && !token.cluster.is_empty()
@@ -408,9 +410,10 @@ impl Stay {
             return Ok((found, format!("its join token, {}, is for it", token.name)));
         }
         let none = || Status::not_found("no cluster is for this instance, and none is the default");
-        let (at, reason) = clusters.places.find(&self.about()).ok_or_else(none)?;
+        let about = self.about();
+        let (at, reason) = self.placed.find(clusters, about).ok_or_else(none)?;
         let cluster = clusters.all.get(at).ok_or_else(none)?;
-        Ok((cluster, reason.to_string()))
+        Ok((cluster, reason))
     }
 
     /// By the address that it gives, if that is one, else by the one that it comes from.
